@@ -1,0 +1,137 @@
+//! The one error type of this crate: what was wrong, with the names and numbers a caller needs.
+
+use crate::DType;
+
+/// Everything that can be refused (SPEC §7). Nothing has been written when one of these is returned.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field of the configuration is out of its domain.
+    #[error("config field `{field}`: {problem}")]
+    Config {
+        /// Path of the field, as in the JSON form.
+        field: String,
+        /// What is wrong, with the value.
+        problem: String,
+    },
+
+    /// The configuration is not valid JSON, has an unknown field or a value of the wrong type.
+    #[error("config{}: {problem}", if field.is_empty() { String::new() } else { format!(" field `{field}`") })]
+    Json {
+        /// Path of the offending value; empty for the whole document.
+        field: String,
+        /// The parser's message.
+        problem: String,
+    },
+
+    /// The leak rule of SPEC §1: the number of experts would depend on later tokens.
+    #[error(
+        "config field `{field}`: with causal attention `{choice}` looks at later tokens, so k would leak the future; \
+         causal-safe choices: {safe}; or set `importance.allow_future` to true"
+    )]
+    Leak {
+        /// Path of the field.
+        field: String,
+        /// The choice that sees the future.
+        choice: &'static str,
+        /// What may stand there instead.
+        safe: &'static str,
+    },
+
+    /// A tensor has the wrong shape.
+    #[error("{op}: `{argument}` has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name as in the documentation.
+        argument: &'static str,
+        /// Required shape.
+        expected: Vec<usize>,
+        /// Given shape.
+        found: Vec<usize>,
+    },
+
+    /// A tensor's strides do not fit its shape or its memory.
+    #[error("{op}: `{argument}` with shape {shape:?} and strides {strides:?}: {problem}")]
+    Stride {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its strides, in elements.
+        strides: Vec<usize>,
+        /// What is wrong.
+        problem: String,
+    },
+
+    /// A tensor has the wrong element type.
+    #[error("{op}: `{argument}` is {found}, expected {expected}")]
+    DType {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// What is accepted.
+        expected: String,
+        /// What was given.
+        found: DType,
+    },
+
+    /// The configuration needs a tensor that was not given.
+    #[error("{op}: `{argument}` is missing: {why}")]
+    Missing {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// Which choice needs it.
+        why: String,
+    },
+
+    /// A tensor was given that the configuration has no place for.
+    #[error("{op}: `{argument}` was given, but {why}")]
+    Unexpected {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// Why it cannot be used.
+        why: String,
+    },
+
+    /// A tensor's contents are out of their domain.
+    #[error("{op}: `{argument}`: {problem}")]
+    Value {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// What is wrong, with position and value.
+        problem: String,
+    },
+
+    /// A product of sizes does not fit the index type.
+    #[error("{what} overflows: {sizes:?} multiply to more than {limit}")]
+    Overflow {
+        /// Which quantity.
+        what: &'static str,
+        /// The factors.
+        sizes: Vec<usize>,
+        /// The largest representable value.
+        limit: usize,
+    },
+
+    /// Buffers were made for fewer tokens, or for another purpose, than this call needs.
+    #[error("{op}: {problem}")]
+    Workspace {
+        /// The operation that refused.
+        op: &'static str,
+        /// What is too small or absent.
+        problem: String,
+    },
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

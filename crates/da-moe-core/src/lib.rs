@@ -1,0 +1,38 @@
+//! Vocabulary of the `da-moe` workspace: configuration, tensors, errors, the [`Backend`] trait and the [`Layer`] written
+//! once on top of it. No arithmetic happens here.
+//!
+//! Symbols, everywhere: `T` tokens, `D` model width, `F` expert width, `E` routed experts, `Z` zero-computation experts,
+//! `k_t` experts of token `t`, `R` routed rows. Section numbers refer to the project's specification, `docs/SPEC.md`.
+
+mod backend;
+mod config;
+mod dtype;
+mod error;
+mod inputs;
+mod layer;
+mod report;
+mod routing;
+mod sizes;
+mod slice;
+mod step;
+mod tensor;
+
+pub use backend::{
+    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, ExpertGradients, ExpertWeights, ExpertsArgs,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, PermuteArgs, PermuteBackwardArgs, RouterArgs,
+    RouterBackward, RoutingArgs, RoutingBackwardArgs, Rows,
+};
+pub use config::{
+    Activation, AttentionSource, Drop, ExpertsPerToken, Heads, ImportanceConfig, ImportancePart, LayerConfig, Losses,
+    Normalize, NormalizeWeights, NullExpert, Policy, RouterConfig, Scoring, Source, Threshold,
+};
+pub use dtype::{DType, Storage, bf16, f16};
+pub use error::{Error, Result};
+pub use inputs::{Gradients, Inputs, Weights};
+pub use layer::Layer;
+pub use report::Report;
+pub use routing::{Plan, PlanMut, Routing, Selection, SelectionMut, expert_id};
+pub use sizes::Sizes;
+pub use slice::{Buffer, Element, Slice, SliceMut};
+pub use step::{Keep, STATE_LEN, Saved, State, Step, Workspace};
+pub use tensor::{TensorMut, TensorRef};

@@ -1,0 +1,90 @@
+//! What the gate decides and what the dispatch plan says: the integers between the stages.
+
+use crate::{TensorMut, TensorRef};
+
+/// A finished routing from the caller, in place of importance and gate (SPEC §2, `given`).
+#[derive(Clone, Copy, Debug)]
+pub enum Routing<'a> {
+    /// The convention of HuggingFace and of expert parallelism: one row per token, padded.
+    Padded {
+        /// `[T, K]` i32 expert ids; `E + Z` (or any negative number) means "none". `K ≤ k_max`.
+        experts: TensorRef<'a, 2>,
+        /// `[T, K]` f32 weights; ignored where the id means "none".
+        weights: TensorRef<'a, 2>,
+    },
+    /// Compressed rows: token `t` uses entries `offsets[t] .. offsets[t + 1]`, at most `k_max` of them.
+    Csr {
+        /// `[T + 1]` i32, leading 0, non-decreasing.
+        offsets: TensorRef<'a, 1>,
+        /// `[nnz]` i32 expert ids below `E + Z`.
+        experts: TensorRef<'a, 1>,
+        /// `[nnz]` f32 weights.
+        weights: TensorRef<'a, 1>,
+    },
+}
+
+/// The gate's decision, in slot order: descending weight, ties to the lower expert (SPEC §4).
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// `[T]` i32: `k_t`, before any capacity drop.
+    pub k: TensorRef<'a, 1>,
+    /// `[T, k_max]` i32: expert of each slot, `E + Z` past `k_t`.
+    pub experts: TensorRef<'a, 2>,
+    /// `[T, k_max]` f32: weight of each slot, 0 past `k_t`.
+    pub weights: TensorRef<'a, 2>,
+    /// `[T, k_max]` i32: the first `k_max` candidates by selection key; the divisor of `candidates` is their sum.
+    pub ranked: TensorRef<'a, 2>,
+}
+
+/// [`Selection`], to be written.
+#[derive(Debug)]
+pub struct SelectionMut<'a> {
+    /// See [`Selection::k`].
+    pub k: TensorMut<'a, 1>,
+    /// See [`Selection::experts`].
+    pub experts: TensorMut<'a, 2>,
+    /// See [`Selection::weights`].
+    pub weights: TensorMut<'a, 2>,
+    /// See [`Selection::ranked`].
+    pub ranked: TensorMut<'a, 2>,
+}
+
+/// The dispatch plan (SPEC §4): a stable counting sort of (token, slot) by expert. `R = offsets[E]` stays in memory;
+/// everything sized by it has room for `T · k_max` rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// `[E + Z]` i32: rows of each routed expert after capacity drops, selections of each null expert.
+    pub counts: TensorRef<'a, 1>,
+    /// `[E + 1]` i32: first row of each expert, leading 0.
+    pub offsets: TensorRef<'a, 1>,
+    /// `[T · k_max]` i32, first `R` valid: token of each row, ascending within an expert.
+    pub row_token: TensorRef<'a, 1>,
+    /// `[T · k_max]` f32, first `R` valid: weight of each row.
+    pub row_weight: TensorRef<'a, 1>,
+    /// `[T, k_max]` i32: row of each slot; −1 where absent, dropped, or a null expert.
+    pub token_row: TensorRef<'a, 2>,
+    /// `[1]` i32: selections dropped by capacity.
+    pub dropped: TensorRef<'a, 1>,
+}
+
+/// [`Plan`], to be written.
+#[derive(Debug)]
+pub struct PlanMut<'a> {
+    /// See [`Plan::counts`].
+    pub counts: TensorMut<'a, 1>,
+    /// See [`Plan::offsets`].
+    pub offsets: TensorMut<'a, 1>,
+    /// See [`Plan::row_token`].
+    pub row_token: TensorMut<'a, 1>,
+    /// See [`Plan::row_weight`].
+    pub row_weight: TensorMut<'a, 1>,
+    /// See [`Plan::token_row`].
+    pub token_row: TensorMut<'a, 2>,
+    /// See [`Plan::dropped`].
+    pub dropped: TensorMut<'a, 1>,
+}
+
+/// Sentinel-tolerant reading of an expert id: `None` for "no expert".
+pub fn expert_id(id: i32, candidates: usize) -> Option<usize> {
+    usize::try_from(id).ok().filter(|&e| e < candidates)
+}

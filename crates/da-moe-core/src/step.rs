@@ -1,0 +1,298 @@
+//! Buffers of a layer call: allocated once for a largest number of tokens, reused by every call.
+
+use crate::{
+    Backend, Buffer, DType, Error, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, TensorMut, TensorRef,
+};
+
+/// Number of f32 values carried between steps: minimum, maximum, price `λ`, training steps seen.
+pub const STATE_LEN: usize = 4;
+
+/// What `running` and `budget-running` carry between steps; part of a checkpoint. Policies that carry nothing leave it be.
+#[derive(Debug)]
+pub struct State {
+    /// `[STATE_LEN]` f32: running minimum and maximum of importance, price `λ`, training steps seen; zeros at first.
+    pub values: Buffer,
+}
+
+impl State {
+    pub(crate) fn view_mut(&mut self) -> Result<TensorMut<'_, 1>> {
+        TensorMut::prefix(&mut self.values, [STATE_LEN])
+    }
+}
+
+/// What backward needs of the experts' hidden rows (SPEC §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only forward will be called.
+    Nothing,
+    /// Forward keeps `h`: `R · F` (or `2F`) elements.
+    Hidden,
+    /// Backward computes `h` again from `x`.
+    Recompute,
+}
+
+/// The results of a forward call that backward and reports read.
+#[derive(Debug)]
+pub struct Saved {
+    pub(crate) importance: Buffer,
+    pub(crate) logits: Buffer,
+    pub(crate) selection: SelectionBuffers,
+    pub(crate) load: Buffer,
+    pub(crate) losses: Buffer,
+    pub(crate) plan: PlanBuffers,
+    pub(crate) hidden: Buffer,
+    pub(crate) shared_hidden: Buffer,
+}
+
+/// Scratch that means nothing between calls; one can serve many layers.
+#[derive(Debug)]
+pub struct Workspace {
+    pub(crate) positions: Buffer,
+    pub(crate) rows: Buffer,
+    pub(crate) shared: Buffer,
+    pub(crate) d_weights: Buffer,
+    pub(crate) d_row_weight: Buffer,
+    pub(crate) d_logits: Buffer,
+    pub(crate) dx: Buffer,
+    pub(crate) d_hidden: Buffer,
+    pub(crate) activated: Buffer,
+}
+
+/// Everything that a forward and a backward over up to `max_tokens` tokens need besides inputs, weights and outputs.
+#[derive(Debug)]
+pub struct Step {
+    pub(crate) saved: Saved,
+    pub(crate) workspace: Workspace,
+    pub(crate) dtype: DType,
+    pub(crate) keep: Keep,
+    pub(crate) max_tokens: usize,
+    /// Sizes of the last forward.
+    pub(crate) last: Option<Sizes>,
+}
+
+/// Element counts of one step's buffers: the single source for allocation and for [`Step::bytes`].
+struct Counts {
+    hidden: usize,
+    shared_hidden: usize,
+    rows: usize,
+    shared: usize,
+    backward: bool,
+    d_hidden: usize,
+    activated: usize,
+}
+
+impl Counts {
+    fn new(sizes: &Sizes, keep: Keep) -> Self {
+        let backward = keep != Keep::Nothing;
+        let kept = |count| if keep == Keep::Hidden { count } else { 0 };
+        let in_backward = |count| if backward { count } else { 0 };
+        let (rows, tokens) = (sizes.rows, sizes.tokens);
+        let shared_rows = if sizes.shared_width > 0 { tokens } else { 0 };
+        Self {
+            hidden: kept(rows * sizes.rows_in),
+            shared_hidden: kept(tokens * sizes.shared_rows_in),
+            rows: rows * sizes.hidden,
+            shared: shared_rows * sizes.hidden,
+            backward,
+            d_hidden: in_backward((rows * sizes.rows_in).max(tokens * sizes.shared_rows_in)),
+            activated: in_backward((rows * sizes.width).max(tokens * sizes.shared_width)),
+        }
+    }
+}
+
+impl Step {
+    pub(crate) fn allocate<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> Result<Self> {
+        let counts = Counts::new(sizes, keep);
+        let (t, n, e) = (sizes.tokens, sizes.candidates, sizes.experts);
+        let float = |len| backend.allocate(DType::F32, len);
+        let int = |len| backend.allocate(DType::I32, len);
+        let storage = |len| backend.allocate(dtype, len);
+        let in_backward = |len: usize| if counts.backward { len } else { 0 };
+        Ok(Self {
+            saved: Saved {
+                importance: float(t)?,
+                logits: float(t * n)?,
+                selection: SelectionBuffers {
+                    k: int(t)?,
+                    experts: int(sizes.rows)?,
+                    weights: float(sizes.rows)?,
+                    ranked: int(sizes.rows)?,
+                },
+                load: int(n)?,
+                losses: float(2)?,
+                plan: PlanBuffers {
+                    counts: int(n)?,
+                    offsets: int(e + 1)?,
+                    row_token: int(sizes.rows)?,
+                    row_weight: float(sizes.rows)?,
+                    token_row: int(sizes.rows)?,
+                    dropped: int(1)?,
+                },
+                hidden: storage(counts.hidden)?,
+                shared_hidden: storage(counts.shared_hidden)?,
+            },
+            workspace: Workspace {
+                positions: float(2 * t)?,
+                rows: storage(counts.rows)?,
+                shared: storage(counts.shared)?,
+                d_weights: float(in_backward(sizes.rows))?,
+                d_row_weight: float(in_backward(sizes.rows.max(t)))?,
+                d_logits: float(in_backward(t * n))?,
+                dx: float(in_backward(t * sizes.hidden))?,
+                d_hidden: storage(counts.d_hidden)?,
+                activated: storage(counts.activated)?,
+            },
+            dtype,
+            keep,
+            max_tokens: t,
+            last: None,
+        })
+    }
+
+    /// Bytes that a step of these sizes allocates; a pure function of its arguments.
+    pub fn bytes(sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
+        let counts = Counts::new(sizes, keep);
+        let (t, n) = (sizes.tokens, sizes.candidates);
+        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 1 + 2 * t;
+        let backward = sizes.rows + sizes.rows.max(t) + t * n + t * sizes.hidden;
+        let storage = counts.hidden + counts.shared_hidden + counts.rows + counts.shared;
+        let scratch = counts.d_hidden + counts.activated;
+        4 * (forward + if counts.backward { backward } else { 0 }) + dtype.size() * (storage + scratch)
+    }
+
+    /// The sizes of the last forward; an error before the first.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn sizes(&self) -> Result<Sizes> {
+        self.last.ok_or_else(|| Error::Workspace { op: "step", problem: "no forward has run yet".into() })
+    }
+
+    /// `I[T]` f32 of the last forward.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn importance(&self) -> Result<TensorRef<'_, 1>> {
+        let sizes = self.sizes()?;
+        view(&self.saved.importance, [sizes.tokens])
+    }
+
+    /// `z[T, E + Z]` f32 of the last forward.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn logits(&self) -> Result<TensorRef<'_, 2>> {
+        let sizes = self.sizes()?;
+        view(&self.saved.logits, [sizes.tokens, sizes.candidates])
+    }
+
+    /// What the gate decided in the last forward.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn selection(&self) -> Result<Selection<'_>> {
+        self.saved.selection.view(&self.sizes()?)
+    }
+
+    /// The dispatch plan of the last forward.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn plan(&self) -> Result<Plan<'_>> {
+        self.saved.plan.view(&self.sizes()?)
+    }
+
+    /// `[E + Z]` i32: selections of each candidate before any drop.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn load(&self) -> Result<TensorRef<'_, 1>> {
+        let sizes = self.sizes()?;
+        view(&self.saved.load, [sizes.candidates])
+    }
+
+    /// `[2]` f32: balance loss and z-loss, without their coefficients.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn losses(&self) -> Result<TensorRef<'_, 1>> {
+        self.sizes()?;
+        view(&self.saved.losses, [2])
+    }
+}
+
+/// A dense view of a buffer's first elements.
+pub(crate) fn view<const R: usize>(buffer: &Buffer, shape: [usize; R]) -> Result<TensorRef<'_, R>> {
+    TensorRef::prefix(buffer, shape)
+}
+
+/// A writable dense view of a buffer's first elements.
+pub(crate) fn view_mut<const R: usize>(buffer: &mut Buffer, shape: [usize; R]) -> Result<TensorMut<'_, R>> {
+    TensorMut::prefix(buffer, shape)
+}
+
+/// The gate's outputs.
+#[derive(Debug)]
+pub(crate) struct SelectionBuffers {
+    k: Buffer,
+    experts: Buffer,
+    weights: Buffer,
+    ranked: Buffer,
+}
+
+impl SelectionBuffers {
+    pub(crate) fn view(&self, sizes: &Sizes) -> Result<Selection<'_>> {
+        let slots = [sizes.tokens, sizes.k_max];
+        Ok(Selection {
+            k: view(&self.k, [sizes.tokens])?,
+            experts: view(&self.experts, slots)?,
+            weights: view(&self.weights, slots)?,
+            ranked: view(&self.ranked, slots)?,
+        })
+    }
+
+    pub(crate) fn view_mut(&mut self, sizes: &Sizes) -> Result<SelectionMut<'_>> {
+        let slots = [sizes.tokens, sizes.k_max];
+        Ok(SelectionMut {
+            k: view_mut(&mut self.k, [sizes.tokens])?,
+            experts: view_mut(&mut self.experts, slots)?,
+            weights: view_mut(&mut self.weights, slots)?,
+            ranked: view_mut(&mut self.ranked, slots)?,
+        })
+    }
+}
+
+/// The dispatch plan.
+#[derive(Debug)]
+pub(crate) struct PlanBuffers {
+    counts: Buffer,
+    offsets: Buffer,
+    row_token: Buffer,
+    row_weight: Buffer,
+    token_row: Buffer,
+    dropped: Buffer,
+}
+
+impl PlanBuffers {
+    pub(crate) fn view(&self, sizes: &Sizes) -> Result<Plan<'_>> {
+        Ok(Plan {
+            counts: view(&self.counts, [sizes.candidates])?,
+            offsets: view(&self.offsets, [sizes.experts + 1])?,
+            row_token: view(&self.row_token, [sizes.rows])?,
+            row_weight: view(&self.row_weight, [sizes.rows])?,
+            token_row: view(&self.token_row, [sizes.tokens, sizes.k_max])?,
+            dropped: view(&self.dropped, [1])?,
+        })
+    }
+
+    pub(crate) fn view_mut(&mut self, sizes: &Sizes) -> Result<PlanMut<'_>> {
+        Ok(PlanMut {
+            counts: view_mut(&mut self.counts, [sizes.candidates])?,
+            offsets: view_mut(&mut self.offsets, [sizes.experts + 1])?,
+            row_token: view_mut(&mut self.row_token, [sizes.rows])?,
+            row_weight: view_mut(&mut self.row_weight, [sizes.rows])?,
+            token_row: view_mut(&mut self.token_row, [sizes.tokens, sizes.k_max])?,
+            dropped: view_mut(&mut self.dropped, [1])?,
+        })
+    }
+}
