@@ -61,7 +61,7 @@ pub struct ImportanceArgs<'a> {
     pub state: TensorMut<'a, 1>,
     /// Whether running statistics move.
     pub training: bool,
-    /// Scratch: `[2, T]` f32.
+    /// Scratch: `[3, T]` f32.
     pub scratch: TensorMut<'a, 2>,
     /// Out: `[T]` f32.
     pub importance: TensorMut<'a, 1>,

@@ -64,9 +64,7 @@ impl std::str::FromStr for DType {
 }
 
 /// A floating-point type that activations and weights can be stored in; arithmetic happens in f32.
-pub trait Storage: Copy + Default + Send + Sync + fmt::Debug + 'static {
-    /// The runtime tag of this type.
-    const DTYPE: DType;
+pub trait Storage: crate::Element + fmt::Debug {
     /// Widens to f32, exactly.
     fn to_f32(self) -> f32;
     /// Rounds to nearest, ties to even.
@@ -78,7 +76,6 @@ pub trait Storage: Copy + Default + Send + Sync + fmt::Debug + 'static {
 }
 
 impl Storage for f32 {
-    const DTYPE: DType = DType::F32;
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -96,9 +93,8 @@ impl Storage for f32 {
 }
 
 macro_rules! half_storage {
-    ($type:ty, $tag:expr) => {
+    ($type:ty) => {
         impl Storage for $type {
-            const DTYPE: DType = $tag;
             #[inline(always)]
             fn to_f32(self) -> f32 {
                 <$type>::to_f32(self)
@@ -117,5 +113,5 @@ macro_rules! half_storage {
     };
 }
 
-half_storage!(bf16, DType::Bf16);
-half_storage!(f16, DType::F16);
+half_storage!(bf16);
+half_storage!(f16);

@@ -132,7 +132,7 @@ impl<B: Backend> Layer<B> {
                 experts: sizes.experts,
                 state: state.view_mut()?,
                 training: inputs.training,
-                scratch: view_mut(&mut workspace.positions, [2, sizes.tokens])?,
+                scratch: view_mut(&mut workspace.positions, [3, sizes.tokens])?,
                 importance: view_mut(&mut saved.importance, [sizes.tokens])?,
             },
         )?;

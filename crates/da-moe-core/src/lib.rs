@@ -16,6 +16,7 @@ mod sizes;
 mod slice;
 mod step;
 mod tensor;
+mod timed;
 
 pub use backend::{
     Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, ExpertGradients, ExpertWeights, ExpertsArgs,
@@ -36,3 +37,4 @@ pub use sizes::Sizes;
 pub use slice::{Buffer, Element, Slice, SliceMut};
 pub use step::{Keep, STATE_LEN, Saved, State, Step, Workspace};
 pub use tensor::{TensorMut, TensorRef};
+pub use timed::{StageTimes, Timed};

@@ -28,7 +28,7 @@ pub enum Routing<'a> {
 pub struct Selection<'a> {
     /// `[T]` i32: `k_t`, before any capacity drop.
     pub k: TensorRef<'a, 1>,
-    /// `[T, k_max]` i32: expert of each slot, `E + Z` past `k_t`.
+    /// `[T, k_max]` i32: expert of each slot, −1 past `k_t`.
     pub experts: TensorRef<'a, 2>,
     /// `[T, k_max]` f32: weight of each slot, 0 past `k_t`.
     pub weights: TensorRef<'a, 2>,

@@ -132,7 +132,7 @@ impl Step {
                 shared_hidden: storage(counts.shared_hidden)?,
             },
             workspace: Workspace {
-                positions: float(2 * t)?,
+                positions: float(3 * t)?,
                 rows: storage(counts.rows)?,
                 shared: storage(counts.shared)?,
                 d_weights: float(in_backward(sizes.rows))?,
@@ -153,7 +153,7 @@ impl Step {
     pub fn bytes(sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
         let counts = Counts::new(sizes, keep);
         let (t, n) = (sizes.tokens, sizes.candidates);
-        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 1 + 2 * t;
+        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 1 + 3 * t;
         let backward = sizes.rows + sizes.rows.max(t) + t * n + t * sizes.hidden;
         let storage = counts.hidden + counts.shared_hidden + counts.rows + counts.shared;
         let scratch = counts.d_hidden + counts.activated;

@@ -1,1 +1,116 @@
-//! x
+//! The CPU backend: every stage of SPEC.md, forward and backward, in f32, bf16 and f16, with f32 arithmetic.
+//!
+//! Work is cut into tasks by sizes alone and sums are added in a fixed order, so the bits of every result are the same
+//! for any number of threads. Matrix products are the `faer` crate's, one thread each; gathering, activation and
+//! weighting are fused around them. Nothing here is `unsafe`.
+
+#![forbid(unsafe_code)]
+
+mod activation;
+mod combine;
+mod experts;
+mod gate;
+mod gemm;
+mod importance;
+mod permute;
+mod pool;
+mod router;
+mod scratch;
+mod simd;
+mod views;
+
+pub use pool::Cpu;
+
+use da_moe_core::{
+    Attention, Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, PermuteArgs,
+    PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Source, TensorMut, TensorRef,
+};
+
+impl Backend for Cpu {
+    type Stream = ();
+
+    fn describe(&self) -> String {
+        format!("cpu, {} threads", self.threads())
+    }
+
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Buffer> {
+        let limit = isize::MAX as usize / dtype.size();
+        if len > limit {
+            return Err(Error::Overflow { what: "buffer", sizes: vec![len], limit });
+        }
+        Ok(Buffer::zeros(dtype, len))
+    }
+
+    fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {
+        let op = "importance";
+        importance::Sequences::new(op, &inputs.cu_seqlens, None, tokens)?;
+        if let Some(routing) = &inputs.routing {
+            return gate::check_routing("routing", routing, tokens, config.candidates(), config.k_max());
+        }
+        let source = &config.importance.source;
+        if let Some(Attention::Probabilities(p)) = &inputs.attention
+            && source.any(&|s| matches!(s, Source::Attention { .. }))
+        {
+            importance::check_side(p, &inputs.cu_seqlens, tokens)?;
+        }
+        if let (Some(ids), Some(table)) = (&inputs.token_ids, &inputs.token_frequency)
+            && source.any(&|s| matches!(s, Source::TokenFrequency))
+        {
+            importance::check_ids(views::vector(op, "token_ids", ids)?, table.shape()[0])?;
+        }
+        Ok(())
+    }
+
+    fn router(&self, _: &(), args: RouterArgs<'_>) -> Result<()> {
+        self.install(|| router::forward(args))
+    }
+
+    fn importance(&self, _: &(), args: ImportanceArgs<'_>) -> Result<()> {
+        self.install(|| importance::forward(args))
+    }
+
+    fn gate(&self, _: &(), args: GateArgs<'_>) -> Result<()> {
+        self.install(|| gate::forward(args))
+    }
+
+    fn routing(&self, _: &(), args: RoutingArgs<'_>) -> Result<()> {
+        gate::routing(args)
+    }
+
+    fn permute(&self, _: &(), args: PermuteArgs<'_>) -> Result<()> {
+        permute::forward(args)
+    }
+
+    fn experts(&self, _: &(), args: ExpertsArgs<'_>) -> Result<()> {
+        self.install(|| experts::forward(args))
+    }
+
+    fn combine(&self, _: &(), args: CombineArgs<'_>) -> Result<()> {
+        self.install(|| combine::forward(args))
+    }
+
+    fn combine_backward(&self, _: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
+        self.install(|| combine::backward(args))
+    }
+
+    fn experts_backward(&self, _: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
+        self.install(|| experts::backward(args))
+    }
+
+    fn permute_backward(&self, _: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
+        self.install(|| permute::backward(args))
+    }
+
+    fn gate_backward(&self, _: &(), args: GateBackwardArgs<'_>) -> Result<()> {
+        self.install(|| gate::backward(args))
+    }
+
+    fn routing_backward(&self, _: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
+        gate::routing_backward(args)
+    }
+
+    fn update_bias(&self, _: &(), update: BiasUpdate, load: TensorRef<'_, 1>, bias: TensorMut<'_, 1>) -> Result<()> {
+        router::update_bias(update, load, bias)
+    }
+}

@@ -1,0 +1,137 @@
+//! SPEC §5: `y_t = Σ_slots g·o_row (+ null experts) (+ shared)` in slot order, rounded once; and SPEC §6 for the null
+//! experts, whose value is here.
+
+use crate::scratch;
+use crate::simd::{add_scaled, narrow, vectorized};
+use crate::views::{Rows, by_storage, output, rows};
+use da_moe_core::{CombineArgs, CombineBackwardArgs, NullExpert, Result, Storage};
+use rayon::prelude::*;
+
+/// Tokens that one task takes.
+const CHUNK: usize = 32;
+
+pub(crate) fn forward(args: CombineArgs<'_>) -> Result<()> {
+    by_storage!("combine", "x", args.x.dtype(), S => run::<S>(args))
+}
+
+fn run<S: Storage>(args: CombineArgs<'_>) -> Result<()> {
+    let op = "combine";
+    let width = args.x.shape()[1];
+    let nulls = Nulls::<S>::new(op, args.experts, args.null_expert, &args.x, &args.constants)?;
+    let chosen = rows::<i32>(op, "selection.experts", &args.selection.experts)?;
+    let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
+    let token_row = rows::<i32>(op, "plan.token_row", &args.plan.token_row)?;
+    let expert_rows = rows::<S>(op, "rows", &args.rows)?;
+    let shared = args.shared.as_ref().map(|shared| rows::<S>(op, "shared", shared)).transpose()?;
+    let y = output::<S, 2>(op, "y", args.y)?;
+    y.par_chunks_mut(CHUNK * width).enumerate().for_each(|(chunk, y)| {
+        scratch::with([width], |[sum]| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, y) in y.chunks_exact_mut(width).enumerate() {
+                        let t = chunk * CHUNK + i;
+                        sum.fill(0.0);
+                        for (slot, &weight) in weights.row(t).iter().enumerate() {
+                            if let Ok(row) = usize::try_from(token_row.row(t)[slot]) {
+                                add_scaled(sum, weight, expert_rows.row(row));
+                            } else if let Some(value) = nulls.value(chosen.row(t)[slot], t) {
+                                add_scaled(sum, weight, value);
+                            }
+                        }
+                        if let Some(shared) = &shared {
+                            add_scaled(sum, 1.0, shared.row(t));
+                        }
+                        narrow(sum, y);
+                    }
+                },
+            );
+        });
+    });
+    Ok(())
+}
+
+/// What zero-computation experts return.
+struct Nulls<'a, S> {
+    first: i32,
+    kind: NullExpert,
+    x: Rows<'a, S>,
+    constants: Option<Rows<'a, S>>,
+}
+
+impl<'a, S: Storage> Nulls<'a, S> {
+    fn new(
+        op: &'static str,
+        experts: usize,
+        kind: NullExpert,
+        x: &da_moe_core::TensorRef<'a, 2>,
+        constants: &Option<da_moe_core::TensorRef<'a, 2>>,
+    ) -> Result<Self> {
+        let constants = constants.as_ref().map(|constants| rows(op, "constants", constants)).transpose()?;
+        Ok(Self { first: experts as i32, kind, x: rows(op, "x", x)?, constants })
+    }
+
+    /// Index of a null expert among the null experts.
+    #[inline(always)]
+    fn index(&self, expert: i32) -> Option<usize> {
+        usize::try_from(expert.checked_sub(self.first)?).ok()
+    }
+
+    /// The vector that null expert `expert` gives token `t`; `None` for zero, for routed experts and for no expert.
+    #[inline(always)]
+    fn value(&self, expert: i32, t: usize) -> Option<&'a [S]> {
+        let index = self.index(expert)?;
+        match self.kind {
+            NullExpert::Zero => None,
+            NullExpert::Copy => Some(self.x.row(t)),
+            NullExpert::Constant => {
+                let constants = self.constants.as_ref()?;
+                ((index + 1) * constants.cols <= constants.data.len()).then(|| constants.row(index))
+            }
+        }
+    }
+}
+
+pub(crate) fn backward(args: CombineBackwardArgs<'_>) -> Result<()> {
+    by_storage!("combine_backward", "x", args.x.dtype(), S => run_backward::<S>(args))
+}
+
+fn run_backward<S: Storage>(args: CombineBackwardArgs<'_>) -> Result<()> {
+    let op = "combine_backward";
+    let nulls = Nulls::<S>::new(op, args.experts, args.null_expert, &args.x, &args.constants)?;
+    let chosen = rows::<i32>(op, "selection.experts", &args.selection.experts)?;
+    let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
+    let dy = rows::<S>(op, "dy", &args.dy)?;
+    let [tokens, slots] = args.selection.experts.shape();
+    let d_weights = output::<f32, 2>(op, "d_weights", args.d_weights)?;
+    if slots > 0 {
+        d_weights.par_chunks_mut(slots).enumerate().for_each(|(t, d_weights)| {
+            for (slot, d_weight) in d_weights.iter_mut().enumerate() {
+                *d_weight = nulls.value(chosen.row(t)[slot], t).map_or(0.0, |value| inner(dy.row(t), value));
+            }
+        });
+    }
+    if let Some(d_constants) = args.d_constants {
+        let width = d_constants.shape()[1];
+        let d_constants = output::<S, 2>(op, "d_constants", d_constants)?;
+        // d constant_c = Σ_t g·dy_t over the tokens that chose it, in token order.
+        d_constants.par_chunks_mut(width).enumerate().for_each(|(index, gradient)| {
+            scratch::with([width], |[sum]| {
+                sum.fill(0.0);
+                for t in 0..tokens {
+                    for (slot, &expert) in chosen.row(t).iter().enumerate() {
+                        if nulls.index(expert) == Some(index) {
+                            add_scaled(sum, weights.row(t)[slot], dy.row(t));
+                        }
+                    }
+                }
+                narrow(sum, gradient);
+            });
+        });
+    }
+    Ok(())
+}
+
+fn inner<S: Storage>(a: &[S], b: &[S]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a.to_f32() * b.to_f32()).sum()
+}

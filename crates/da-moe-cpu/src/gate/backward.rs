@@ -1,0 +1,201 @@
+//! SPEC §6 through weights, scores and losses: `dg → ds → dz`, then the router product's `dW_r = dzᵀ x`, `dx += dz W_r`.
+
+use super::scores::{Scores, sum};
+use super::{CHUNK, divisor};
+use crate::gemm::{Operand, gather, multiply, times};
+use crate::scratch;
+use crate::simd::{narrow, vectorized};
+use crate::views::{Rows, by_storage, optional, output, rows, vector};
+use da_moe_core::{
+    GateBackwardArgs, LayerConfig, NormalizeWeights, Result, RouterBackward, Scoring, Storage, TensorMut,
+};
+use rayon::prelude::*;
+
+/// Columns of `dW_r` that one task computes.
+const COLUMNS: usize = 128;
+/// Tokens that enter `dW_r` at once.
+const DEPTH: usize = 512;
+
+pub(crate) fn backward(args: GateBackwardArgs<'_>) -> Result<()> {
+    by_storage!("gate_backward", "x", args.x.dtype(), S => run::<S>(args))
+}
+
+fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
+    let op = "gate_backward";
+    let x = rows::<S>(op, "x", &args.x)?;
+    let dx_rows = rows::<f32>(op, "dx_rows", &args.dx_rows)?;
+    let dx = output::<S, 2>(op, "dx", args.dx)?;
+    let Some(router) = args.router.take() else {
+        dx.par_chunks_mut(x.cols).enumerate().for_each(|(t, dx)| narrow(dx_rows.row(t), dx));
+        return Ok(());
+    };
+    let RouterBackward { weight, logits, load, d_logits, d_weight } = router;
+    let gate = GateBackward {
+        config: args.config,
+        logits: rows(op, "logits", &logits)?,
+        mask: optional(op, "mask", &args.mask)?,
+        chosen: rows(op, "experts", &args.selection.experts)?,
+        weights: rows(op, "weights", &args.selection.weights)?,
+        ranked: rows(op, "ranked", &args.selection.ranked)?,
+        d_weights: rows(op, "d_weights", &args.d_weights)?,
+        pull: balance_pull(args.config, vector(op, "load", &load)?),
+    };
+    let candidates = gate.logits.cols;
+    let d_logits = output::<f32, 2>(op, "d_logits", d_logits)?;
+    let unmasked = gate.mask.map_or(dx.len() / x.cols, |mask| mask.iter().filter(|&&m| m != 0).count());
+    d_logits.par_chunks_mut(CHUNK * candidates).enumerate().for_each(|(chunk, dz)| {
+        gate.chunk(chunk * CHUNK, dz, 1.0 / unmasked.max(1) as f32);
+    });
+    let dz = Rows { data: &*d_logits, stride: candidates, cols: candidates };
+    by_storage!(op, "weight", weight.dtype(), W => {
+        input_gradient::<S, W>(dz, rows(op, "weight", &weight)?, dx_rows, dx);
+        weight_gradient::<S, W>(dz, x, d_weight)
+    })
+}
+
+/// `dL_balance / dp[t, e] · T = balance · E · f_e` (SPEC §3: `f_e` carries no gradient).
+fn balance_pull(config: &LayerConfig, load: &[i32]) -> Vec<f32> {
+    let total: f64 = load.iter().map(|&count| f64::from(count)).sum();
+    let scale = if total == 0.0 { 0.0 } else { config.losses.balance * config.num_experts as f64 / total };
+    load.iter().map(|&count| (scale * f64::from(count)) as f32).collect()
+}
+
+/// What every token reads.
+struct GateBackward<'a> {
+    config: &'a LayerConfig,
+    logits: Rows<'a, f32>,
+    mask: Option<&'a [u8]>,
+    chosen: Rows<'a, i32>,
+    weights: Rows<'a, f32>,
+    ranked: Rows<'a, i32>,
+    d_weights: Rows<'a, f32>,
+    pull: Vec<f32>,
+}
+
+impl GateBackward<'_> {
+    fn chunk(&self, first: usize, dz: &mut [f32], per_token: f32) {
+        let candidates = self.logits.cols;
+        let mut scores = Scores::new(candidates);
+        let mut ds = vec![0.0; candidates];
+        for (i, dz) in dz.chunks_exact_mut(candidates).enumerate() {
+            let token = first + i;
+            if self.mask.is_some_and(|mask| mask[token] == 0) {
+                dz.fill(0.0);
+                continue;
+            }
+            scores.compute(self.config.router.scoring, self.logits.row(token));
+            self.through_weights(token, scores.values(), &mut ds);
+            self.through_balance(&scores, per_token, &mut ds);
+            through_scores(self.config.router.scoring, scores.values(), &ds, dz);
+            let pull = self.config.losses.z as f32 * 2.0 * scores.log_sum_exp() * per_token;
+            if pull != 0.0 {
+                dz.iter_mut().zip(scores.softmax()).for_each(|(dz, p)| *dz += pull * p);
+            }
+        }
+    }
+
+    /// `dg → ds` through the scaling and the divisor.
+    fn through_weights(&self, token: usize, scores: &[f32], ds: &mut [f32]) {
+        let (ranked, normalize) = (self.ranked.row(token), self.config.router.normalize);
+        let slots = || self.chosen.row(token).iter().zip(self.d_weights.row(token)).filter(|(expert, _)| **expert >= 0);
+        let count = slots().count();
+        let scaling = self.config.router.routed_scaling as f32;
+        ds.fill(0.0);
+        let factor = match divisor(normalize, scores, ranked, count) {
+            None => scaling,
+            Some(0.0) => return,
+            Some(divisor) => {
+                // g = c·s/Σs, so every score in the sum also lowers every weight.
+                let weighted = self.weights.row(token).iter().zip(self.d_weights.row(token));
+                let lowered = weighted.take(count).map(|(g, dg)| g * dg).sum::<f32>() / divisor;
+                let summed = if normalize == NormalizeWeights::Selected { &ranked[..count] } else { ranked };
+                summed.iter().for_each(|&e| ds[e as usize] -= lowered);
+                scaling / divisor
+            }
+        };
+        slots().for_each(|(&expert, dg)| ds[expert as usize] += factor * dg);
+    }
+
+    /// The balance loss acts on the shares `p = s / Σs`.
+    fn through_balance(&self, scores: &Scores, per_token: f32, ds: &mut [f32]) {
+        if self.config.losses.balance == 0.0 || scores.total() == 0.0 {
+            return;
+        }
+        let mean = match self.config.router.scoring {
+            Scoring::Softmax => 0.0,
+            _ => self.pull.iter().zip(scores.shares()).map(|(v, p)| v * p).sum::<f32>(),
+        };
+        for (ds, v) in ds.iter_mut().zip(&self.pull) {
+            *ds += (v - mean) * per_token / scores.total();
+        }
+    }
+}
+
+/// `ds → dz`.
+fn through_scores(scoring: Scoring, s: &[f32], ds: &[f32], dz: &mut [f32]) {
+    match scoring {
+        Scoring::Softmax => {
+            dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = s * ds);
+            let mean = sum(dz);
+            dz.iter_mut().zip(s).for_each(|(dz, s)| *dz -= s * mean);
+        }
+        Scoring::Sigmoid => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = ds * s * (1.0 - s)),
+        Scoring::Relu => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = if *s > 0.0 { *ds } else { 0.0 }),
+    }
+}
+
+/// `dx = dx_rows + dz W_r`, rounded once.
+fn input_gradient<S: Storage, W: Storage>(
+    dz: Rows<'_, f32>,
+    weight: Rows<'_, W>,
+    dx_rows: Rows<'_, f32>,
+    dx: &mut [S],
+) {
+    let width = weight.cols;
+    dx.par_chunks_mut(CHUNK * width).enumerate().for_each(|(chunk, dx)| {
+        let (first, count) = (chunk * CHUNK, dx.len() / width);
+        scratch::with([count * width], |[sum]| {
+            for (i, sum) in sum.chunks_exact_mut(width).enumerate() {
+                sum.copy_from_slice(dx_rows.row(first + i));
+            }
+            times(sum, &dz.data[first * dz.cols..], count, weight, dz.cols, true);
+            vectorized(
+                #[inline(always)]
+                || narrow(sum, dx),
+            );
+        });
+    });
+}
+
+/// `dW_r = dzᵀ x`, in blocks of columns.
+fn weight_gradient<S: Storage, W: Storage>(
+    dz: Rows<'_, f32>,
+    x: Rows<'_, S>,
+    d_weight: TensorMut<'_, 2>,
+) -> Result<()> {
+    let d_weight = output::<W, 2>("gate_backward", "d.router.weight", d_weight)?;
+    let (candidates, tokens, width) = (dz.cols, dz.data.len() / dz.cols, x.cols);
+    let blocks: Vec<Vec<f32>> = (0..width.div_ceil(COLUMNS))
+        .into_par_iter()
+        .map(|block| {
+            let (first, cols) = (block * COLUMNS, COLUMNS.min(width - block * COLUMNS));
+            let mut gradient = vec![0.0; candidates * cols];
+            for start in (0..tokens).step_by(DEPTH) {
+                let count = DEPTH.min(tokens - start);
+                scratch::with([count * cols], |[part]| {
+                    gather(x, start..start + count, first, cols, part);
+                    let dz = Operand::dense(&dz.data[start * candidates..], count, candidates).transposed();
+                    multiply(&mut gradient, cols, dz, Operand::dense(part, count, cols), true);
+                });
+            }
+            gradient
+        })
+        .collect();
+    for (block, gradient) in blocks.iter().enumerate() {
+        let first = block * COLUMNS;
+        for (row, part) in d_weight.chunks_exact_mut(width).zip(gradient.chunks_exact(gradient.len() / candidates)) {
+            narrow(part, &mut row[first..first + part.len()]);
+        }
+    }
+    Ok(())
+}

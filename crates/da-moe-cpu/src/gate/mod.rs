@@ -1,0 +1,181 @@
+//! SPEC §2 and §3: scores, `k_t`, selection, weights and losses, token by token; sums over tokens in fixed chunks, added
+//! in order, so that every pool computes the same bits.
+
+mod backward;
+mod policy;
+mod routing;
+mod scores;
+mod select;
+
+pub(crate) use backward::backward;
+pub(crate) use routing::{check_offsets, check_routing, routing, routing_backward};
+pub(crate) use scores::entropy;
+
+use crate::views::{Rows, optional, output, rows, vector};
+use da_moe_core::{GateArgs, LayerConfig, NormalizeWeights, Policy, Result};
+use rayon::prelude::*;
+use scores::Scores;
+use select::Ranking;
+
+/// Tokens that one task takes, and whose contributions to the losses are one partial sum.
+const CHUNK: usize = 128;
+
+/// What one chunk of tokens adds to the losses and the load.
+struct Partial {
+    /// `Σ_t p[t, e]`.
+    shares: Vec<f64>,
+    /// Selections of each candidate.
+    load: Vec<i32>,
+    /// `Σ_t (logsumexp z_t)²`.
+    z: f64,
+}
+
+/// One chunk of tokens and where its decisions go.
+struct Task<'a> {
+    first: usize,
+    k: &'a mut [i32],
+    experts: &'a mut [i32],
+    weights: &'a mut [f32],
+    ranked: &'a mut [i32],
+}
+
+/// What every task reads.
+struct Gate<'a> {
+    config: &'a LayerConfig,
+    logits: Rows<'a, f32>,
+    bias: Option<&'a [f32]>,
+    mask: Option<&'a [u8]>,
+    bounds: (usize, usize),
+}
+
+pub(crate) fn forward(args: GateArgs<'_>) -> Result<()> {
+    let op = "gate";
+    let config = args.config;
+    let [tokens, candidates] = args.logits.shape();
+    let mask = optional::<u8>(op, "mask", &args.mask)?;
+    let k = output::<i32, 1>(op, "k", args.selection.k)?;
+    let state = output::<f32, 1>(op, "state", args.state)?;
+    let demand = policy::Demand {
+        config,
+        importance: vector(op, "importance", &args.importance)?,
+        mask,
+        given: optional(op, "k_given", &args.k_given)?,
+    };
+    demand.decide(k, state, args.training);
+    let gate = Gate {
+        config,
+        logits: rows(op, "logits", &args.logits)?,
+        bias: optional(op, "bias", &args.bias)?,
+        mask,
+        bounds: (config.k_min(), config.k_max()),
+    };
+    let slots = gate.bounds.1;
+    let experts = output::<i32, 2>(op, "experts", args.selection.experts)?;
+    let weights = output::<f32, 2>(op, "weights", args.selection.weights)?;
+    let ranked = output::<i32, 2>(op, "ranked", args.selection.ranked)?;
+    let partials: Vec<Partial> =
+        tasks(k, experts, weights, ranked, slots).into_par_iter().map(|task| gate.chunk(task)).collect();
+
+    let load = output::<i32, 1>(op, "load", args.load)?;
+    let losses = output::<f32, 1>(op, "losses", args.losses)?;
+    load.fill(0);
+    partials.iter().for_each(|part| load.iter_mut().zip(&part.load).for_each(|(sum, count)| *sum += count));
+    let unmasked = mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count());
+    let mean = |sum: f64| if unmasked == 0 { 0.0 } else { sum / unmasked as f64 };
+    let selections = load.iter().map(|&count| f64::from(count)).sum::<f64>();
+    let balance = (0..candidates).map(|e| {
+        let share = mean(partials.iter().map(|part| part.shares[e]).sum());
+        if selections == 0.0 { 0.0 } else { f64::from(load[e]) / selections * share }
+    });
+    losses[0] = (config.num_experts as f64 * balance.sum::<f64>()) as f32;
+    losses[1] = mean(partials.iter().map(|part| part.z).sum()) as f32;
+    Ok(())
+}
+
+fn tasks<'a>(
+    mut k: &'a mut [i32],
+    mut experts: &'a mut [i32],
+    mut weights: &'a mut [f32],
+    mut ranked: &'a mut [i32],
+    slots: usize,
+) -> Vec<Task<'a>> {
+    use crate::experts::take;
+    let tokens = k.len();
+    (0..tokens)
+        .step_by(CHUNK)
+        .map(|first| {
+            let count = CHUNK.min(tokens - first);
+            Task {
+                first,
+                k: take(&mut k, count),
+                experts: take(&mut experts, count * slots),
+                weights: take(&mut weights, count * slots),
+                ranked: take(&mut ranked, count * slots),
+            }
+        })
+        .collect()
+}
+
+impl Gate<'_> {
+    fn chunk(&self, task: Task<'_>) -> Partial {
+        let candidates = self.logits.cols;
+        let slots = self.bounds.1;
+        let mut partial = Partial { shares: vec![0.0; candidates], load: vec![0; candidates], z: 0.0 };
+        let mut scores = Scores::new(candidates);
+        let mut ranking = Ranking::new(self.config);
+        for i in 0..task.k.len() {
+            let token = task.first + i;
+            let experts = &mut task.experts[i * slots..][..slots];
+            let weights = &mut task.weights[i * slots..][..slots];
+            let ranked = &mut task.ranked[i * slots..][..slots];
+            experts.fill(-1);
+            weights.fill(0.0);
+            scores.compute(self.config.router.scoring, self.logits.row(token));
+            ranking.rank(scores.values(), self.bias, ranked);
+            if self.mask.is_some_and(|mask| mask[token] == 0) {
+                task.k[i] = 0;
+                continue;
+            }
+            partial.z += f64::from(scores.log_sum_exp()) * f64::from(scores.log_sum_exp());
+            partial.shares.iter_mut().zip(scores.shares()).for_each(|(sum, share)| *sum += f64::from(*share));
+            match self.config.experts_per_token.policy {
+                Policy::TopP { p } => task.k[i] = self.clamp(ranking.top_p(scores.shares(), p)),
+                Policy::ScoreThreshold { .. } => task.k[i] = self.clamp(ranking.above_threshold()),
+                _ => {}
+            }
+            let count = task.k[i] as usize;
+            for &expert in &ranked[..count] {
+                partial.load[expert as usize] += 1;
+            }
+            let factor = self.weight_factor(scores.values(), ranked, count);
+            for (slot, (weight, expert)) in ranking.slots(scores.values(), &ranked[..count], factor).enumerate() {
+                (weights[slot], experts[slot]) = (weight, expert);
+            }
+        }
+        partial
+    }
+
+    fn clamp(&self, k: usize) -> i32 {
+        k.clamp(self.bounds.0, self.bounds.1) as i32
+    }
+
+    /// What every selected score is multiplied by: `routed_scaling` over the divisor; 0 for a divisor of 0.
+    fn weight_factor(&self, scores: &[f32], ranked: &[i32], count: usize) -> f32 {
+        let scaling = self.config.router.routed_scaling as f32;
+        match divisor(self.config.router.normalize, scores, ranked, count) {
+            None => scaling,
+            Some(0.0) => 0.0,
+            Some(divisor) => scaling / divisor,
+        }
+    }
+}
+
+/// The sum that weights are divided by (SPEC §3), over candidates in ranked order; `None` when they are not divided.
+fn divisor(normalize: NormalizeWeights, scores: &[f32], ranked: &[i32], count: usize) -> Option<f32> {
+    let sum = |ids: &[i32]| ids.iter().map(|&e| scores[e as usize]).sum();
+    match normalize {
+        NormalizeWeights::None => None,
+        NormalizeWeights::Selected => Some(sum(&ranked[..count])),
+        NormalizeWeights::Candidates => Some(sum(ranked)),
+    }
+}

@@ -1,0 +1,108 @@
+//! SPEC §3: `s = softmax(z)`, `sigmoid(z)` or `relu(z)` of one token, with the shares and the log-sum-exp that losses use.
+
+use crate::simd::{exp, fold, sigmoid, vectorized};
+use da_moe_core::Scoring;
+
+/// Scores of one token; the buffers are reused from token to token.
+pub(super) struct Scores {
+    values: Vec<f32>,
+    shares: Vec<f32>,
+    softmax: Vec<f32>,
+    scoring: Scoring,
+    log_sum_exp: f32,
+    total: f32,
+}
+
+impl Scores {
+    pub fn new(candidates: usize) -> Self {
+        let zeros = || vec![0.0; candidates];
+        Self {
+            values: zeros(),
+            shares: zeros(),
+            softmax: zeros(),
+            scoring: Scoring::Softmax,
+            log_sum_exp: 0.0,
+            total: 1.0,
+        }
+    }
+
+    pub fn compute(&mut self, scoring: Scoring, logits: &[f32]) {
+        self.scoring = scoring;
+        vectorized(
+            #[inline(always)]
+            || {
+                let largest =
+                    logits.iter().fold(f32::NEG_INFINITY, |largest, &z| if z > largest { z } else { largest });
+                for (e, z) in self.softmax.iter_mut().zip(logits) {
+                    *e = exp(z - largest);
+                }
+                let sum = sum(&self.softmax);
+                self.log_sum_exp = largest + sum.ln();
+                self.softmax.iter_mut().for_each(|e| *e /= sum);
+                match scoring {
+                    Scoring::Softmax => {}
+                    Scoring::Sigmoid => self.values.iter_mut().zip(logits).for_each(|(s, z)| *s = sigmoid(*z)),
+                    // Written so that NaN passes through.
+                    Scoring::Relu => {
+                        self.values.iter_mut().zip(logits).for_each(|(s, z)| *s = if *z <= 0.0 { 0.0 } else { *z });
+                    }
+                }
+                if scoring != Scoring::Softmax {
+                    self.total = self::sum(&self.values);
+                    let reciprocal = if self.total == 0.0 { 0.0 } else { 1.0 / self.total };
+                    self.shares.iter_mut().zip(&self.values).for_each(|(share, s)| *share = s * reciprocal);
+                }
+            },
+        );
+    }
+
+    /// `s[E + Z]`.
+    pub fn values(&self) -> &[f32] {
+        if self.scoring == Scoring::Softmax { &self.softmax } else { &self.values }
+    }
+
+    /// `s` over its row sum: the probabilities of `top-p` and of the balance loss.
+    pub fn shares(&self) -> &[f32] {
+        if self.scoring == Scoring::Softmax { &self.softmax } else { &self.shares }
+    }
+
+    /// `softmax(z)`, whatever the scoring: the gradient of the log-sum-exp.
+    pub fn softmax(&self) -> &[f32] {
+        &self.softmax
+    }
+
+    /// `ln Σ e^z`.
+    pub fn log_sum_exp(&self) -> f32 {
+        self.log_sum_exp
+    }
+
+    /// The row sum of `s`; 1 for softmax.
+    pub fn total(&self) -> f32 {
+        if self.scoring == Scoring::Softmax { 1.0 } else { self.total }
+    }
+}
+
+/// Sum in sixteen lanes, pairwise.
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let whole = values.chunks_exact(16);
+    let tail: f32 = whole.remainder().iter().sum();
+    for chunk in whole {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value);
+    }
+    fold(lanes) + tail
+}
+
+/// `H(softmax z)` in nats: the importance source `router-entropy`.
+pub(crate) fn entropy(logits: &[f32]) -> f32 {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &z| if z > largest { z } else { largest });
+    let (mut total, mut weighted) = (0.0f64, 0.0f64);
+    for &z in logits {
+        let e = f64::from(exp(z - largest));
+        total += e;
+        // 0 · −∞ is 0 here: a candidate of no probability adds no entropy.
+        weighted += if e == 0.0 { 0.0 } else { e * f64::from(z - largest) };
+    }
+    (total.ln() - weighted / total) as f32
+}

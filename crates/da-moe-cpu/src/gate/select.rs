@@ -1,0 +1,153 @@
+//! SPEC §3: which experts a token gets, in which order. Every comparison is one integer comparison of a packed key, so
+//! ties and NaN are decided in exactly one place.
+
+use da_moe_core::{LayerConfig, Policy};
+
+/// Maps floats to integers of the same order; NaN below everything, −0 equal to 0.
+#[inline(always)]
+fn ordered(value: f32) -> u32 {
+    if value.is_nan() {
+        return 0;
+    }
+    let bits = (value + 0.0).to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+/// `(rank class, value, lower index first)` in one number, the best largest.
+#[inline(always)]
+fn pack(class: u64, value: f32, index: usize) -> u64 {
+    class << 48 | u64::from(ordered(value)) << 16 | (0xFFFF - index as u64)
+}
+
+#[inline(always)]
+fn index_of(packed: u64) -> usize {
+    (0xFFFF - (packed & 0xFFFF)) as usize
+}
+
+/// May be selected at all: its group was chosen.
+const REACHABLE: u64 = 2;
+/// Exceeds its threshold (`score-threshold`).
+const ABOVE: u64 = 1;
+
+/// Orders one token's candidates; the buffers are reused from token to token.
+pub(super) struct Ranking<'a> {
+    config: &'a LayerConfig,
+    packed: Vec<u64>,
+    order: Vec<u64>,
+    above: usize,
+}
+
+impl<'a> Ranking<'a> {
+    pub fn new(config: &'a LayerConfig) -> Self {
+        let candidates = config.candidates();
+        Self { config, packed: vec![0; candidates], order: Vec::with_capacity(candidates), above: 0 }
+    }
+
+    /// Writes the first `ranked.len()` candidates by selection key `s + b` (SPEC §3).
+    pub fn rank(&mut self, scores: &[f32], bias: Option<&[f32]>, ranked: &mut [i32]) {
+        let key = |e: usize| scores[e] + bias.map_or(0.0, |bias| bias[e]);
+        self.above = 0;
+        for e in 0..scores.len() {
+            let above = match &self.config.experts_per_token.policy {
+                Policy::ScoreThreshold { threshold } => key(e) > threshold.of(e) as f32,
+                _ => false,
+            };
+            self.packed[e] = pack(REACHABLE | if above { ABOVE } else { 0 }, key(e), e);
+        }
+        if self.config.router.topk_group < self.config.router.n_group {
+            self.bar_weak_groups(key);
+        }
+        let above = |packed: &&u64| *packed >> 48 == REACHABLE | ABOVE;
+        self.above = self.packed.iter().filter(above).count();
+        largest(&mut self.packed, ranked.len());
+        for (place, packed) in ranked.iter_mut().zip(&self.packed) {
+            *place = index_of(*packed) as i32;
+        }
+    }
+
+    /// Takes [`REACHABLE`] from every candidate outside the `topk_group` best groups.
+    fn bar_weak_groups(&mut self, key: impl Fn(usize) -> f32) {
+        let (groups, chosen) = (self.config.router.n_group, self.config.router.topk_group);
+        let size = self.packed.len() / groups;
+        self.order.clear();
+        for group in 0..groups {
+            let mut best = [f32::NEG_INFINITY; 2];
+            let mut unordered = false;
+            for e in group * size..(group + 1) * size {
+                let key = key(e);
+                unordered |= key.is_nan();
+                if key > best[0] {
+                    best = [key, best[0]];
+                } else if key > best[1] {
+                    best[1] = key;
+                }
+            }
+            let score = if size == 1 { best[0] } else { best[0] + best[1] };
+            self.order.push(pack(0, if unordered { f32::NAN } else { score }, group));
+        }
+        largest(&mut self.order, groups);
+        for &group in &self.order[chosen..] {
+            for packed in &mut self.packed[index_of(group) * size..][..size] {
+                *packed &= (1 << 48) - 1;
+            }
+        }
+    }
+
+    /// Candidates above their threshold, of the token last ranked.
+    pub fn above_threshold(&self) -> usize {
+        self.above
+    }
+
+    /// The smallest `k` whose `k` largest `shares` sum, in descending order, to at least `p`; all when none does.
+    pub fn top_p(&mut self, shares: &[f32], p: f64) -> usize {
+        self.order.clear();
+        self.order.extend(shares.iter().enumerate().map(|(e, share)| pack(0, *share, e)));
+        let most = self.config.k_max();
+        largest(&mut self.order, most);
+        let mut sum = 0.0;
+        let reached = self.order[..most].iter().position(|&packed| {
+            sum += f64::from(shares[index_of(packed)]);
+            sum >= p
+        });
+        reached.map_or(shares.len(), |position| position + 1)
+    }
+
+    /// The selected experts in slot order (SPEC §4): descending weight `s · factor`, ties to the lower expert, NaN last.
+    pub fn slots(&mut self, scores: &[f32], selected: &[i32], factor: f32) -> impl Iterator<Item = (f32, i32)> {
+        self.order.clear();
+        self.order.extend(selected.iter().map(|&e| pack(0, scores[e as usize] * factor, e as usize)));
+        self.order.sort_unstable_by(|a, b| b.cmp(a));
+        self.order.iter().map(move |&packed| (scores[index_of(packed)] * factor, index_of(packed) as i32))
+    }
+}
+
+/// Moves the `count` largest to the front, in descending order.
+fn largest(packed: &mut [u64], count: usize) {
+    if count == 0 {
+        return;
+    }
+    if count < packed.len() {
+        packed.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
+    }
+    packed[..count].sort_unstable_by(|a, b| b.cmp(a));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_of_floats_is_kept_and_nan_is_last() {
+        let ascending = [f32::NAN, f32::NEG_INFINITY, -1.0, -1e-40, 0.0, 1e-40, 1.0, f32::INFINITY];
+        assert!(ascending.windows(2).all(|pair| ordered(pair[0]) < ordered(pair[1])));
+        assert_eq!(ordered(-0.0), ordered(0.0));
+    }
+
+    #[test]
+    fn equal_keys_go_to_the_lower_expert() {
+        let config = LayerConfig::mixtral(4, 4, 8);
+        let mut ranked = [0; 2];
+        Ranking::new(&config).rank(&[0.5, 1.0, 0.5, 1.0, 1.0, f32::NAN, 0.0, 0.0], None, &mut ranked);
+        assert_eq!(ranked, [1, 3]);
+    }
+}

@@ -1,0 +1,110 @@
+//! Typed, row-wise reading of checked views.
+
+use da_moe_core::{DType, Element, Error, Result, Storage, TensorMut, TensorRef};
+
+/// A matrix of which rows are read: the last dimension is contiguous, rows may be strided.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a, S> {
+    pub data: &'a [S],
+    pub stride: usize,
+    pub cols: usize,
+}
+
+impl<'a, S: Copy> Rows<'a, S> {
+    #[inline(always)]
+    pub fn row(&self, index: usize) -> &'a [S] {
+        &self.data[index * self.stride..][..self.cols]
+    }
+}
+
+fn wrong_type<S: Element>(op: &'static str, argument: &'static str, found: DType) -> Error {
+    Error::DType { op, argument, expected: S::DTYPE.to_string(), found }
+}
+
+/// The rows of a rank-2 view.
+pub(crate) fn rows<'a, S: Element>(
+    op: &'static str,
+    argument: &'static str,
+    view: &TensorRef<'a, 2>,
+) -> Result<Rows<'a, S>> {
+    let data = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+    Ok(Rows { data, stride: view.strides()[0], cols: view.shape()[1] })
+}
+
+/// The elements of a contiguous rank-1 view, exactly its length.
+pub(crate) fn vector<'a, S: Element>(
+    op: &'static str,
+    argument: &'static str,
+    view: &TensorRef<'a, 1>,
+) -> Result<&'a [S]> {
+    let data: &[S] = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+    Ok(&data[..view.shape()[0]])
+}
+
+/// An optional [`vector`].
+pub(crate) fn optional<'a, S: Element>(
+    op: &'static str,
+    argument: &'static str,
+    view: &Option<TensorRef<'a, 1>>,
+) -> Result<Option<&'a [S]>> {
+    view.as_ref().map(|view| vector(op, argument, view)).transpose()
+}
+
+/// The elements of an output.
+pub(crate) fn output<'a, S: Element, const R: usize>(
+    op: &'static str,
+    argument: &'static str,
+    view: TensorMut<'a, R>,
+) -> Result<&'a mut [S]> {
+    let found = view.as_ref().dtype();
+    view.into_elements().ok_or_else(|| wrong_type::<S>(op, argument, found))
+}
+
+/// One matrix of a stack `[E, rows, cols]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Stack<'a, S> {
+    data: &'a [S],
+    strides: [usize; 2],
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl<'a, S: Storage> Stack<'a, S> {
+    pub fn new(op: &'static str, argument: &'static str, view: &TensorRef<'a, 3>) -> Result<Self> {
+        let data = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+        let ([_, rows, cols], [outer, inner, _]) = (view.shape(), view.strides());
+        Ok(Self { data, strides: [outer, inner], rows, cols })
+    }
+
+    pub fn matrix(&self, index: usize) -> Rows<'a, S> {
+        let data = if self.data.is_empty() { self.data } else { &self.data[index * self.strides[0]..] };
+        Rows { data, stride: self.strides[1], cols: self.cols }
+    }
+}
+
+/// Calls `$body` with `$S` naming the storage type of `$dtype`.
+macro_rules! by_storage {
+    ($op:expr, $argument:expr, $dtype:expr, $S:ident => $body:expr) => {
+        match $dtype {
+            da_moe_core::DType::F32 => {
+                type $S = f32;
+                $body
+            }
+            da_moe_core::DType::Bf16 => {
+                type $S = da_moe_core::bf16;
+                $body
+            }
+            da_moe_core::DType::F16 => {
+                type $S = da_moe_core::f16;
+                $body
+            }
+            found => Err(da_moe_core::Error::DType {
+                op: $op,
+                argument: $argument,
+                expected: "f32, bf16 or f16".into(),
+                found,
+            }),
+        }
+    };
+}
+pub(crate) use by_storage;
