@@ -1,3 +1,5 @@
-//! Dynamic mixture-of-experts.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
 pub use da_moe_core::*;
 pub use da_moe_cpu::Cpu;

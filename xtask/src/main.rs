@@ -1,2 +1,76 @@
-//! x
-fn main() {}
+//! Chores of the workspace: `cargo xtask check`, `cargo xtask fuzz [SECONDS]`, `cargo xtask peers [ARGUMENTS]`.
+
+#![forbid(unsafe_code)]
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+cargo xtask check             formatting, lints, documentation and packages; what must be clean besides the tests
+cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
+cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["check"] => check(),
+        ["fuzz"] => fuzz(120),
+        ["fuzz", seconds] => match seconds.parse() {
+            Ok(seconds) => fuzz(seconds),
+            Err(_) => Err(format!("`{seconds}` is not a number of seconds")),
+        },
+        ["peers", rest @ ..] => peers(rest),
+        _ => Err(HELP.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a program and fails with its command line.
+fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    let line = format!("{program} {}", arguments.join(" "));
+    eprintln!("$ {line}");
+    let status = Command::new(program).args(arguments).envs(environment.iter().copied()).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("failed with {status}: {line}")),
+        Err(error) => Err(format!("cannot run {line}: {error}")),
+    }
+}
+
+fn check() -> Result<(), String> {
+    run("cargo", &["fmt", "--all", "--check"], &[])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
+    run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
+    run("cargo", &["package", "--workspace", "--exclude", "xtask", "--no-verify", "--allow-dirty", "--quiet"], &[])
+}
+
+/// New random cases until the time is over; a failure is printed with its seed and stops.
+fn fuzz(seconds: u64) -> Result<(), String> {
+    let (end, cases) = (Instant::now() + Duration::from_secs(seconds), 20_000);
+    let mut rounds = 0;
+    while Instant::now() < end {
+        let environment = [("PROPTEST_CASES", cases.to_string())];
+        let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+        run("cargo", &["test", "--quiet", "--release", "--package", "da-moe-cli", "--test", "fuzz"], &environment)?;
+        run(
+            "cargo",
+            &["test", "--quiet", "--release", "--package", "da-moe", "--test", "agreement", "any"],
+            &environment,
+        )?;
+        rounds += 1;
+    }
+    println!("{rounds} rounds of {cases} cases for each property");
+    Ok(())
+}
+
+fn peers(arguments: &[&str]) -> Result<(), String> {
+    run("cargo", &["build", "--release", "--package", "da-moe-cli"], &[])?;
+    run("python3", &[&["benches/peers/torch_moe.py"], arguments].concat(), &[])
+}

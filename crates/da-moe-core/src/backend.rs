@@ -25,6 +25,13 @@ pub enum Attention<'a> {
     Probabilities(TensorRef<'a, 4>),
 }
 
+impl<'a> Attention<'a> {
+    /// Queries `[T, H, dh]` and keys `[T, Hk, dh]`, their log-sum-exp to be computed.
+    pub fn query_key(q: TensorRef<'a, 3>, k: TensorRef<'a, 3>) -> Self {
+        Self::QueryKey { q, k, lse: None }
+    }
+}
+
 /// `z = x W_rᵀ` (SPEC §3).
 #[derive(Debug)]
 pub struct RouterArgs<'a> {
@@ -39,8 +46,8 @@ pub struct RouterArgs<'a> {
 /// Importance (SPEC §1).
 #[derive(Debug)]
 pub struct ImportanceArgs<'a> {
-    /// Source and normalisation.
-    pub config: &'a ImportanceConfig,
+    /// Source and normalisation; absent: importance is 0 (SPEC §1).
+    pub config: Option<&'a ImportanceConfig>,
     /// `[B + 1]` i32; absent: one sequence.
     pub cu_seqlens: Option<TensorRef<'a, 1>>,
     /// `[T]` u8: 0 marks a padded or masked token, which neither asks nor answers in attention and gets 0.
@@ -90,6 +97,8 @@ pub struct GateArgs<'a> {
     pub selection: SelectionMut<'a>,
     /// Out: `[E + Z]` i32, selections of each candidate before any drop.
     pub load: TensorMut<'a, 1>,
+    /// Out: `[1]` i32, unmasked tokens.
+    pub unmasked: TensorMut<'a, 1>,
     /// Out: `[2]` f32, balance loss and z-loss without their coefficients.
     pub losses: TensorMut<'a, 1>,
 }
@@ -108,6 +117,8 @@ pub struct RoutingArgs<'a> {
     pub selection: SelectionMut<'a>,
     /// Out: `[E + Z]` i32.
     pub load: TensorMut<'a, 1>,
+    /// Out: `[1]` i32, unmasked tokens.
+    pub unmasked: TensorMut<'a, 1>,
 }
 
 /// The dispatch plan (SPEC §3 capacity, §4).
@@ -161,7 +172,7 @@ pub struct ExpertsArgs<'a> {
     pub rows: Rows<'a>,
     /// The experts.
     pub weights: ExpertWeights<'a>,
-    /// Out, when kept for backward: `[rows, F or 2F]` storage, before the activation.
+    /// Out, when kept for backward: `[rows, F or 2F]` intermediate, before the activation.
     pub hidden: Option<TensorMut<'a, 2>>,
     /// Out: `[rows, D]` storage, not yet weighted.
     pub out: TensorMut<'a, 2>,
@@ -237,11 +248,11 @@ pub struct ExpertsBackwardArgs<'a> {
     pub rows: Rows<'a>,
     /// The experts.
     pub weights: ExpertWeights<'a>,
-    /// `[rows, F or 2F]` storage as kept by forward; recomputed from `x` when absent.
+    /// `[rows, F or 2F]` intermediate as kept by forward; recomputed from `x` when absent.
     pub hidden: Option<TensorRef<'a, 2>>,
-    /// Scratch: `[rows, F or 2F]` storage, holds `dh`.
+    /// Scratch: `[rows, F or 2F]` intermediate, holds `dh`.
     pub d_hidden: TensorMut<'a, 2>,
-    /// Scratch: `[rows, F]` storage, holds `g·a`.
+    /// Scratch: `[rows, F]` intermediate, holds `g·a`.
     pub activated: TensorMut<'a, 2>,
     /// Out: `[rows, D]` storage, `W_inᵀ dh` of each row.
     pub dx_rows: TensorMut<'a, 2>,
@@ -353,6 +364,9 @@ pub trait Backend: Send + Sync {
     /// # Errors
     /// When the memory cannot be had.
     fn allocate(&self, dtype: DType, len: usize) -> Result<crate::Buffer>;
+
+    /// The type in which hidden rows, their gradients and activated rows are kept between calls, for a storage type.
+    fn intermediate(&self, storage: DType) -> DType;
 
     /// Refuses contents that would index out of bounds, where the backend can read them without waiting.
     ///

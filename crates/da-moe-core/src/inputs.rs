@@ -84,39 +84,43 @@ impl<'a> Inputs<'a> {
 
     fn check_sources(&self, op: &'static str, config: &LayerConfig, tokens: usize) -> Result<()> {
         let source = &config.importance.source;
-        let needs = |predicate: &dyn Fn(&Source) -> bool| source.any(predicate);
-        let missing = |argument| {
-            let why = format!("the importance source is `{}`", source.name());
-            Err(Error::Missing { op, argument, why })
-        };
-        if needs(&|s| matches!(s, Source::Attention { .. })) {
-            match &self.attention {
-                None => return missing("q and k, or attn_probs"),
-                Some(attention) => self.check_attention(op, attention, tokens)?,
-            }
-        }
         vector(op, "importance", self.importance, tokens, DType::F32)?;
         vector(op, "token_ids", self.token_ids, tokens, DType::I32)?;
         vector(op, "k_given", self.k_given, tokens, DType::I32)?;
         if let Some(table) = &self.token_frequency {
             table.expect_dtype(op, "token_frequency", &[DType::F32])?;
         }
-        if needs(&|s| matches!(s, Source::External)) && self.importance.is_none() {
-            return missing("importance");
+        match self.missing(source) {
+            Some(argument) if config.experts_per_token.policy.uses_importance() => {
+                let why = format!("the importance source is `{}`", source.name());
+                return Err(Error::Missing { op, argument, why });
+            }
+            _ => {}
         }
-        if needs(&|s| matches!(s, Source::TokenFrequency)) {
-            if self.token_ids.is_none() {
-                return missing("token_ids");
-            }
-            if self.token_frequency.is_none() {
-                return missing("token_frequency");
-            }
+        if let Some(attention) = &self.attention
+            && source.any(&|s| matches!(s, Source::Attention { .. }))
+        {
+            self.check_attention(op, attention, tokens)?;
         }
         if config.experts_per_token.policy == Policy::Given && self.k_given.is_none() {
             let why = "the policy is `given`".into();
             return Err(Error::Missing { op, argument: "k_given", why });
         }
         Ok(())
+    }
+
+    /// The first input that measuring `source` lacks. Where the policy asks for no importance this is no error:
+    /// importance is then 0.
+    pub(crate) fn missing(&self, source: &Source) -> Option<&'static str> {
+        let needs = |predicate: &dyn Fn(&Source) -> bool| source.any(predicate);
+        let frequency = needs(&|s| matches!(s, Source::TokenFrequency));
+        let lacking = [
+            ("q and k, or attn_probs", needs(&|s| matches!(s, Source::Attention { .. })) && self.attention.is_none()),
+            ("importance", needs(&|s| matches!(s, Source::External)) && self.importance.is_none()),
+            ("token_ids", frequency && self.token_ids.is_none()),
+            ("token_frequency", frequency && self.token_frequency.is_none()),
+        ];
+        lacking.into_iter().find(|(_, lacks)| *lacks).map(|(argument, _)| argument)
     }
 
     fn check_attention(&self, op: &'static str, attention: &Attention<'_>, tokens: usize) -> Result<()> {

@@ -54,7 +54,8 @@ impl<B: Backend> Layer<B> {
     /// # Errors
     /// [`Error::Overflow`].
     pub fn step_bytes(&self, max_tokens: usize, dtype: DType, keep: Keep) -> Result<usize> {
-        Ok(Step::bytes(&Sizes::new(&self.config, max_tokens)?, dtype, keep))
+        let intermediate = self.backend.intermediate(dtype);
+        Ok(Step::bytes(&Sizes::new(&self.config, max_tokens)?, dtype, intermediate, keep))
     }
 
     /// Fresh state for policies and normalisations that carry statistics between steps.
@@ -94,6 +95,7 @@ impl<B: Backend> Layer<B> {
                         mask: inputs.mask,
                         selection: saved.selection.view_mut(&sizes)?,
                         load: view_mut(&mut saved.load, [sizes.candidates])?,
+                        unmasked: view_mut(&mut saved.unmasked, [1])?,
                     },
                 )?;
             }
@@ -116,12 +118,13 @@ impl<B: Backend> Layer<B> {
     ) -> Result<()> {
         let Step { saved, workspace, .. } = step;
         let scores = [sizes.tokens, sizes.candidates];
+        let source = &self.config.importance;
         let logits = view_mut(&mut saved.logits, scores)?;
         self.backend.router(stream, RouterArgs { x: inputs.x, weight: weights.router, logits })?;
         self.backend.importance(
             stream,
             ImportanceArgs {
-                config: &self.config.importance,
+                config: inputs.missing(&source.source).is_none().then_some(source),
                 cu_seqlens: inputs.cu_seqlens,
                 mask: inputs.mask,
                 attention: inputs.attention,
@@ -149,6 +152,7 @@ impl<B: Backend> Layer<B> {
                 training: inputs.training,
                 selection: saved.selection.view_mut(sizes)?,
                 load: view_mut(&mut saved.load, [sizes.candidates])?,
+                unmasked: view_mut(&mut saved.unmasked, [1])?,
                 losses: view_mut(&mut saved.losses, [2])?,
             },
         )

@@ -5,9 +5,9 @@ use crate::{Element, Error, Result, Step, TensorRef};
 /// Figures of one forward call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// Tokens that got at least one expert or could have (unmasked is the caller's knowledge; this is `T`).
+    /// Unmasked tokens.
     pub tokens: usize,
-    /// Selections before drops over tokens.
+    /// Selections before drops over unmasked tokens; 0 without any.
     pub mean_k: f64,
     /// `R`: rows that went through a routed expert.
     pub rows: usize,
@@ -34,11 +34,10 @@ impl Step {
         let losses = elements::<f32>(self.losses()?)?;
         let plan = self.plan()?;
         let total: i64 = load.iter().map(|&count| i64::from(count)).sum();
-        let k = elements::<i32>(self.selection()?.k)?;
-        let served = k[..sizes.tokens].len().max(1);
+        let tokens = elements::<i32>(self.unmasked()?)?[0] as usize;
         Ok(Report {
-            tokens: sizes.tokens,
-            mean_k: total as f64 / served as f64,
+            tokens,
+            mean_k: total as f64 / tokens.max(1) as f64,
             rows: elements::<i32>(plan.offsets)?[sizes.experts] as usize,
             dropped: elements::<i32>(plan.dropped)?[0] as usize,
             balance_loss: losses[0],

@@ -4,13 +4,14 @@ use crate::{
     Backend, Buffer, DType, Error, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, TensorMut, TensorRef,
 };
 
-/// Number of f32 values carried between steps: minimum, maximum, price `λ`, training steps seen.
+/// Number of f32 values carried between steps: minimum, maximum, price `λ`, training steps that moved the first two.
 pub const STATE_LEN: usize = 4;
 
 /// What `running` and `budget-running` carry between steps; part of a checkpoint. Policies that carry nothing leave it be.
 #[derive(Debug)]
 pub struct State {
-    /// `[STATE_LEN]` f32: running minimum and maximum of importance, price `λ`, training steps seen; zeros at first.
+    /// `[STATE_LEN]` f32: running minimum and maximum of importance, price `λ`, training steps that moved
+    /// minimum and maximum; zeros at first.
     pub values: Buffer,
 }
 
@@ -25,7 +26,7 @@ impl State {
 pub enum Keep {
     /// Only forward will be called.
     Nothing,
-    /// Forward keeps `h`: `R · F` (or `2F`) elements.
+    /// Forward keeps `h`: `R · F` (or `2F`) elements of [`Backend::intermediate`]'s type.
     Hidden,
     /// Backward computes `h` again from `x`.
     Recompute,
@@ -38,6 +39,7 @@ pub struct Saved {
     pub(crate) logits: Buffer,
     pub(crate) selection: SelectionBuffers,
     pub(crate) load: Buffer,
+    pub(crate) unmasked: Buffer,
     pub(crate) losses: Buffer,
     pub(crate) plan: PlanBuffers,
     pub(crate) hidden: Buffer,
@@ -107,6 +109,7 @@ impl Step {
         let float = |len| backend.allocate(DType::F32, len);
         let int = |len| backend.allocate(DType::I32, len);
         let storage = |len| backend.allocate(dtype, len);
+        let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
         let in_backward = |len: usize| if counts.backward { len } else { 0 };
         Ok(Self {
             saved: Saved {
@@ -119,6 +122,7 @@ impl Step {
                     ranked: int(sizes.rows)?,
                 },
                 load: int(n)?,
+                unmasked: int(1)?,
                 losses: float(2)?,
                 plan: PlanBuffers {
                     counts: int(n)?,
@@ -128,8 +132,8 @@ impl Step {
                     token_row: int(sizes.rows)?,
                     dropped: int(1)?,
                 },
-                hidden: storage(counts.hidden)?,
-                shared_hidden: storage(counts.shared_hidden)?,
+                hidden: intermediate(counts.hidden)?,
+                shared_hidden: intermediate(counts.shared_hidden)?,
             },
             workspace: Workspace {
                 positions: float(3 * t)?,
@@ -139,8 +143,8 @@ impl Step {
                 d_row_weight: float(in_backward(sizes.rows.max(t)))?,
                 d_logits: float(in_backward(t * n))?,
                 dx: float(in_backward(t * sizes.hidden))?,
-                d_hidden: storage(counts.d_hidden)?,
-                activated: storage(counts.activated)?,
+                d_hidden: intermediate(counts.d_hidden)?,
+                activated: intermediate(counts.activated)?,
             },
             dtype,
             keep,
@@ -150,14 +154,16 @@ impl Step {
     }
 
     /// Bytes that a step of these sizes allocates; a pure function of its arguments.
-    pub fn bytes(sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
+    pub(crate) fn bytes(sizes: &Sizes, dtype: DType, intermediate: DType, keep: Keep) -> usize {
         let counts = Counts::new(sizes, keep);
         let (t, n) = (sizes.tokens, sizes.candidates);
-        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 1 + 3 * t;
+        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 2 + 3 * t;
         let backward = sizes.rows + sizes.rows.max(t) + t * n + t * sizes.hidden;
-        let storage = counts.hidden + counts.shared_hidden + counts.rows + counts.shared;
-        let scratch = counts.d_hidden + counts.activated;
-        4 * (forward + if counts.backward { backward } else { 0 }) + dtype.size() * (storage + scratch)
+        let storage = counts.rows + counts.shared;
+        let between = counts.hidden + counts.shared_hidden + counts.d_hidden + counts.activated;
+        4 * (forward + if counts.backward { backward } else { 0 })
+            + dtype.size() * storage
+            + intermediate.size() * between
     }
 
     /// The sizes of the last forward; an error before the first.
@@ -209,6 +215,15 @@ impl Step {
     pub fn load(&self) -> Result<TensorRef<'_, 1>> {
         let sizes = self.sizes()?;
         view(&self.saved.load, [sizes.candidates])
+    }
+
+    /// `[1]` i32: unmasked tokens.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no forward has run.
+    pub fn unmasked(&self) -> Result<TensorRef<'_, 1>> {
+        self.sizes()?;
+        view(&self.saved.unmasked, [1])
     }
 
     /// `[2]` f32: balance loss and z-loss, without their coefficients.

@@ -94,6 +94,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.describe()
     }
 
+    fn intermediate(&self, storage: DType) -> DType {
+        self.backend.intermediate(storage)
+    }
+
     fn allocate(&self, dtype: DType, len: usize) -> Result<Buffer> {
         self.backend.allocate(dtype, len)
     }

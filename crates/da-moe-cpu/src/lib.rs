@@ -42,6 +42,11 @@ impl Backend for Cpu {
         Ok(Buffer::zeros(dtype, len))
     }
 
+    /// f32 always: products are f32 here, so rounding in between would cost accuracy and time.
+    fn intermediate(&self, _: DType) -> DType {
+        DType::F32
+    }
+
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {
         let op = "importance";
         importance::Sequences::new(op, &inputs.cu_seqlens, None, tokens)?;

@@ -60,13 +60,13 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 pub(crate) fn normal(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.5 * z);
-    let mut p = -0.059_193_332;
+    let mut p = -0.059_193_33;
     p = p * t + 0.285_182_83;
     p = p * t - 0.488_460_9;
-    p = p * t + 0.279_512_62;
+    p = p * t + 0.279_512_6;
     p = p * t - 0.027_623_456;
     p = p * t + 0.203_109_94;
-    p = p * t + 0.242_996_61;
+    p = p * t + 0.242_996_6;
     p = p * t + 0.282_390_06;
     p = p * t + 0.282_085_57;
     let gauss = exp(-0.5 * x * x);

@@ -28,7 +28,9 @@ pub(crate) fn rows<'a, S: Element>(
     view: &TensorRef<'a, 2>,
 ) -> Result<Rows<'a, S>> {
     let data = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
-    Ok(Rows { data, stride: view.strides()[0], cols: view.shape()[1] })
+    let cols = view.shape()[1];
+    // Rows of no elements all start at the first, wherever the view's strides would put them.
+    Ok(Rows { data, stride: if cols == 0 { 0 } else { view.strides()[0] }, cols })
 }
 
 /// The elements of a contiguous rank-1 view, exactly its length.

@@ -3,10 +3,10 @@
 
 use super::{RowMap, take};
 use crate::gemm::{gather, times_transposed};
-use crate::simd::{add_scaled, narrow, vectorized, widen};
+use crate::simd::{add_scaled, narrow, vectorized};
 use crate::views::{self, Stack, by_storage, output};
 use crate::{activation, scratch};
-use da_moe_core::{Activation, Element, ExpertsArgs, Result, Storage};
+use da_moe_core::{Activation, ExpertsArgs, Result, Storage};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use std::ops::Range;
 struct Task<'a, S> {
     expert: usize,
     rows: Range<usize>,
-    hidden: Option<&'a mut [S]>,
+    hidden: Option<&'a mut [f32]>,
     out: &'a mut [S],
 }
 
@@ -49,7 +49,7 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
         b_in: bias("b_in", &args.weights.b_in)?,
         b_out: bias("b_out", &args.weights.b_out)?,
     };
-    let mut hidden = args.hidden.map(|hidden| output::<S, 2>(op, "hidden", hidden)).transpose()?;
+    let mut hidden = args.hidden.map(|hidden| output::<f32, 2>(op, "hidden", hidden)).transpose()?;
     let mut out = output::<S, 2>(op, "out", args.out)?;
     let tasks: Vec<_> = map
         .blocks()
@@ -68,16 +68,10 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
 impl<S: Storage> Shared<'_, S> {
     fn run(&self, task: Task<'_, S>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
-        let mut kept = task.hidden;
-        // f32 rows that are kept anyway are computed in place.
-        let in_place = kept.as_deref_mut().is_some_and(|kept| S::as_f32_mut(kept).is_some());
-        let sizes = [count * width, if in_place { 0 } else { count * rows_in }, count * inner, count * width];
-        scratch::with(sizes, |[x, own, a, o]| {
+        let own = if task.hidden.is_some() { 0 } else { count * rows_in };
+        scratch::with([count * width, own, count * inner, count * width], |[x, own, a, o]| {
             gather(self.x, self.map.tokens_of(task.rows), 0, width, x);
-            let h = match kept.as_deref_mut().and_then(S::as_f32_mut) {
-                Some(h) => h,
-                None => &mut *own,
-            };
+            let h = task.hidden.unwrap_or(own);
             hidden_rows(h, x, count, self.w_in.matrix(task.expert), rows_in, self.b_in.map(|b| b.row(task.expert)));
             vectorized(
                 #[inline(always)]
@@ -87,12 +81,6 @@ impl<S: Storage> Shared<'_, S> {
                     }
                 },
             );
-            if let (false, Some(kept)) = (in_place, kept) {
-                vectorized(
-                    #[inline(always)]
-                    || narrow(own, kept),
-                );
-            }
             let w_out = self.w_out.matrix(task.expert);
             match S::as_f32_mut(task.out) {
                 Some(out) => {
@@ -131,19 +119,5 @@ fn add_bias<S: Storage>(rows: &mut [f32], cols: usize, bias: Option<&[S]>) {
             #[inline(always)]
             || rows.chunks_exact_mut(cols).for_each(|row| add_scaled(row, 1.0, bias)),
         );
-    }
-}
-
-/// Widens a kept block of hidden rows, without a copy where it is f32 already.
-pub(super) fn widened<'a, S: Storage + Element>(kept: &'a [S], room: &'a mut [f32]) -> &'a [f32] {
-    match S::as_f32(kept) {
-        Some(kept) => kept,
-        None => {
-            vectorized(
-                #[inline(always)]
-                || widen(kept, room),
-            );
-            room
-        }
     }
 }

@@ -4,6 +4,7 @@
 
 mod backward;
 mod forward;
+mod weight_gradients;
 
 pub(crate) use backward::backward;
 pub(crate) use forward::forward;

@@ -81,6 +81,7 @@ pub(crate) fn forward(args: GateArgs<'_>) -> Result<()> {
     load.fill(0);
     partials.iter().for_each(|part| load.iter_mut().zip(&part.load).for_each(|(sum, count)| *sum += count));
     let unmasked = mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count());
+    output::<i32, 1>(op, "unmasked", args.unmasked)?[0] = unmasked as i32;
     let mean = |sum: f64| if unmasked == 0 { 0.0 } else { sum / unmasked as f64 };
     let selections = load.iter().map(|&count| f64::from(count)).sum::<f64>();
     let balance = (0..candidates).map(|e| {

@@ -3,9 +3,8 @@
 use da_moe_core::{LayerConfig, Policy};
 use rayon::prelude::*;
 
-/// Place of the price `λ` and of the step count in the carried state.
+/// Place of the price `λ` in the carried state; 0 before it was ever set.
 const PRICE: usize = 2;
-const STEPS: usize = 3;
 
 /// Everything that decides how many experts each token asks for before its scores are looked at.
 pub(super) struct Demand<'a> {
@@ -44,9 +43,6 @@ impl Demand<'_> {
                 let given = self.given.unwrap_or_default();
                 self.fill(k, |t| clamp(given.get(t).map_or(0, |&k| usize::try_from(k).unwrap_or(0))));
             }
-        }
-        if training {
-            state[STEPS] += 1.0;
         }
     }
 
@@ -105,12 +101,12 @@ impl Demand<'_> {
         self.fill(k, |t| (k_min + above.map_or(0, |price| won(t, price))) as i32);
         let mut left = wanted - above.map_or(0, count);
         for level in 1..=levels {
-            for t in 0..tokens {
+            for (t, k) in k.iter_mut().enumerate() {
                 if left == 0 {
                     return;
                 }
                 if self.unmasked(t) && sane(self.importance[t]) / level as f32 == last {
-                    k[t] += 1;
+                    *k += 1;
                     left -= 1;
                 }
             }
@@ -120,7 +116,7 @@ impl Demand<'_> {
     /// `budget-running`: `k_t = k_min + floor(I_t / λ)`, then `λ` follows what this step used.
     fn buy(&self, k: &mut [i32], mean_k: f64, momentum: f64, state: &mut [f32], training: bool) {
         let (k_min, k_max) = (self.config.k_min(), self.config.k_max());
-        if !(state[PRICE] > 0.0) {
+        if state[PRICE].is_nan() || state[PRICE] <= 0.0 {
             state[PRICE] = (1.0 / (2.0 * (mean_k - k_min as f64).max(0.0) + 1.0)) as f32;
         }
         let price = state[PRICE];

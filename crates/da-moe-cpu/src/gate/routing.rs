@@ -93,6 +93,8 @@ pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
     let weights = output::<f32, 2>(op, "weights", args.selection.weights)?;
     let positions = output::<i32, 2>(op, "ranked", args.selection.ranked)?;
     let load = output::<i32, 1>(op, "load", args.load)?;
+    output::<i32, 1>(op, "unmasked", args.unmasked)?[0] =
+        mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count()) as i32;
     chosen.fill(-1);
     weights.fill(0.0);
     positions.fill(-1);

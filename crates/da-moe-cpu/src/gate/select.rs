@@ -71,19 +71,16 @@ impl<'a> Ranking<'a> {
         let size = self.packed.len() / groups;
         self.order.clear();
         for group in 0..groups {
-            let mut best = [f32::NEG_INFINITY; 2];
-            let mut unordered = false;
+            let mut best = [f32::NAN; 2];
             for e in group * size..(group + 1) * size {
                 let key = key(e);
-                unordered |= key.is_nan();
-                if key > best[0] {
+                if ordered(key) > ordered(best[0]) {
                     best = [key, best[0]];
-                } else if key > best[1] {
+                } else if ordered(key) > ordered(best[1]) {
                     best[1] = key;
                 }
             }
-            let score = if size == 1 { best[0] } else { best[0] + best[1] };
-            self.order.push(pack(0, if unordered { f32::NAN } else { score }, group));
+            self.order.push(pack(0, if size == 1 { best[0] } else { best[0] + best[1] }, group));
         }
         largest(&mut self.order, groups);
         for &group in &self.order[chosen..] {

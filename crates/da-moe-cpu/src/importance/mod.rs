@@ -52,10 +52,15 @@ impl Sequences {
 pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
     let op = "importance";
     let tokens = args.logits.shape()[0];
+    let out = output::<f32, 1>(op, "importance", args.importance)?;
+    let Some(config) = args.config else {
+        out.fill(0.0);
+        return Ok(());
+    };
     let mask = optional::<u8>(op, "mask", &args.mask)?;
     let sequences = Sequences::new(op, &args.cu_seqlens, mask, tokens)?;
     let inputs = Measure {
-        config: args.config,
+        config,
         sequences: &sequences,
         attention: args.attention,
         external: optional(op, "importance", &args.external)?,
@@ -64,12 +69,11 @@ pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
         logits: rows(op, "logits", &args.logits)?,
         experts: args.experts,
     };
-    let out = output::<f32, 1>(op, "importance", args.importance)?;
     let scratch = output::<f32, 2>(op, "scratch", args.scratch)?;
     let (kept, room) = (sequences.tokens.len(), scratch.len() / 3);
     let (part, heads) = scratch.split_at_mut(room);
     // Everything below works on the unmasked tokens alone, packed at the front.
-    match &args.config.source {
+    match &config.source {
         Source::Mix(parts) => {
             out[..kept].fill(0.0);
             for summand in parts {
@@ -81,7 +85,7 @@ pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
         source => inputs.measure(source, &mut out[..kept], heads)?,
     }
     let state = output::<f32, 1>(op, "state", args.state)?;
-    normalize::with_state(&args.config.normalize, &sequences, &mut out[..kept], state, args.training);
+    normalize::with_state(&config.normalize, &sequences, &mut out[..kept], state, args.training);
     scatter(&sequences.tokens, out);
     Ok(())
 }

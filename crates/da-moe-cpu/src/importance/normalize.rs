@@ -37,6 +37,7 @@ pub(super) fn with_state(
         let keep = if fresh { 0.0 } else { *momentum as f32 };
         state[MINIMUM] = keep * low + (1.0 - keep) * least;
         state[MAXIMUM] = keep * high + (1.0 - keep) * most;
+        state[STEPS] += 1.0;
     }
 }
 

@@ -1,0 +1,150 @@
+//! The command line.
+
+use crate::Device;
+use crate::bench::shapes::ShapeArg;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use da_moe::{Activation, DType};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use std::path::PathBuf;
+
+/// Dynamic mixture-of-experts: important tokens get more experts.
+///
+/// Without a command, the demo runs on its own text.
+#[derive(Debug, Parser)]
+#[command(name = "da-moe", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 a check failed, 2 bad input (one line on stderr says what).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(DemoArgs),
+    Run(RunArgs),
+    Bench(BenchArgs),
+    Doctor(DoctorArgs),
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Command::Demo(DemoArgs::default())
+    }
+}
+
+/// Show the layer at work on text: importance, experts per token, check against the oracle
+///
+/// Splits the text into tokens, scores their importance by self-attention over training-free token vectors, gives each
+/// token a number of experts, runs the layer forward and backward, and checks every figure against an independent
+/// double-precision implementation.
+#[derive(Args, Debug, Default)]
+pub(crate) struct DemoArgs {
+    /// Text to use, `-` for standard input [default: the project's own description]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) text: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Also draw the result as an SVG picture
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write the result as a web page that needs no other file
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// Run one layer on tensors from a safetensors file
+///
+/// Scalars go to standard output as one JSON object, tensors to the output file.
+///
+/// Tensors read: x [T,D]; router.weight [E+Z,D]; experts.w_in [E, F or 2F, D]; experts.w_out [E,D,F];
+/// optional experts.b_in, experts.b_out, router.bias [E+Z], shared.w_in, shared.w_out, null.constants [Z,D],
+/// cu_seqlens [B+1], mask [T]. For attention sources q [T,H,dh] and k [T,Hk,dh] (and lse [H,T]), or
+/// attn_probs [B,H,S,S]; for `external` importance [T]; for `token-frequency` token_ids [T] and token_frequency [V];
+/// for the policy `given` k_given [T], or routing.experts [T,K] and routing.weights [T,K]; dy [T,D] with --backward.
+///
+/// Tensors written: y, importance, experts_per_token, router.logits, expert.counts, expert.offsets, row_token,
+/// row_weight; with --backward the gradients d.x, d.router.weight, d.experts.w_in, d.experts.w_out and one for every
+/// other weight given.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Layer configuration (JSON)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: PathBuf,
+    /// Inputs and weights (safetensors)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: PathBuf,
+    /// Results (safetensors); written whole or not at all
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Also compute the gradients of <y, dy> and the losses
+    #[arg(long)]
+    pub(crate) backward: bool,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Storage type: f32, bf16 or f16 [default: that of x]
+    #[arg(long, value_name = "DTYPE")]
+    pub(crate) dtype: Option<DType>,
+}
+
+/// Time the layer stage by stage
+///
+/// Named shapes (T,D,F,E): c-small, c-mid, c-fine, switch-base, marin, olmoe, qwen3-30b, fine-256, decode.
+/// Times are medians of the repeats; useful operations only are counted; the ceiling is this machine's own dense
+/// matrix product, measured in the same run.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// A named shape, or tokens, model width, expert width and experts as T,D,F,E
+    #[arg(long, value_name = "NAME|T,D,F,E", default_value = "c-mid")]
+    pub(crate) shape: ShapeArg,
+    /// The same number of experts for every token
+    #[arg(long, value_name = "K", conflicts_with = "mean_k")]
+    pub(crate) k: Option<usize>,
+    /// A mean number of experts, varying with drawn importance [default: the shape's own]
+    #[arg(long, value_name = "X")]
+    pub(crate) mean_k: Option<f64>,
+    /// Activation: relu, gelu, gelu-tanh, silu, swiglu, geglu or reglu [default: the shape's own]
+    #[arg(long, value_name = "A", value_parser = activation)]
+    pub(crate) act: Option<Activation>,
+    /// Storage type: f32, bf16 or f16
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    pub(crate) dtype: DType,
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: Device,
+    /// Also time backward
+    #[arg(long)]
+    pub(crate) backward: bool,
+    /// Timed calls, at least 5
+    #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(5..))]
+    pub(crate) repeats: u32,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Tell what this machine can do: CPU features, GPU, kernels, compiler
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn activation(name: &str) -> Result<Activation, String> {
+    let names: StrDeserializer<'_, ValueError> = name.into_deserializer();
+    Activation::deserialize(names).map_err(|_| {
+        format!("`{name}` is not an activation; choose relu, gelu, gelu-tanh, silu, swiglu, geglu or reglu")
+    })
+}
+
+/// clap's message without its usage section: what is wrong, and the tip if there is one.
+pub(crate) fn one_line(refusal: &clap::Error) -> String {
+    let text = refusal.to_string();
+    let kept = text.split("\n\n").filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
+    kept.map(|part| part.trim().trim_start_matches("error: ")).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,83 @@
+//! `da-moe demo`: the layer at work on a text, checked against the oracle.
+
+mod findings;
+mod html;
+mod layer;
+mod markdown;
+mod ramp;
+mod svg;
+mod terminal;
+mod text;
+mod vectors;
+
+use crate::args::DemoArgs;
+use crate::run::output::replace;
+use crate::{Error, Result};
+use anstream::{AutoStream, ColorChoice};
+use findings::Findings;
+use indicatif::ProgressBar;
+use layer::Setup;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+use terminal::Colors;
+use text::Text;
+
+const DEFAULT_TEXT: &str = include_str!("../../README.md");
+
+/// Tokens used at most: the oracle is slow on purpose.
+const MOST_TOKENS: usize = 2048;
+
+pub(crate) fn execute(arguments: &DemoArgs) -> Result<()> {
+    let source = match &arguments.text {
+        None => markdown::prose(DEFAULT_TEXT),
+        Some(path) => read(path)?,
+    };
+    let text = Text::split(&source, MOST_TOKENS)?;
+    // Drawn on stderr, and only where that is a terminal.
+    let progress = ProgressBar::new_spinner().with_message("the layer, then the oracle");
+    progress.enable_steady_tick(Duration::from_millis(100));
+    let setup = Setup::new(&text);
+    let computed = setup.run(arguments.device)?;
+    let findings = Findings::new(&text, &setup, computed)?;
+    progress.finish_and_clear();
+
+    show(&findings)?;
+    if let Some(path) = &arguments.svg {
+        replace(path, svg::picture(&findings).as_bytes())?;
+    }
+    if let Some(path) = &arguments.html {
+        replace(path, html::page(&findings).as_bytes())?;
+    }
+    match &findings.verdict {
+        Ok(_) => Ok(()),
+        Err(mismatches) => {
+            let first = mismatches.first().map(ToString::to_string).unwrap_or_default();
+            Err(Error::Check(format!("the layer disagrees with the oracle: {first}")))
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    let attempt = || match path.as_os_str() == "-" {
+        true => io::read_to_string(io::stdin()),
+        false => {
+            let mut text = String::new();
+            std::fs::File::open(path)?.read_to_string(&mut text)?;
+            Ok(text)
+        }
+    };
+    attempt().map_err(|source| Error::Read { path: path.to_path_buf(), source })
+}
+
+fn show(findings: &Findings<'_>) -> Result<()> {
+    let stdout = io::stdout();
+    let colors = match AutoStream::choice(&stdout) {
+        ColorChoice::Never => Colors::None,
+        _ if anstyle_query::truecolor() => Colors::True,
+        _ => Colors::Palette,
+    };
+    let columns = terminal_size::terminal_size_of(&stdout).map_or(80, |(width, _)| usize::from(width.0));
+    let page = terminal::page(findings, colors, columns);
+    AutoStream::auto(stdout).write_all(page.as_bytes()).map_err(Error::Stdout)
+}

@@ -1,0 +1,275 @@
+//! The demo as text: in colour where the terminal has it, with bars where it has not.
+
+use super::findings::{Findings, Word};
+use super::layer::EXPERTS;
+use super::ramp;
+use anstyle::Style;
+use std::fmt::Write;
+use std::ops::Range;
+use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
+
+/// How much the terminal can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colors {
+    None,
+    Palette,
+    True,
+}
+
+impl Colors {
+    fn paint(self, style: Style, text: &str) -> String {
+        if self == Colors::None || text.is_empty() { text.into() } else { format!("{style}{text}{style:#}") }
+    }
+
+    fn title(self, text: &str) -> String {
+        self.paint(Style::new().bold(), text)
+    }
+
+    fn bar(self, text: &str) -> String {
+        self.paint(ramp::accent(self == Colors::True), text)
+    }
+}
+
+const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Everything that the demo prints, for lines of `columns`.
+pub(super) fn page(findings: &Findings<'_>, colors: Colors, columns: usize) -> String {
+    let columns = columns.clamp(40, 100);
+    let mut page = String::new();
+    heading(&mut page, findings);
+    for sentence in findings.telling(1) {
+        heat_map(&mut page, findings, sentence, colors, columns);
+    }
+    tables(&mut page, findings, colors);
+    distribution(&mut page, findings, colors);
+    rows(&mut page, findings, colors);
+    load(&mut page, findings, colors);
+    times(&mut page, findings, colors);
+    verdict(&mut page, findings, columns);
+    page
+}
+
+// Writing to a string cannot fail, so the results of `writeln!` below carry no news.
+
+fn heading(page: &mut String, findings: &Findings<'_>) {
+    let text = findings.text;
+    let shown = text.tokens.len();
+    let of = if text.total > shown { format!(" (the first of {})", grouped(text.total)) } else { String::new() };
+    let _ = writeln!(
+        page,
+        "{} tokens{of} in {} paragraphs, {EXPERTS} experts, 1 to {} for each token, {:.2} on average\n",
+        grouped(shown),
+        text.paragraphs.len(),
+        findings.histogram.len(),
+        findings.mean_k
+    );
+}
+
+/// Words over their number of experts, on a background as dark as they are important, or under a bar as high.
+fn heat_map(page: &mut String, findings: &Findings<'_>, sentence: Range<usize>, colors: Colors, columns: usize) {
+    let mut lines: Vec<Vec<usize>> = vec![Vec::new()];
+    let mut used = 0;
+    for token in sentence {
+        let width = findings.text.tokens[token].text.width() + 3;
+        if used + width > columns && used > 0 {
+            lines.push(Vec::new());
+            used = 0;
+        }
+        used += width;
+        if let Some(line) = lines.last_mut() {
+            line.push(token);
+        }
+    }
+    for line in lines {
+        let (mut bars, mut words, mut counts) = (String::new(), String::new(), String::new());
+        for token in line {
+            let (text, importance) = (&findings.text.tokens[token].text, findings.importance[token]);
+            let width = text.width() + 2;
+            bars += &format!(" {}", bar(importance).to_string().repeat(width));
+            counts += &format!(" {:^width$}", findings.k[token]);
+            words += &match colors {
+                Colors::None => format!("  {text} "),
+                _ => {
+                    let style = ramp::style(importance, colors == Colors::True);
+                    format!(" {style} {text} {style:#}")
+                }
+            };
+        }
+        if colors == Colors::None {
+            let _ = writeln!(page, "{}", bars.trim_end());
+        }
+        let _ = writeln!(page, "{}\n{}\n", words.trim_end(), counts.trim_end());
+    }
+}
+
+/// One of eight heights; a token always has some.
+fn bar(importance: f32) -> char {
+    let height = (importance.clamp(0.0, 1.0) * 8.0).ceil() as usize;
+    BARS[height.clamp(1, 8)]
+}
+
+fn tables(page: &mut String, findings: &Findings<'_>, colors: Colors) {
+    let least = findings.least_important();
+    let cell = |word: &Word| {
+        let text = shortened(&word.text, 16);
+        let room = 16usize.saturating_sub(text.width());
+        format!("{text}{:room$} {:.3} {:>4.1} {:>4}", "", word.importance, word.mean_k, word.count)
+    };
+    let titles = |title: &str| format!("{title:<16}   imp    k times");
+    let titles = colors.title(&format!("{}     {}", titles("most important"), titles("least important")));
+    let _ = writeln!(page, "  {titles}");
+    for (index, most) in findings.most_important().iter().enumerate() {
+        let right = least.get(index).map(|word| cell(word)).unwrap_or_default();
+        let _ = writeln!(page, "{}", format!("  {}     {right}", cell(most)).trim_end());
+    }
+    page.push('\n');
+}
+
+/// At most `limit` columns wide.
+pub(super) fn shortened(text: &str, limit: usize) -> String {
+    if text.width() <= limit {
+        return text.into();
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if short.width() + c.to_string().width() + 1 > limit {
+            break;
+        }
+        short.push(c);
+    }
+    short + "…"
+}
+
+fn distribution(page: &mut String, findings: &Findings<'_>, colors: Colors) {
+    let total = findings.k.len().max(1) as f64;
+    let _ = writeln!(page, "  {}", colors.title("experts per token"));
+    for (level, count) in findings.histogram.iter().enumerate() {
+        let share = *count as f64 / total;
+        let bar = colors.bar(&blocks(share, 40));
+        let _ = writeln!(page, "  k {}  {:>6} {:>4.0}%  {bar}", level + 1, grouped(*count), 100.0 * share);
+    }
+    page.push('\n');
+}
+
+fn rows(page: &mut String, findings: &Findings<'_>, colors: Colors) {
+    let _ = writeln!(page, "  {}", colors.title("expert rows"));
+    let most = findings.fixed().iter().map(|fixed| fixed.rows).max().unwrap_or(1).max(1) as f64;
+    let line = |name: String, rows: usize, note: String| {
+        let bar = blocks(rows as f64 / most, 28);
+        // Padded by hand: a format's width would count the colour codes.
+        let room = " ".repeat(28usize.saturating_sub(bar.width()));
+        format!("  {name:<14}{:>7}  {}{room} {note}", grouped(rows), colors.bar(&bar))
+    };
+    let _ = writeln!(page, "{}", line("dynamic k".into(), findings.rows, String::new()).trim_end());
+    for fixed in findings.fixed() {
+        let saved = match fixed.saved {
+            saved if saved >= 0.0 => format!("{:.0}% of the expert work saved", 100.0 * saved),
+            saved => format!("{:.0}% more expert work", -100.0 * saved),
+        };
+        let _ = writeln!(page, "{}", line(format!("fixed top-{}", fixed.k), fixed.rows, saved).trim_end());
+    }
+    page.push('\n');
+}
+
+fn load(page: &mut String, findings: &Findings<'_>, colors: Colors) {
+    let most = findings.load.iter().copied().max().unwrap_or(1).max(1) as f64;
+    let title = format!("load of the experts (even would be {:.0})", findings.even_load());
+    let _ = writeln!(page, "  {}", colors.title(&title));
+    for (expert, count) in findings.load.iter().enumerate() {
+        let bar = colors.bar(&blocks(*count as f64 / most, 28));
+        let _ = writeln!(page, "  {expert}  {:>6}  {bar}", grouped(*count));
+    }
+    page.push('\n');
+}
+
+fn times(page: &mut String, findings: &Findings<'_>, colors: Colors) {
+    let times = &findings.times;
+    let _ = writeln!(page, "  {}", colors.title("milliseconds   forward  backward"));
+    for (stage, forward, backward) in stages(findings) {
+        let backward = backward.map_or_else(|| format!("{:>10}", "–"), |time| format!("{:>10.3}", milliseconds(time)));
+        let _ = writeln!(page, "  {stage:<12}{:>10.3}{backward}", milliseconds(forward));
+    }
+    let _ = writeln!(
+        page,
+        "  {:<12}{:>10.3}{:>10.3}   on {}\n",
+        "together",
+        milliseconds(times.forward()),
+        milliseconds(times.backward()),
+        findings.device
+    );
+}
+
+/// Name, forward and backward of each stage.
+pub(super) fn stages(findings: &Findings<'_>) -> [(&'static str, Duration, Option<Duration>); 5] {
+    let times = &findings.times;
+    [
+        ("importance", times.importance, None),
+        ("gate", times.gate, Some(times.gate_backward)),
+        ("permute", times.permute, Some(times.permute_backward)),
+        ("experts", times.experts, Some(times.experts_backward)),
+        ("combine", times.combine, Some(times.combine_backward)),
+    ]
+}
+
+fn verdict(page: &mut String, findings: &Findings<'_>, columns: usize) {
+    match &findings.verdict {
+        Ok(figures) => {
+            let _ = writeln!(page, "  agrees with the f64 oracle; relative errors (allowed):");
+            let parts = figures.iter().map(|f| format!("{} {:.1e} ({:.1e})", f.name, f.error, f.bound));
+            let mut line = String::new();
+            for part in parts {
+                if !line.is_empty() && line.width() + part.width() + 5 > columns {
+                    let _ = writeln!(page, "  {line},");
+                    line.clear();
+                }
+                line = if line.is_empty() { part } else { format!("{line}, {part}") };
+            }
+            let _ = writeln!(page, "  {line}");
+        }
+        Err(mismatches) => {
+            let _ = writeln!(page, "  DISAGREES with the f64 oracle:");
+            for mismatch in mismatches.iter().take(5) {
+                let _ = writeln!(page, "  {mismatch}");
+            }
+        }
+    }
+}
+
+/// A bar of `share · width` columns, in eighths.
+fn blocks(share: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let eighths = (share.clamp(0.0, 1.0) * width as f64 * 8.0).round() as usize;
+    "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
+}
+
+/// 12345 as 12,345.
+pub(super) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_bars() {
+        assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(blocks(0.5, 3), "█▌");
+        assert_eq!([bar(0.0), bar(1.0), bar(f32::NAN)], ['▁', '█', '▁']);
+        assert_eq!(shortened("diagnosis", 5), "diag…");
+        assert_eq!(shortened("注意力機制", 5), "注意…");
+    }
+}

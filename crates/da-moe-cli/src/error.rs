@@ -1,0 +1,110 @@
+//! Why the program stopped: one clear line each, naming the file, field or tensor.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Everything that ends the program early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The command line makes no sense.
+    #[error("{0}")]
+    Usage(String),
+
+    /// The library refused the configuration, a tensor or the sizes.
+    #[error("{0}")]
+    Layer(#[from] da_moe::Error),
+
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// A file cannot be written.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// The input is not a valid safetensors file.
+    #[error("the input is not a safetensors file: {0}")]
+    Format(String),
+
+    /// A tensor of the input cannot be used.
+    #[error("tensor `{name}` {problem}")]
+    Tensor {
+        /// Its name in the file.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// The text of the demo cannot be used.
+    #[error("the text {0}")]
+    Text(&'static str),
+
+    /// The device cannot be used.
+    #[error("device `{device}`: {problem}")]
+    Device {
+        /// As on the command line.
+        device: String,
+        /// Why not.
+        problem: &'static str,
+    },
+
+    /// The work does not fit into memory.
+    #[error("{what} need {needed} MiB of memory, {available} MiB are available")]
+    Memory {
+        /// What would be allocated.
+        what: &'static str,
+        /// Mebibytes.
+        needed: u64,
+        /// Mebibytes.
+        available: u64,
+    },
+
+    /// The library's result does not agree with the oracle.
+    #[error("check failed: {0}")]
+    Check(String),
+
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(io::Error),
+}
+
+/// Result with this program's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// 1 for a failed check, 2 for bad input.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Check(_) => ExitCode::from(1),
+            _ => ExitCode::from(2),
+        }
+    }
+
+    pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
+        Error::Tensor { name: name.into(), problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_check_is_not_bad_input() {
+        let code = |error: Error| format!("{:?}", error.exit_code());
+        assert_eq!(code(Error::Check("y".into())), format!("{:?}", ExitCode::from(1)));
+        assert_eq!(code(Error::Text("is empty")), format!("{:?}", ExitCode::from(2)));
+    }
+}

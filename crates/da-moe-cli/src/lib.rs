@@ -1,0 +1,54 @@
+//! The `da-moe` program: `demo`, `run`, `bench` and `doctor` for dynamic mixture-of-experts layers.
+//!
+//! Exit codes: 0 when all went well, 1 when a check failed, 2 for bad input. Bad input is told in one line on stderr.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod demo;
+mod device;
+mod doctor;
+mod draw;
+mod error;
+mod memory;
+pub mod run;
+
+pub use device::Device;
+pub use error::{Error, Result};
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Runs the program with these arguments, the program's own name first.
+pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let outcome = match Cli::try_parse_from(arguments) {
+        Ok(cli) => dispatch(cli),
+        // Help and version are answers, not failures; clap knows where they go and in which colours.
+        Err(answer) if !answer.use_stderr() => answer.print().map_err(Error::Stdout),
+        Err(refusal) => Err(Error::Usage(args::one_line(&refusal))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Error::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            // With stderr closed there is nobody left to tell; the exit code still does.
+            let _ = writeln!(io::stderr(), "error: {line}");
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command.unwrap_or_default() {
+        Command::Demo(arguments) => demo::execute(&arguments),
+        Command::Run(arguments) => run::execute(&arguments),
+        Command::Bench(arguments) => bench::execute(&arguments),
+        Command::Doctor(arguments) => doctor::execute(&arguments),
+    }
+}

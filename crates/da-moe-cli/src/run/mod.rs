@@ -1,0 +1,136 @@
+//! `da-moe run`: one layer on tensors from a safetensors file.
+
+mod file;
+mod gradients;
+pub(crate) mod output;
+mod tensors;
+
+pub use output::Output;
+
+use crate::args::RunArgs;
+use crate::{Device, Error, Result, memory};
+use da_moe::{Backend, DType, Keep, Layer, LayerConfig, Step, TensorMut};
+use file::{InputFile, Owned};
+use gradients::OwnedGradients;
+use serde::Serialize;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use tensors::Tensors;
+
+/// The choices of a run that are not in its files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Where to compute.
+    pub device: Device,
+    /// Storage type; absent: that of `x`, or f32 where the layer cannot compute in that.
+    pub dtype: Option<DType>,
+    /// Whether gradients are computed too.
+    pub backward: bool,
+}
+
+/// What one run produced.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Tensors for the output file.
+    pub tensors: Vec<Output>,
+    /// Scalars for standard output.
+    pub summary: Summary,
+    /// Tensors of the input that were not read.
+    pub unread: Vec<String>,
+}
+
+/// The scalars of a run; numbers that are not finite become null in JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Without its coefficient.
+    pub balance_loss: f32,
+    /// Without its coefficient.
+    pub z_loss: f32,
+    /// Selections per token, before drops.
+    pub mean_k: f64,
+    /// Rows that went through a routed expert.
+    pub rows: usize,
+    /// Selections dropped by capacity.
+    pub dropped: usize,
+    /// What did the work.
+    pub device: String,
+}
+
+pub(crate) fn execute(arguments: &RunArgs) -> Result<()> {
+    let options = Options { device: arguments.device, dtype: arguments.dtype, backward: arguments.backward };
+    // A device that is not there is told before the files are looked at.
+    options.device.open()?;
+    let config = text(&arguments.config)?;
+    let bytes = fs::read(&arguments.input).map_err(|source| Error::Read { path: arguments.input.clone(), source })?;
+    let outcome = run(&config, &bytes, &options)?;
+    drop(bytes);
+    for name in &outcome.unread {
+        let _ = writeln!(io::stderr(), "note: tensor `{}` is not read", name.escape_debug());
+    }
+    output::write(&arguments.output, &outcome.tensors)?;
+    let json = serde_json::to_string(&outcome.summary).map_err(|error| Error::Stdout(error.into()))?;
+    writeln!(io::stdout(), "{json}").map_err(Error::Stdout)
+}
+
+fn text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
+}
+
+/// One forward call, and one backward call if asked for, of the layer that `config` describes on the tensors of a
+/// safetensors file.
+///
+/// # Errors
+/// Whatever is wrong with the configuration, the file or a tensor, by name.
+pub fn run(config: &str, safetensors: &[u8], options: &Options) -> Result<Outcome> {
+    let config = LayerConfig::from_json(config)?;
+    let layer = Layer::new(options.device.open()?, config)?;
+    let file = InputFile::parse(safetensors)?;
+    let dtype = options.dtype.or_else(|| file.storage("x")).unwrap_or(DType::F32);
+    let tensors = Tensors::read(&file, layer.config(), dtype, options.backward)?;
+
+    let keep = if options.backward { Keep::Hidden } else { Keep::Nothing };
+    let tokens = tensors.x.shape[0];
+    memory::expect_room("the layer's buffers", layer.step_bytes(tokens, dtype, keep)?)?;
+    let mut step = layer.step(tokens, dtype, keep)?;
+    let mut y = tensors.x.gradient();
+    let (inputs, weights) = (tensors.inputs()?, tensors.weights()?);
+    layer.forward(&(), &inputs, &weights, &mut layer.state()?, &mut step, TensorMut::new(&mut y.data, y.shape)?)?;
+
+    let mut outputs = forward_outputs(&step, y, tensors.routing.is_some())?;
+    if let Some(dy) = &tensors.dy {
+        let mut gradients = OwnedGradients::new(&tensors);
+        layer.backward(&(), &inputs, &weights, dy.view()?, &mut step, &mut gradients.views()?)?;
+        outputs.extend(gradients.outputs(&tensors));
+    }
+    let report = step.report()?;
+    let summary = Summary {
+        balance_loss: report.balance_loss,
+        z_loss: report.z_loss,
+        mean_k: report.mean_k,
+        rows: report.rows,
+        dropped: report.dropped,
+        device: layer.backend().describe(),
+    };
+    Ok(Outcome { tensors: outputs, summary, unread: file.unread() })
+}
+
+fn forward_outputs(step: &Step, y: Owned<2>, routed_outside: bool) -> Result<Vec<Output>> {
+    let sizes = step.sizes()?;
+    let (plan, rows) = (step.plan()?, step.report()?.rows);
+    let mut outputs = vec![
+        Output::new("y", &y.shape, y.data),
+        Output::copy::<i32, 1, 1>("experts_per_token", step.selection()?.k, [sizes.tokens])?,
+        Output::copy::<i32, 1, 1>("expert.counts", plan.counts, [sizes.candidates])?,
+        Output::copy::<i32, 1, 1>("expert.offsets", plan.offsets, [sizes.experts + 1])?,
+        Output::copy::<i32, 1, 1>("row_token", plan.row_token, [rows])?,
+        Output::copy::<f32, 1, 1>("row_weight", plan.row_weight, [rows])?,
+    ];
+    // A finished routing leaves importance and router out.
+    if !routed_outside {
+        outputs.push(Output::copy::<f32, 1, 1>("importance", step.importance()?, [sizes.tokens])?);
+        let logits = [sizes.tokens, sizes.candidates];
+        outputs.push(Output::copy::<f32, 2, 2>("router.logits", step.logits()?, logits)?);
+    }
+    Ok(outputs)
+}

@@ -1,0 +1,139 @@
+//! SPEC §6: `dW_out = Σ dy ⊗ (g·a)` and `dW_in = Σ dh ⊗ x`, each tile of a gradient one product over its expert's rows, in
+//! order. An expert without rows gets zeros, written.
+
+use super::{RowMap, take};
+use crate::gemm::{Operand, gather, multiply};
+use crate::scratch;
+use crate::simd::{add_scaled, narrow, vectorized};
+use crate::views::{Rows, output};
+use da_moe_core::{ExpertGradients, Result, Storage, TensorMut};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Rows of a weight gradient that one task computes.
+const TILE: usize = 512;
+/// Routed rows that enter a product at once: bounds the scratch, whatever the skew.
+const DEPTH: usize = 512;
+
+/// What the row blocks left behind.
+pub(super) struct WeightGradients<'a, S> {
+    pub x: Rows<'a, S>,
+    pub dy: Rows<'a, S>,
+    pub map: RowMap<'a>,
+    /// `dh`, in row order.
+    pub d_hidden: Rows<'a, f32>,
+    /// `g·a`, in row order.
+    pub activated: Rows<'a, f32>,
+}
+
+/// Which of an expert's two matrices.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    In,
+    Out,
+}
+
+/// Some rows of one expert's weight gradient, and the same entries of its bias gradient.
+struct Tile<'a, S> {
+    side: Side,
+    expert: usize,
+    first: usize,
+    cols: usize,
+    gradient: &'a mut [S],
+    bias: Option<&'a mut [S]>,
+}
+
+pub(super) fn weight_gradients<S: Storage>(from: &WeightGradients<'_, S>, to: ExpertGradients<'_>) -> Result<()> {
+    let mut all = tiles(Side::Out, to.w_out, to.b_out)?;
+    all.extend(tiles(Side::In, to.w_in, to.b_in)?);
+    all.into_par_iter().with_max_len(1).for_each(|tile: Tile<'_, S>| from.tile(tile));
+    Ok(())
+}
+
+/// Cuts a stack of gradients `[E, rows, cols]` and its bias `[E, rows]` into tiles.
+fn tiles<'a, S: Storage>(
+    side: Side,
+    gradient: TensorMut<'a, 3>,
+    bias: Option<TensorMut<'a, 2>>,
+) -> Result<Vec<Tile<'a, S>>> {
+    let op = "experts_backward";
+    let [_, rows, cols] = gradient.shape();
+    let gradient = output::<S, 3>(op, "weight gradient", gradient)?;
+    let mut bias = bias.map(|bias| output::<S, 2>(op, "bias gradient", bias)).transpose()?;
+    let mut tiles = Vec::new();
+    for (expert, matrix) in gradient.chunks_exact_mut(rows * cols).enumerate() {
+        for (tile, gradient) in matrix.chunks_mut(TILE * cols).enumerate() {
+            let bias = bias.as_mut().map(|bias| take(bias, gradient.len() / cols));
+            tiles.push(Tile { side, expert, first: tile * TILE, cols, gradient, bias });
+        }
+    }
+    Ok(tiles)
+}
+
+impl<S: Storage> WeightGradients<'_, S> {
+    /// `gradient[i, j] = Σ_rows left[first + i] · right[j]` and `bias[i] = Σ_rows (g ·) left[first + i]`.
+    fn tile(&self, task: Tile<'_, S>) {
+        let (all, cols) = (self.map.range(task.expert), task.cols);
+        let rows = task.gradient.len() / cols;
+        let own = if S::as_f32_mut(task.gradient).is_some() { 0 } else { rows * cols };
+        let gathered = DEPTH.min(all.len()) * if task.side == Side::In { cols } else { rows };
+        scratch::with([gathered, own, rows], |[gathered, own, sums]| {
+            sums.fill(0.0);
+            if all.is_empty() {
+                task.gradient.fill(S::default());
+            }
+            for start in all.clone().step_by(DEPTH) {
+                let part = start..all.end.min(start + DEPTH);
+                let (left, right) = self.operands(&task, part.clone(), rows, gathered);
+                let target = S::as_f32_mut(task.gradient).unwrap_or(&mut *own);
+                multiply(target, cols, left.transposed(), right, start > all.start);
+                if task.bias.is_some() {
+                    self.add_bias(&task, part, rows, gathered, sums);
+                }
+            }
+            if !own.is_empty() && !all.is_empty() {
+                vectorized(
+                    #[inline(always)]
+                    || narrow(own, task.gradient),
+                );
+            }
+            if let Some(bias) = task.bias {
+                narrow(sums, bias);
+            }
+        });
+    }
+
+    /// The two factors over some routed rows: one lies in row order already, the other is gathered from its tokens.
+    fn operands<'s>(
+        &'s self,
+        task: &Tile<'_, S>,
+        part: Range<usize>,
+        rows: usize,
+        gathered: &'s mut [f32],
+    ) -> (Operand<'s>, Operand<'s>) {
+        let count = part.len();
+        let tokens = self.map.tokens_of(part.clone());
+        match task.side {
+            Side::In => {
+                gather(self.x, tokens, 0, task.cols, gathered);
+                let left = &self.d_hidden.data[part.start * self.d_hidden.stride + task.first..];
+                (Operand::new(left, count, rows, self.d_hidden.stride), Operand::dense(gathered, count, task.cols))
+            }
+            Side::Out => {
+                gather(self.dy, tokens, task.first, rows, gathered);
+                let right = &self.activated.data[part.start * self.activated.stride..];
+                (Operand::dense(gathered, count, rows), Operand::dense(right, count, task.cols))
+            }
+        }
+    }
+
+    /// `db_in = Σ dh`, `db_out = Σ g·dy`.
+    fn add_bias(&self, task: &Tile<'_, S>, part: Range<usize>, rows: usize, gathered: &[f32], sums: &mut [f32]) {
+        for (i, row) in part.enumerate() {
+            match task.side {
+                Side::In => add_scaled(sums, 1.0, &self.d_hidden.row(row)[task.first..][..rows]),
+                Side::Out => add_scaled(sums, self.map.weight(row), &gathered[i * rows..][..rows]),
+            }
+        }
+    }
+}
