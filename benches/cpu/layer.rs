@@ -11,7 +11,7 @@ pub fn layer(criterion: &mut Criterion) {
         for shape in cpu_shapes() {
             let mut setup = Setup::new(Cpu::new(), shape, dtype, shape.mean_k, From::Caller);
             setup.forward();
-            let operations = shape.row_operations() * setup.rows() as f64;
+            let operations = shape.activation.row_operations(shape.hidden, shape.width) * setup.rows() as f64;
             group.throughput(Throughput::Elements(operations as u64));
             group.bench_function(BenchmarkId::new("forward", shape.name), |bencher| bencher.iter(|| setup.forward()));
             group.throughput(Throughput::Elements((3.0 * operations) as u64));

@@ -45,10 +45,4 @@ impl Shape {
     pub fn named(name: &str) -> Option<Shape> {
         Self::ALL.into_iter().find(|shape| shape.name == name)
     }
-
-    /// Useful operations of one routed row forward: a multiplication and an addition for each weight. Backward takes
-    /// twice as many. Padding does not count.
-    pub fn row_operations(&self) -> f64 {
-        2.0 * self.hidden as f64 * (self.activation.rows_in(self.width) + self.width) as f64
-    }
 }

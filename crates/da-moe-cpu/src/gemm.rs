@@ -8,8 +8,9 @@ use da_moe_core::Storage;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Rows of a half-precision weight matrix that are widened at once: a panel stays in the second-level cache.
-const PANEL: usize = 256;
+/// Elements of a weight panel: half a megabyte in f32, so that what the product packs of it stays in the second-level
+/// cache. Measured on the shape c-mid: products with `W_in` a third faster than with the whole matrix at once.
+const PANEL: usize = 128 * 1024;
 
 /// A row-major f32 matrix, or the transpose of one.
 #[derive(Clone, Copy)]
@@ -51,18 +52,18 @@ pub(crate) fn multiply(c: &mut [f32], stride: usize, a: Operand<'_>, b: Operand<
     matmul(c, mode, a.matrix, b.matrix, 1.0, Par::Seq);
 }
 
-/// Calls `body(first row, f32 panel, rows in it, row stride)` over the first `count` rows of `matrix`.
+/// Calls `body(first row, f32 panel, rows in it, row stride)` over the first `count` rows of `matrix`, in order.
 fn panels<S: Storage>(matrix: Rows<'_, S>, count: usize, mut body: impl FnMut(usize, &[f32], usize, usize)) {
-    if count == 0 {
-        return;
-    }
-    if let Some(whole) = S::as_f32(matrix.data) {
-        return body(0, whole, count, matrix.stride);
-    }
     let cols = matrix.cols;
-    scratch::with([PANEL.min(count) * cols], |[panel]| {
-        for first in (0..count).step_by(PANEL) {
-            let rows = PANEL.min(count - first);
+    let most = (PANEL / cols.max(1)).next_multiple_of(64);
+    let room = if S::as_f32(matrix.data).is_some() { 0 } else { most.min(count) * cols };
+    scratch::with([room], |[panel]| {
+        for first in (0..count).step_by(most) {
+            let rows = most.min(count - first);
+            if let Some(all) = S::as_f32(matrix.data) {
+                body(first, &all[first * matrix.stride..], rows, matrix.stride);
+                continue;
+            }
             vectorized(
                 #[inline(always)]
                 || (0..rows).for_each(|row| widen(matrix.row(first + row), &mut panel[row * cols..][..cols])),
@@ -83,6 +84,10 @@ pub(crate) fn times_transposed<S: Storage>(c: &mut [f32], a: &[f32], m: usize, w
 
 /// `c[m, d] = a[m, n] w`, or `c += a w`, for weights `w[n, d]`.
 pub(crate) fn times<S: Storage>(c: &mut [f32], a: &[f32], m: usize, w: Rows<'_, S>, n: usize, accumulate: bool) {
+    if let Some(all) = S::as_f32(w.data) {
+        // Nothing to widen, and panels would only make this product add to `c` once each.
+        return multiply(c, w.cols, Operand::dense(a, m, n), Operand::new(all, n, w.cols, w.stride), accumulate);
+    }
     panels(w, n, |first, panel, rows, stride| {
         let a = Operand::new(&a[first..], m, rows, n);
         multiply(c, w.cols, a, Operand::new(panel, rows, w.cols, stride), accumulate || first > 0);

@@ -12,7 +12,7 @@ use da_moe::{
 use indicatif::{ProgressBar, ProgressStyle};
 use problem::Problem;
 use report::{Measurement, Times};
-use shapes::{Experts, row_operations};
+use shapes::Experts;
 use std::time::{Duration, Instant};
 
 const WARM_UP: u32 = 2;
@@ -47,7 +47,7 @@ pub(crate) fn execute(arguments: &BenchArgs) -> Result<()> {
     progress.finish_and_clear();
 
     let report = call.step.report()?;
-    let operations = row_operations(activation, shape.hidden, shape.width) * report.rows as f64;
+    let operations = activation.row_operations(shape.hidden, shape.width) * report.rows as f64;
     let measurement = Measurement {
         shape,
         dtype: arguments.dtype,

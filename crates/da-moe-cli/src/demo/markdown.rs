@@ -23,7 +23,8 @@ pub(super) fn prose(page: &str) -> String {
 mod tests {
     #[test]
     fn only_sentences_remain() {
-        let page = "# Title\n\nOne [link](there)\nand `code`.\n\n```sh\nnot this\n```\n\n- An item.\n\n|a|b|\n|-|-|\n|c|d|\n";
+        let page =
+            "# Title\n\nOne [link](there)\nand `code`.\n\n```sh\nnot this\n```\n\n- An item.\n\n|a|b|\n|-|-|\n|c|d|\n";
         assert_eq!(super::prose(page), "One link and code.\n\nAn item.\n\n");
     }
 }

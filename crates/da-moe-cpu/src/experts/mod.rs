@@ -14,7 +14,7 @@ use da_moe_core::{Error, Result, Rows};
 use std::ops::Range;
 
 /// Rows of one expert that one task takes at most: enough for the product to run at full speed, few enough to balance.
-const BLOCK: usize = 192;
+const BLOCK: usize = 256;
 
 /// Where the rows of the plan come from.
 #[derive(Clone, Copy)]

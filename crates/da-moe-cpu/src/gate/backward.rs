@@ -1,6 +1,6 @@
 //! SPEC §6 through weights, scores and losses: `dg → ds → dz`, then the router product's `dW_r = dzᵀ x`, `dx += dz W_r`.
 
-use super::scores::{Scores, sum};
+use super::scores::Scores;
 use super::{CHUNK, divisor};
 use crate::gemm::{Operand, gather, multiply, times};
 use crate::scratch;
@@ -35,7 +35,6 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
         logits: rows(op, "logits", &logits)?,
         mask: optional(op, "mask", &args.mask)?,
         chosen: rows(op, "experts", &args.selection.experts)?,
-        weights: rows(op, "weights", &args.selection.weights)?,
         ranked: rows(op, "ranked", &args.selection.ranked)?,
         d_weights: rows(op, "d_weights", &args.d_weights)?,
         pull: balance_pull(args.config, vector(op, "load", &load)?),
@@ -66,7 +65,6 @@ struct GateBackward<'a> {
     logits: Rows<'a, f32>,
     mask: Option<&'a [u8]>,
     chosen: Rows<'a, i32>,
-    weights: Rows<'a, f32>,
     ranked: Rows<'a, i32>,
     d_weights: Rows<'a, f32>,
     pull: Vec<f32>,
@@ -76,7 +74,7 @@ impl GateBackward<'_> {
     fn chunk(&self, first: usize, dz: &mut [f32], per_token: f32) {
         let candidates = self.logits.cols;
         let mut scores = Scores::new(candidates);
-        let mut ds = vec![0.0; candidates];
+        let (mut ds, mut pull) = (vec![0.0; candidates], vec![0.0; candidates]);
         for (i, dz) in dz.chunks_exact_mut(candidates).enumerate() {
             let token = first + i;
             if self.mask.is_some_and(|mask| mask[token] == 0) {
@@ -85,11 +83,11 @@ impl GateBackward<'_> {
             }
             scores.compute(self.config.router.scoring, self.logits.row(token));
             self.through_weights(token, scores.values(), &mut ds);
-            self.through_balance(&scores, per_token, &mut ds);
+            self.through_balance(&scores, per_token, &mut pull, &mut ds);
             through_scores(self.config.router.scoring, scores.values(), &ds, dz);
-            let pull = self.config.losses.z as f32 * 2.0 * scores.log_sum_exp() * per_token;
-            if pull != 0.0 {
-                dz.iter_mut().zip(scores.softmax()).for_each(|(dz, p)| *dz += pull * p);
+            let z = self.config.losses.z as f32 * 2.0 * scores.log_sum_exp() * per_token;
+            if z != 0.0 {
+                dz.iter_mut().zip(scores.softmax()).for_each(|(dz, p)| *dz += z * p);
             }
         }
     }
@@ -101,43 +99,52 @@ impl GateBackward<'_> {
         let count = slots().count();
         let scaling = self.config.router.routed_scaling as f32;
         ds.fill(0.0);
-        let factor = match divisor(normalize, scores, ranked, count) {
-            None => scaling,
-            Some(0.0) => return,
+        match divisor(normalize, scores, ranked, count) {
+            None => slots().for_each(|(&expert, dg)| ds[expert as usize] = scaling * dg),
+            Some(0.0) => {}
             Some(divisor) => {
                 // g = c·s/Σs, so every score in the sum also lowers every weight.
-                let weighted = self.weights.row(token).iter().zip(self.d_weights.row(token));
-                let lowered = weighted.take(count).map(|(g, dg)| g * dg).sum::<f32>() / divisor;
+                slots().for_each(|(&expert, dg)| ds[expert as usize] = *dg);
                 let summed = if normalize == NormalizeWeights::Selected { &ranked[..count] } else { ranked };
-                summed.iter().for_each(|&e| ds[e as usize] -= lowered);
-                scaling / divisor
+                centre(summed.iter().map(|&e| e as usize), |e| scores[e] / divisor, ds);
+                summed.iter().for_each(|&e| ds[e as usize] *= scaling / divisor);
             }
-        };
-        slots().for_each(|(&expert, dg)| ds[expert as usize] += factor * dg);
+        }
     }
 
     /// The balance loss acts on the shares `p = s / Σs`.
-    fn through_balance(&self, scores: &Scores, per_token: f32, ds: &mut [f32]) {
+    fn through_balance(&self, scores: &Scores, per_token: f32, pull: &mut [f32], ds: &mut [f32]) {
         if self.config.losses.balance == 0.0 || scores.total() == 0.0 {
             return;
         }
-        let mean = match self.config.router.scoring {
-            Scoring::Softmax => 0.0,
-            _ => self.pull.iter().zip(scores.shares()).map(|(v, p)| v * p).sum::<f32>(),
-        };
-        for (ds, v) in ds.iter_mut().zip(&self.pull) {
-            *ds += (v - mean) * per_token / scores.total();
+        // Softmax's own gradient centres what it gets, so only the other scorings have to here.
+        pull.copy_from_slice(&self.pull);
+        if self.config.router.scoring != Scoring::Softmax {
+            centre(0..pull.len(), |e| scores.shares()[e], pull);
         }
+        let scale = per_token / scores.total();
+        ds.iter_mut().zip(&*pull).for_each(|(ds, v)| *ds += v * scale);
     }
+}
+
+/// `v_e − Σ_j p_j v_j` for the members of a set over which `p` sums to 1.
+///
+/// Everything is first taken relative to the member of largest `p`: when that one is nearly 1 its own result would
+/// otherwise be the difference of two nearly equal numbers.
+fn centre(members: impl Iterator<Item = usize> + Clone, p: impl Fn(usize) -> f32, v: &mut [f32]) {
+    let heaviest = members.clone().reduce(|best, e| if p(e) > p(best) { e } else { best });
+    let Some(origin) = heaviest.map(|e| v[e]) else { return };
+    let mean: f32 = members.clone().map(|e| p(e) * (v[e] - origin)).sum();
+    members.for_each(|e| v[e] = (v[e] - origin) - mean);
 }
 
 /// `ds → dz`.
 fn through_scores(scoring: Scoring, s: &[f32], ds: &[f32], dz: &mut [f32]) {
     match scoring {
         Scoring::Softmax => {
-            dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = s * ds);
-            let mean = sum(dz);
-            dz.iter_mut().zip(s).for_each(|(dz, s)| *dz -= s * mean);
+            dz.copy_from_slice(ds);
+            centre(0..s.len(), |e| s[e], dz);
+            dz.iter_mut().zip(s).for_each(|(dz, s)| *dz *= s);
         }
         Scoring::Sigmoid => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = ds * s * (1.0 - s)),
         Scoring::Relu => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = if *s > 0.0 { *ds } else { 0.0 }),

@@ -84,7 +84,7 @@ impl Scores {
 
 /// Sum in sixteen lanes, pairwise.
 #[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
+fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let whole = values.chunks_exact(16);
     let tail: f32 = whole.remainder().iter().sum();
