@@ -74,19 +74,11 @@ impl ExpertData {
     }
 
     fn view(&self) -> Result<ExpertWeights<'_>, Error> {
-        let bias = |bias: &Option<Buffer>, width| -> Result<_, Error> {
-            Ok(match bias {
-                Some(_) => Some((self.count, width)),
-                None => None,
-            })
-        };
-        let b_in = bias(&self.b_in, self.rows_in)?;
-        let b_out = bias(&self.b_out, self.hidden)?;
         Ok(ExpertWeights {
             w_in: TensorRef::new(&self.w_in, [self.count, self.rows_in, self.hidden])?,
             w_out: TensorRef::new(&self.w_out, [self.count, self.hidden, self.width])?,
-            b_in: self.b_in.as_ref().zip(b_in).map(|(b, (n, w))| TensorRef::new(b, [n, w])).transpose()?,
-            b_out: self.b_out.as_ref().zip(b_out).map(|(b, (n, w))| TensorRef::new(b, [n, w])).transpose()?,
+            b_in: self.b_in.as_ref().map(|b| TensorRef::new(b, [self.count, self.rows_in])).transpose()?,
+            b_out: self.b_out.as_ref().map(|b| TensorRef::new(b, [self.count, self.hidden])).transpose()?,
         })
     }
 

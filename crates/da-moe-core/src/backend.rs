@@ -174,7 +174,7 @@ pub struct ExpertsArgs<'a> {
     pub weights: ExpertWeights<'a>,
     /// Out, when kept for backward: `[rows, F or 2F]` intermediate, before the activation.
     pub hidden: Option<TensorMut<'a, 2>>,
-    /// Out: `[rows, D]` storage, not yet weighted.
+    /// Out: `[rows, D]` intermediate, not yet weighted.
     pub out: TensorMut<'a, 2>,
 }
 
@@ -193,9 +193,9 @@ pub struct CombineArgs<'a> {
     pub selection: Selection<'a>,
     /// From permute.
     pub plan: Plan<'a>,
-    /// `[rows, D]` storage, from experts.
+    /// `[rows, D]` intermediate, from experts.
     pub rows: TensorRef<'a, 2>,
-    /// `[T, D]` storage: the shared expert's output.
+    /// `[T, D]` intermediate: the shared expert's output.
     pub shared: Option<TensorRef<'a, 2>>,
     /// Out: `[T, D]` storage.
     pub y: TensorMut<'a, 2>,
@@ -254,7 +254,7 @@ pub struct ExpertsBackwardArgs<'a> {
     pub d_hidden: TensorMut<'a, 2>,
     /// Scratch: `[rows, F]` intermediate, holds `g·a`.
     pub activated: TensorMut<'a, 2>,
-    /// Out: `[rows, D]` storage, `W_inᵀ dh` of each row.
+    /// Out: `[rows, D]` intermediate, `W_inᵀ dh` of each row.
     pub dx_rows: TensorMut<'a, 2>,
     /// Out: `[rows]` f32, `⟨dy, o⟩` of each row.
     pub d_row_weight: TensorMut<'a, 1>,
@@ -273,11 +273,11 @@ pub struct PermuteBackwardArgs<'a> {
     pub selection: Selection<'a>,
     /// From permute.
     pub plan: Plan<'a>,
-    /// `[rows, D]` storage, from experts.
+    /// `[rows, D]` intermediate, from experts.
     pub dx_rows: TensorRef<'a, 2>,
     /// `[rows]` f32, from experts.
     pub d_row_weight: TensorRef<'a, 1>,
-    /// `[T, D]` storage: the shared expert's part.
+    /// `[T, D]` intermediate: the shared expert's part.
     pub shared_dx: Option<TensorRef<'a, 2>>,
     /// `[T, D]` storage, for `copy`.
     pub dy: TensorRef<'a, 2>,
@@ -365,7 +365,8 @@ pub trait Backend: Send + Sync {
     /// When the memory cannot be had.
     fn allocate(&self, dtype: DType, len: usize) -> Result<crate::Buffer>;
 
-    /// The type in which hidden rows, their gradients and activated rows are kept between calls, for a storage type.
+    /// The type in which everything per row (hidden, activated, output, their gradients) passes between stages, for a
+    /// storage type.
     fn intermediate(&self, storage: DType) -> DType;
 
     /// Refuses contents that would index out of bounds, where the backend can read them without waiting.

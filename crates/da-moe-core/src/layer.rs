@@ -55,7 +55,7 @@ impl<B: Backend> Layer<B> {
     /// [`Error::Overflow`].
     pub fn step_bytes(&self, max_tokens: usize, dtype: DType, keep: Keep) -> Result<usize> {
         let intermediate = self.backend.intermediate(dtype);
-        Ok(Step::bytes(&Sizes::new(&self.config, max_tokens)?, dtype, intermediate, keep))
+        Ok(Step::bytes(&Sizes::new(&self.config, max_tokens)?, intermediate, keep))
     }
 
     /// Fresh state for policies and normalisations that carry statistics between steps.

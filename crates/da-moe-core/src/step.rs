@@ -108,7 +108,6 @@ impl Step {
         let (t, n, e) = (sizes.tokens, sizes.candidates, sizes.experts);
         let float = |len| backend.allocate(DType::F32, len);
         let int = |len| backend.allocate(DType::I32, len);
-        let storage = |len| backend.allocate(dtype, len);
         let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
         let in_backward = |len: usize| if counts.backward { len } else { 0 };
         Ok(Self {
@@ -137,8 +136,8 @@ impl Step {
             },
             workspace: Workspace {
                 positions: float(3 * t)?,
-                rows: storage(counts.rows)?,
-                shared: storage(counts.shared)?,
+                rows: intermediate(counts.rows)?,
+                shared: intermediate(counts.shared)?,
                 d_weights: float(in_backward(sizes.rows))?,
                 d_row_weight: float(in_backward(sizes.rows.max(t)))?,
                 d_logits: float(in_backward(t * n))?,
@@ -154,16 +153,14 @@ impl Step {
     }
 
     /// Bytes that a step of these sizes allocates; a pure function of its arguments.
-    pub(crate) fn bytes(sizes: &Sizes, dtype: DType, intermediate: DType, keep: Keep) -> usize {
+    pub(crate) fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
         let counts = Counts::new(sizes, keep);
         let (t, n) = (sizes.tokens, sizes.candidates);
         let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 2 + 3 * t;
         let backward = sizes.rows + sizes.rows.max(t) + t * n + t * sizes.hidden;
-        let storage = counts.rows + counts.shared;
-        let between = counts.hidden + counts.shared_hidden + counts.d_hidden + counts.activated;
-        4 * (forward + if counts.backward { backward } else { 0 })
-            + dtype.size() * storage
-            + intermediate.size() * between
+        let between =
+            counts.rows + counts.shared + counts.hidden + counts.shared_hidden + counts.d_hidden + counts.activated;
+        4 * (forward + if counts.backward { backward } else { 0 }) + intermediate.size() * between
     }
 
     /// The sizes of the last forward; an error before the first.

@@ -21,8 +21,8 @@ fn run<S: Storage>(args: CombineArgs<'_>) -> Result<()> {
     let chosen = rows::<i32>(op, "selection.experts", &args.selection.experts)?;
     let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
     let token_row = rows::<i32>(op, "plan.token_row", &args.plan.token_row)?;
-    let expert_rows = rows::<S>(op, "rows", &args.rows)?;
-    let shared = args.shared.as_ref().map(|shared| rows::<S>(op, "shared", shared)).transpose()?;
+    let expert_rows = rows::<f32>(op, "rows", &args.rows)?;
+    let shared = args.shared.as_ref().map(|shared| rows::<f32>(op, "shared", shared)).transpose()?;
     let y = output::<S, 2>(op, "y", args.y)?;
     y.par_chunks_mut(CHUNK * width).enumerate().for_each(|(chunk, y)| {
         scratch::with([width], |[sum]| {

@@ -111,7 +111,7 @@ fn drop_rows<'a>(
 }
 
 pub(crate) fn backward(args: PermuteBackwardArgs<'_>) -> Result<()> {
-    by_storage!("permute_backward", "dx_rows", args.dx_rows.dtype(), S => run_backward::<S>(args))
+    by_storage!("permute_backward", "dy", args.dy.dtype(), S => run_backward::<S>(args))
 }
 
 fn run_backward<S: Storage>(args: PermuteBackwardArgs<'_>) -> Result<()> {
@@ -121,9 +121,9 @@ fn run_backward<S: Storage>(args: PermuteBackwardArgs<'_>) -> Result<()> {
     let chosen = rows::<i32>(op, "selection.experts", &args.selection.experts)?;
     let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
     let token_row = rows::<i32>(op, "plan.token_row", &args.plan.token_row)?;
-    let dx_rows = rows::<S>(op, "dx_rows", &args.dx_rows)?;
+    let dx_rows = rows::<f32>(op, "dx_rows", &args.dx_rows)?;
     let d_row_weight: &[f32] = crate::views::vector(op, "d_row_weight", &args.d_row_weight)?;
-    let shared = args.shared_dx.as_ref().map(|shared| rows::<S>(op, "shared_dx", shared)).transpose()?;
+    let shared = args.shared_dx.as_ref().map(|shared| rows::<f32>(op, "shared_dx", shared)).transpose()?;
     let dy = rows::<S>(op, "dy", &args.dy)?;
     let d_weights = output::<f32, 2>(op, "d_weights", args.d_weights)?;
     let dx = output::<f32, 2>(op, "dx", args.dx)?;

@@ -5,7 +5,7 @@ use super::forward::hidden_rows;
 use super::weight_gradients::{WeightGradients, weight_gradients};
 use super::{RowMap, take};
 use crate::gemm::{gather, times};
-use crate::simd::{dot, narrow, vectorized};
+use crate::simd::{dot, vectorized};
 use crate::views::{self, Stack, by_storage, output};
 use crate::{activation, scratch};
 use da_moe_core::{Activation, ExpertsBackwardArgs, Result, Storage};
@@ -26,12 +26,12 @@ struct Shared<'a, S> {
 }
 
 /// One block of one expert's rows, and where its results go.
-struct Task<'a, S> {
+struct Task<'a> {
     expert: usize,
     rows: Range<usize>,
     d_hidden: &'a mut [f32],
     activated: &'a mut [f32],
-    dx_rows: &'a mut [S],
+    dx_rows: &'a mut [f32],
     d_row_weight: &'a mut [f32],
 }
 
@@ -61,7 +61,7 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
     let activated = output::<f32, 2>(op, "activated", args.activated)?;
     {
         let (mut d_hidden, mut activated) = (&mut *d_hidden, &mut *activated);
-        let mut dx_rows = output::<S, 2>(op, "dx_rows", args.dx_rows)?;
+        let mut dx_rows = output::<f32, 2>(op, "dx_rows", args.dx_rows)?;
         let mut d_row_weight = output::<f32, 1>(op, "d_row_weight", args.d_row_weight)?;
         let tasks: Vec<_> = map
             .blocks()
@@ -88,7 +88,7 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
 }
 
 impl<S: Storage> Shared<'_, S> {
-    fn run(&self, task: Task<'_, S>) {
+    fn run(&self, task: Task<'_>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
         let again = if self.hidden.is_some() { 0 } else { count * rows_in };
         scratch::with([count * width, again, count * inner, inner], |[vectors, again, da, a]| {
@@ -117,17 +117,7 @@ impl<S: Storage> Shared<'_, S> {
                 },
             );
             self.add_bias_to_weight_gradient(task.expert, vectors, task.d_row_weight);
-            let w_in = self.w_in.matrix(task.expert);
-            match S::as_f32_mut(task.dx_rows) {
-                Some(dx) => times(dx, task.d_hidden, count, w_in, rows_in, false),
-                None => {
-                    times(vectors, task.d_hidden, count, w_in, rows_in, false);
-                    vectorized(
-                        #[inline(always)]
-                        || narrow(vectors, task.dx_rows),
-                    );
-                }
-            }
+            times(task.dx_rows, task.d_hidden, count, self.w_in.matrix(task.expert), rows_in, false);
         });
     }
 

@@ -3,7 +3,7 @@
 
 use super::{RowMap, take};
 use crate::gemm::{gather, times_transposed};
-use crate::simd::{add_scaled, narrow, vectorized};
+use crate::simd::{add_scaled, vectorized};
 use crate::views::{self, Stack, by_storage, output};
 use crate::{activation, scratch};
 use da_moe_core::{Activation, ExpertsArgs, Result, Storage};
@@ -11,11 +11,11 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// One block of one expert's rows, and where its results go.
-struct Task<'a, S> {
+struct Task<'a> {
     expert: usize,
     rows: Range<usize>,
     hidden: Option<&'a mut [f32]>,
-    out: &'a mut [S],
+    out: &'a mut [f32],
 }
 
 /// What every task reads.
@@ -50,7 +50,7 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
         b_out: bias("b_out", &args.weights.b_out)?,
     };
     let mut hidden = args.hidden.map(|hidden| output::<f32, 2>(op, "hidden", hidden)).transpose()?;
-    let mut out = output::<S, 2>(op, "out", args.out)?;
+    let mut out = output::<f32, 2>(op, "out", args.out)?;
     let tasks: Vec<_> = map
         .blocks()
         .into_iter()
@@ -66,10 +66,10 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
 }
 
 impl<S: Storage> Shared<'_, S> {
-    fn run(&self, task: Task<'_, S>) {
+    fn run(&self, task: Task<'_>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
         let own = if task.hidden.is_some() { 0 } else { count * rows_in };
-        scratch::with([count * width, own, count * inner, count * width], |[x, own, a, o]| {
+        scratch::with([count * width, own, count * inner], |[x, own, a]| {
             gather(self.x, self.map.tokens_of(task.rows), 0, width, x);
             let h = task.hidden.unwrap_or(own);
             hidden_rows(h, x, count, self.w_in.matrix(task.expert), rows_in, self.b_in.map(|b| b.row(task.expert)));
@@ -82,20 +82,8 @@ impl<S: Storage> Shared<'_, S> {
                 },
             );
             let w_out = self.w_out.matrix(task.expert);
-            match S::as_f32_mut(task.out) {
-                Some(out) => {
-                    times_transposed(out, a, count, w_out, width);
-                    add_bias(out, width, self.b_out.map(|b| b.row(task.expert)));
-                }
-                None => {
-                    times_transposed(o, a, count, w_out, width);
-                    add_bias(o, width, self.b_out.map(|b| b.row(task.expert)));
-                    vectorized(
-                        #[inline(always)]
-                        || narrow(o, task.out),
-                    );
-                }
-            }
+            times_transposed(task.out, a, count, w_out, width);
+            add_bias(task.out, width, self.b_out.map(|b| b.row(task.expert)));
         });
     }
 }

@@ -116,10 +116,9 @@ impl Demand<'_> {
     /// `budget-running`: `k_t = k_min + floor(I_t / λ)`, then `λ` follows what this step used.
     fn buy(&self, k: &mut [i32], mean_k: f64, momentum: f64, state: &mut [f32], training: bool) {
         let (k_min, k_max) = (self.config.k_min(), self.config.k_max());
-        if state[PRICE].is_nan() || state[PRICE] <= 0.0 {
-            state[PRICE] = (1.0 / (2.0 * (mean_k - k_min as f64).max(0.0) + 1.0)) as f32;
-        }
-        let price = state[PRICE];
+        // Not stored: evaluation leaves the state as it is, a fresh one too.
+        let start = (1.0 / (2.0 * (mean_k - k_min as f64).max(0.0) + 1.0)) as f32;
+        let price = if state[PRICE] > 0.0 { state[PRICE] } else { start };
         self.fill(k, |t| {
             let levels = (sane(self.importance[t]) / price).floor() as usize;
             (k_min + levels.min(k_max - k_min)) as i32

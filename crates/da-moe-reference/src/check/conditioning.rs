@@ -2,33 +2,41 @@
 //! relu, on either side of which the derivative is right.
 
 use crate::backward::weight_gradients;
-use crate::problem::{dot, row, row_mut};
+use crate::losses::balance_backward;
+use crate::problem::{add_scaled, dot, row, row_mut};
 use crate::weights::divisor;
-use crate::{Experts, Forward, Problem};
+use crate::{ExpertRows, Experts, Forward, Problem, activate_backward};
 use da_moe_core::{Activation, Scoring};
 
 /// What the errors of gradients are at least relative to: half the size that they would have if nothing cancelled.
 ///
 /// A weight's gradient is a dot product and the scores' gradients are differences of those (exactly 0 for one expert
-/// under `selected`), so the rounding of the parts remains where the sum is small.
+/// under `selected`), so the rounding of the parts remains where the sum is small. An expert's gradients are sums over
+/// its rows, in a narrow expert of few enough elements that all may cancel.
 pub(super) struct Cancelled {
     pub x: f64,
     pub router: f64,
     pub routing: f64,
+    pub constants: f64,
+    /// `w_in`, `w_out`, `b_in`, `b_out`.
+    pub experts: [f64; 4],
+    pub shared: [f64; 4],
 }
 
 pub(super) fn cancelled(problem: &Problem, forward: &Forward, dy: &[f64]) -> Cancelled {
     let d = problem.config.hidden_size;
     let norm = |v: &[f64]| finite(dot(v, v).sqrt());
+    let plan = &forward.plan;
+    let activated = |rows: &ExpertRows, at| row(&rows.activated, at, problem.experts.width).to_vec();
     let dg = weight_gradients(problem, forward, dy);
     let longest_row = problem.router.chunks(d).map(norm).fold(0.0, f64::max);
     let (mut x, mut router, mut routing) = (0.0, 0.0, 0.0);
     for t in 0..problem.tokens {
-        let mut reach = 0.0;
+        let mut reach = balance_reach(problem, forward, t);
         for (slot, dg) in dg[t].iter().enumerate() {
             let products = forward.plan.token_row[t][slot].map_or(0.0, |at| {
-                let o = row(&forward.rows.out, at, d);
-                row(dy, t, d).iter().zip(o).map(|(dy, o)| finite(dy * o).powi(2)).sum::<f64>().sqrt()
+                let o = uncancelled_out(&problem.experts, d, plan.row_expert(at), &activated(&forward.rows, at));
+                row(dy, t, d).iter().zip(&o).map(|(dy, o)| finite(dy * o).powi(2)).sum::<f64>().sqrt()
             });
             let size = finite(dg.abs()) + products;
             routing += size * size;
@@ -38,9 +46,96 @@ pub(super) fn cancelled(problem: &Problem, forward: &Forward, dy: &[f64]) -> Can
         router += (reach * norm(problem.x_row(t))).powi(2);
     }
     let half = |square: f64| square.sqrt() / 2.0;
-    // Without a router nothing of this reaches x.
-    let x = if problem.routing.is_some() { 0.0 } else { half(x) };
-    Cancelled { x, router: half(router), routing: half(routing) }
+    let routed = plan.row_token.iter().zip(&plan.row_weight).enumerate();
+    let routed = routed.map(|(at, (&t, &g))| (plan.row_expert(at), t, g));
+    let (experts, experts_x) = summands(problem, &problem.experts, &forward.rows, routed, dy);
+    let (shared, shared_x) = match (&problem.shared, &forward.shared) {
+        (Some(shared), Some(rows)) => summands(problem, shared, rows, (0..problem.tokens).map(|t| (0, t, 1.0)), dy),
+        _ => ([0.0; 4], 0.0),
+    };
+    // Without a router nothing of it reaches x.
+    let x = experts_x + shared_x + if problem.routing.is_some() { 0.0 } else { x };
+    let nulls = forward.selection.iter().enumerate().flat_map(|(t, slots)| slots.iter().map(move |slot| (t, slot)));
+    let nulls = nulls.filter(|(_, slot)| slot.expert >= problem.config.num_experts);
+    let constants = nulls.map(|(t, slot)| (slot.weight * norm(row(dy, t, d))).powi(2)).map(finite).sum();
+    Cancelled {
+        constants: half(constants),
+        x: half(x),
+        router: half(router),
+        routing: half(routing),
+        experts: experts.map(half),
+        shared: shared.map(half),
+    }
+}
+
+/// What the error of `y` is at least relative to: half the size that it would have if nothing cancelled, neither in the
+/// experts' products nor in the sum over slots.
+pub(super) fn cancelled_output(problem: &Problem, forward: &Forward) -> f64 {
+    let (d, plan) = (problem.config.hidden_size, &forward.plan);
+    let square = |experts: &Experts, e: usize, rows: &ExpertRows, at: usize, g: f64| {
+        let o = uncancelled_out(experts, d, e, row(&rows.activated, at, experts.width));
+        finite(g * g * dot(&o, &o))
+    };
+    let routed = plan.row_weight.iter().enumerate();
+    let routed = routed.map(|(at, &g)| square(&problem.experts, plan.row_expert(at), &forward.rows, at, g));
+    let shared = problem.shared.as_ref().zip(forward.shared.as_ref());
+    let shared =
+        shared.map_or(0.0, |(shared, rows)| (0..problem.tokens).map(|t| square(shared, 0, rows, t, 1.0)).sum());
+    (routed.sum::<f64>() + shared).sqrt() / 2.0
+}
+
+/// `|W_out[e]| |a| (+ |b_out|)`.
+fn uncancelled_out(experts: &Experts, d: usize, e: usize, a: &[f64]) -> Vec<f64> {
+    let bias = |i: usize| experts.b_out.as_ref().map_or(0.0, |b| b[e * d + i].abs());
+    let product =
+        |i: usize| row(&experts.w_out, e * d + i, a.len()).iter().zip(a).map(|(w, a)| (w * a).abs()).sum::<f64>();
+    (0..d).map(|i| product(i) + bias(i)).collect()
+}
+
+/// Size of what the balance loss adds to `dz` before an even load makes it cancel (SPEC §3: it is smallest then).
+fn balance_reach(problem: &Problem, forward: &Forward, t: usize) -> f64 {
+    let config = &problem.config;
+    if problem.routing.is_some() || !problem.mask[t] || config.losses.balance == 0.0 {
+        return 0.0;
+    }
+    let s = row(&forward.scores, t, config.candidates());
+    let steep = |s: f64| if config.router.scoring == Scoring::Relu { 1.0 } else { s };
+    let slopes = balance_backward(config, s, &forward.load, &problem.mask);
+    let size = slopes.iter().zip(s).map(|(slope, &s)| finite(slope * steep(s)).powi(2)).sum::<f64>().sqrt();
+    config.losses.balance.abs() * size
+}
+
+/// Squared sizes of what the rows (expert, token, weight) add to the gradients of `w_in`, `w_out`, `b_in` and `b_out`, and
+/// to that of `x`: `|W_in|ᵀ |dh|`.
+fn summands(
+    problem: &Problem,
+    experts: &Experts,
+    rows: &ExpertRows,
+    of: impl Iterator<Item = (usize, usize, f64)>,
+    dy: &[f64],
+) -> ([f64; 4], f64) {
+    let (d, width) = (problem.config.hidden_size, experts.width);
+    let rows_in = problem.config.hidden_act.rows_in(width);
+    let square = |v: &[f64]| finite(dot(v, v));
+    let (mut sums, mut of_x) = ([0.0; 4], 0.0);
+    for (at, (e, t, g)) in of.enumerate() {
+        let (dy, a) = (row(dy, t, d), row(&rows.activated, at, width));
+        let mut da = vec![0.0; width];
+        for (o, dy) in dy.iter().enumerate() {
+            add_scaled(&mut da, g * dy, row(&experts.w_out, e * d + o, width));
+        }
+        let slopes = activate_backward(problem.config.hidden_act, row(&rows.hidden, at, rows_in), &da);
+        let (d_out, dh) = (g * g * square(dy), square(&slopes));
+        let parts = [dh * square(problem.x_row(t)), d_out * square(a), dh, d_out];
+        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += finite(part));
+        let mut dx = vec![0.0; d];
+        for (j, slope) in slopes.iter().enumerate() {
+            let w = row(&experts.w_in, e * rows_in + j, d);
+            dx.iter_mut().zip(w).for_each(|(dx, w)| *dx += (slope * w).abs());
+        }
+        of_x += square(&dx);
+    }
+    (sums, of_x)
 }
 
 /// Size of `∂g/∂z` for a slot. Softmax and sigmoid: at most `g`. relu: `routed_scaling / S`, and where the divisor `S` is

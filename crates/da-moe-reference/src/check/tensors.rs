@@ -1,7 +1,7 @@
 //! Stage 4: weights, losses, `y` and gradients against the oracle forced to the outcome's decision, within SPEC §8.
 
 use super::bounds::{bound, exponent_error, rounded_outputs};
-use super::conditioning::{cancelled, kinks};
+use super::conditioning::{cancelled, cancelled_output, kinks};
 use super::outcome::Outcome;
 use super::report::{Report, Tolerance};
 use crate::{Decision, Experts, Forward, Gradients, Problem, Slot, backward, capacity_drops, forward_with};
@@ -66,7 +66,7 @@ fn decision(problem: &Problem, outcome: &Outcome, slots: &[Vec<Slot>]) -> Decisi
 fn y_tolerance(problem: &Problem, forward: &Forward, dtype: DType, widest: usize, score: f64) -> Tolerance<'static> {
     let in_f32 = bound(DType::F32, widest) + score;
     if dtype == DType::F32 {
-        return Tolerance::new(in_f32, dtype);
+        return Tolerance { floor: cancelled_output(problem, forward), ..Tolerance::new(in_f32, dtype) };
     }
     let finite = |(a, b): &(&f64, &f64)| a.is_finite() && b.is_finite();
     let error = |rounded: Vec<f64>| {
@@ -104,13 +104,16 @@ fn check_gradients(
     let of_router = Tolerance { floor: cancelled.router, slack: Some(&kinks.router), ..summed };
     optional(report, "d.router.weight", d, &found.router, &expected.router, of_router);
     let names = ["d.experts.w_in", "d.experts.w_out", "d.experts.b_in", "d.experts.b_out"];
-    experts(report, names, d, (&found.experts, &expected.experts, Some(&kinks.experts)), summed);
+    experts(report, names, d, (&found.experts, &expected.experts, Some(&kinks.experts)), (summed, cancelled.experts));
     let names = ["d.shared.w_in", "d.shared.w_out", "d.shared.b_in", "d.shared.b_out"];
     match (&found.shared, &expected.shared) {
-        (Some(found), Some(expected)) => experts(report, names, d, (found, expected, kinks.shared.as_ref()), summed),
+        (Some(found), Some(expected)) => {
+            experts(report, names, d, (found, expected, kinks.shared.as_ref()), (summed, cancelled.shared));
+        }
         (found, expected) => presence(report, names[0], found.is_some(), expected.is_some()),
     }
-    optional(report, "d.null.constants", d, &found.constants, &expected.constants, summed);
+    let of_constants = Tolerance { floor: cancelled.constants, ..summed };
+    optional(report, "d.null.constants", d, &found.constants, &expected.constants, of_constants);
     // The gradient of a routing from outside is the caller's choice.
     if found.routing.is_some() {
         let of_routing = Tolerance { floor: cancelled.routing, ..tolerance };
@@ -123,15 +126,16 @@ fn experts(
     names: [&'static str; 4],
     d: usize,
     (found, expected, kinks): (&Experts, &Experts, Option<&Experts>),
-    tolerance: Tolerance<'_>,
+    (tolerance, floors): (Tolerance<'_>, [f64; 4]),
 ) {
-    let of_w_in = Tolerance { slack: kinks.map(|kinks| &kinks.w_in[..]), ..tolerance };
-    let of_b_in = Tolerance { slack: kinks.and_then(|kinks| kinks.b_in.as_deref()), ..tolerance };
+    let [w_in, w_out, b_in, b_out] = floors.map(|floor| Tolerance { floor, ..tolerance });
+    let of_w_in = Tolerance { slack: kinks.map(|kinks| &kinks.w_in[..]), ..w_in };
+    let of_b_in = Tolerance { slack: kinks.and_then(|kinks| kinks.b_in.as_deref()), ..b_in };
     report.close(names[0], d, &found.w_in, &expected.w_in, of_w_in);
-    report.close(names[1], expected.width, &found.w_out, &expected.w_out, tolerance);
+    report.close(names[1], expected.width, &found.w_out, &expected.w_out, w_out);
     let rows_in = expected.b_in.as_ref().map_or(1, |b_in| b_in.len() / expected.count.max(1));
     optional(report, names[2], rows_in, &found.b_in, &expected.b_in, of_b_in);
-    optional(report, names[3], d, &found.b_out, &expected.b_out, tolerance);
+    optional(report, names[3], d, &found.b_out, &expected.b_out, b_out);
 }
 
 fn optional(

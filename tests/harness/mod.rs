@@ -1,0 +1,116 @@
+//! One harness for every backend: a case is run by a subject and its outcome is held against the oracle. A backend joins
+//! by appearing in [`subjects`].
+#![allow(dead_code, reason = "every test program compiles the whole harness and uses a part of it")]
+
+pub mod bits;
+pub mod case;
+pub mod data;
+pub mod faulty;
+
+pub mod gradients;
+pub mod routing;
+
+use case::Case;
+use da_moe::{Backend, Cpu, Error, Layer, State, Step, TensorMut, TensorRef};
+use da_moe_reference::check::{Figure, Mismatch, Outcome, verify};
+use da_moe_reference::{Problem, backward, forward};
+use data::{Data, poison};
+use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
+
+/// `count` cases, or `PROPTEST_CASES` of them; failures are kept beside the test and tried first ever after.
+pub fn cases(count: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { count };
+    let failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("regressions")) as Box<_>);
+    ProptestConfig { cases, failure_persistence, ..default }
+}
+
+/// Something that computes a layer call.
+pub trait Subject: Sync {
+    fn name(&self) -> String;
+    /// Forward and backward of a case.
+    fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error>;
+}
+
+/// The oracle itself: shows that the properties hold of the specification.
+pub struct Oracle;
+
+impl Subject for Oracle {
+    fn name(&self) -> String {
+        "oracle".into()
+    }
+
+    fn run(&self, data: &Data, _: &Case) -> Result<Outcome, Error> {
+        let problem = Problem::new(data.config.clone(), &data.inputs()?, &data.weights()?, &[0.0; 4])?;
+        let forward = forward(&problem);
+        let gradients = backward(&problem, &forward, &data.dy_values());
+        Ok(Outcome::from_forward(&problem, &forward, Some(gradients)))
+    }
+}
+
+/// A backend under [`Layer`].
+pub struct Through<B>(pub B);
+
+impl<B: Backend<Stream = ()> + Clone> Through<B> {
+    /// Forward and backward into poisoned outputs, with the state carried on.
+    pub fn run_with(&self, data: &Data, case: &Case, state: Option<&mut State>) -> Result<Outcome, Error> {
+        let layer = Layer::new(self.0.clone(), data.config.clone())?;
+        let mut fresh = layer.state()?;
+        let mut step = layer.step(data.tokens + 3, data.dtype, case.keep)?;
+        call(&layer, data, state.unwrap_or(&mut fresh), &mut step)
+    }
+}
+
+/// Forward and backward of a layer into poisoned outputs, with everything that is carried between calls.
+pub fn call<B: Backend<Stream = ()>>(
+    layer: &Layer<B>,
+    data: &Data,
+    state: &mut State,
+    step: &mut Step,
+) -> Result<Outcome, Error> {
+    let shape = [data.tokens, data.config.hidden_size];
+    let mut y = poison(data.dtype, shape[0] * shape[1]);
+    let (inputs, weights) = (data.inputs()?, data.weights()?);
+    layer.forward(&(), &inputs, &weights, state, step, TensorMut::new(&mut y, shape)?)?;
+    let mut gradients = data.gradients();
+    let mut gradients = gradients.view_mut()?;
+    layer.backward(&(), &inputs, &weights, data.dy()?, step, &mut gradients)?;
+    Outcome::from_step(step, TensorRef::new(&y, shape)?, Some(&gradients))
+}
+
+impl<B: Backend<Stream = ()> + Clone> Subject for Through<B> {
+    fn name(&self) -> String {
+        self.0.describe()
+    }
+
+    fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
+        self.run_with(data, case, None)
+    }
+}
+
+/// Everything that must have the properties of SPEC.md.
+pub fn subjects() -> Vec<Box<dyn Subject>> {
+    vec![Box::new(Oracle), Box::new(Through(Cpu::new()))]
+}
+
+/// Holds an outcome against the oracle.
+pub fn judge(data: &Data, outcome: &Outcome) -> Result<Vec<Figure>, Vec<Mismatch>> {
+    let problem =
+        Problem::new(data.config.clone(), &data.inputs().unwrap(), &data.weights().unwrap(), &[0.0; 4]).unwrap();
+    verify(&problem, outcome, data.dtype, Some(&data.dy_values()))
+}
+
+/// Runs a case on a subject and fails with everything that is wrong.
+pub fn assert_agrees(subject: &dyn Subject, case: &Case) {
+    assert_data_agrees(subject, &Data::new(case), case);
+}
+
+/// As [`assert_agrees`], with tensors of the test's own making.
+pub fn assert_data_agrees(subject: &dyn Subject, data: &Data, case: &Case) -> Outcome {
+    let outcome = subject.run(data, case).unwrap_or_else(|error| panic!("{}: {error}\n{case:#?}", subject.name()));
+    if let Err(mismatches) = judge(data, &outcome) {
+        let list: Vec<String> = mismatches.iter().take(8).map(ToString::to_string).collect();
+        panic!("{} disagrees with the oracle:\n{}\n{case:#?}", subject.name(), list.join("\n"));
+    }
+    outcome
+}
