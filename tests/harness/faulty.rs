@@ -360,7 +360,7 @@ fn reborrow_backward<'s>(args: &'s mut ExpertsBackwardArgs<'_>) -> ExpertsBackwa
         weights: args.weights,
         hidden: args.hidden,
         d_hidden: args.d_hidden.reborrow(),
-        activated: args.activated.reborrow(),
+        activated: args.activated.as_mut().map(TensorMut::reborrow),
         dx_rows: args.dx_rows.reborrow(),
         d_row_weight: args.d_row_weight.reborrow(),
         gradients: ExpertGradients {

@@ -292,7 +292,7 @@ impl<B: Backend> Layer<B> {
                     weights: experts,
                     hidden: if keeps { Some(view(hidden, [count, rows_in])?) } else { None },
                     d_hidden: view_mut(&mut workspace.d_hidden, [count, rows_in])?,
-                    activated: view_mut(&mut workspace.activated, [count, width])?,
+                    activated: if keeps { None } else { Some(view_mut(&mut workspace.activated, [count, width])?) },
                     dx_rows: view_mut(out, [count, sizes.hidden])?,
                     d_row_weight: view_mut(&mut workspace.d_row_weight, [count])?,
                     gradients: reborrow(gradients),

@@ -5,9 +5,11 @@
 //! `k_t` experts of token `t`, `R` routed rows. Section numbers refer to the project's specification, `docs/SPEC.md`.
 
 mod backend;
+mod backward_args;
 mod config;
 mod dtype;
 mod error;
+mod forward_args;
 mod inputs;
 mod layer;
 mod parameters;
@@ -16,14 +18,16 @@ mod routing;
 mod shapes;
 mod sizes;
 mod slice;
+mod stage_checks;
 mod step;
 mod tensor;
 mod timed;
+mod weights;
 
-pub use backend::{
-    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, ExpertGradients, ExpertWeights, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, PermuteArgs, PermuteBackwardArgs, RouterArgs,
-    RouterBackward, RoutingArgs, RoutingBackwardArgs, Rows,
+pub use backend::{Backend, BiasUpdate};
+pub use backward_args::{
+    CombineBackwardArgs, ExpertGradients, ExpertsBackwardArgs, GateBackwardArgs, PermuteBackwardArgs, RouterBackward,
+    RoutingBackwardArgs,
 };
 pub use config::{
     Activation, AttentionSource, Drop, ExpertsPerToken, Heads, ImportanceConfig, ImportancePart, LayerConfig, Losses,
@@ -31,7 +35,11 @@ pub use config::{
 };
 pub use dtype::{DType, Storage, bf16, f16};
 pub use error::{Error, Result};
-pub use inputs::{Gradients, Inputs, Weights};
+pub use forward_args::{
+    Attention, CombineArgs, ExpertWeights, ExpertsArgs, GateArgs, ImportanceArgs, PermuteArgs, RouterArgs, RoutingArgs,
+    Rows,
+};
+pub use inputs::Inputs;
 pub use layer::Layer;
 pub use parameters::Parameters;
 pub use report::Report;
@@ -42,3 +50,4 @@ pub use slice::{Buffer, Element, Slice, SliceMut};
 pub use step::{Keep, STATE_LEN, Saved, State, Step, Workspace};
 pub use tensor::{TensorMut, TensorRef};
 pub use timed::{StageTimes, Timed};
+pub use weights::{Gradients, Weights};

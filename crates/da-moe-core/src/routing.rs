@@ -1,6 +1,6 @@
 //! What the gate decides and what the dispatch plan says: the integers between the stages.
 
-use crate::{TensorMut, TensorRef};
+use crate::{DType, Error, Result, TensorMut, TensorRef};
 
 /// A finished routing from the caller, in place of importance and gate (SPEC §2, `given`).
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,41 @@ pub enum Routing<'a> {
         /// `[nnz]` f32 weights.
         weights: TensorRef<'a, 1>,
     },
+}
+
+impl Routing<'_> {
+    /// Entries of the caller's weights, flattened.
+    pub fn entries(&self) -> usize {
+        match self {
+            Routing::Padded { weights, .. } => weights.shape().iter().product(),
+            Routing::Csr { weights, .. } => weights.shape()[0],
+        }
+    }
+
+    /// Checks shapes and types for `tokens` tokens with at most `k_max` experts each.
+    pub(crate) fn check(&self, op: &'static str, tokens: usize, k_max: usize) -> Result<()> {
+        match self {
+            Routing::Padded { experts, weights } => {
+                let [_, slots] = experts.shape();
+                experts.expect_shape(op, "routing.experts", [tokens, slots])?;
+                experts.expect_dtype(op, "routing.experts", &[DType::I32])?;
+                weights.expect_shape(op, "routing.weights", [tokens, slots])?;
+                weights.expect_dtype(op, "routing.weights", &[DType::F32])?;
+                if slots <= k_max {
+                    return Ok(());
+                }
+                let problem = format!("{slots} slots per token, but the layer's k_max is {k_max}");
+                Err(Error::Value { op, argument: "routing.experts", problem })
+            }
+            Routing::Csr { offsets, experts, weights } => {
+                offsets.expect_shape(op, "routing.offsets", [tokens + 1])?;
+                offsets.expect_dtype(op, "routing.offsets", &[DType::I32])?;
+                experts.expect_dtype(op, "routing.experts", &[DType::I32])?;
+                weights.expect_shape(op, "routing.weights", experts.shape())?;
+                weights.expect_dtype(op, "routing.weights", &[DType::F32])
+            }
+        }
+    }
 }
 
 /// The gate's decision, in slot order: descending weight, ties to the lower expert (SPEC §4).

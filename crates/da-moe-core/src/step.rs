@@ -97,7 +97,11 @@ impl Counts {
             shared: shared_rows * sizes.hidden,
             backward,
             d_hidden: in_backward((rows * sizes.rows_in).max(tokens * sizes.shared_rows_in)),
-            activated: in_backward((rows * sizes.width).max(tokens * sizes.shared_width)),
+            // With `h` kept, `g·a` is computed from it again.
+            activated: match keep {
+                Keep::Recompute => (rows * sizes.width).max(tokens * sizes.shared_width),
+                Keep::Nothing | Keep::Hidden => 0,
+            },
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::scratch;
 use crate::simd::{add_scaled, narrow, vectorized};
-use crate::views::{Rows, by_storage, output, rows};
+use crate::views::{Rows, by_storage, check_below, output, rows};
 use da_moe_core::{CombineArgs, CombineBackwardArgs, NullExpert, Result, Storage};
 use rayon::prelude::*;
 
@@ -11,6 +11,8 @@ use rayon::prelude::*;
 const CHUNK: usize = 32;
 
 pub(crate) fn forward(args: CombineArgs<'_>) -> Result<()> {
+    args.check()?;
+    check_below("combine", "plan.token_row", &args.plan.token_row, args.rows.shape()[0])?;
     by_storage!("combine", "x", args.x.dtype(), S => run::<S>(args))
 }
 
@@ -93,6 +95,7 @@ impl<'a, S: Storage> Nulls<'a, S> {
 }
 
 pub(crate) fn backward(args: CombineBackwardArgs<'_>) -> Result<()> {
+    args.check()?;
     by_storage!("combine_backward", "x", args.x.dtype(), S => run_backward::<S>(args))
 }
 

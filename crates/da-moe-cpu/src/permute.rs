@@ -1,14 +1,15 @@
 //! SPEC §3 capacity and §4: a stable counting sort of (token, slot) by expert; and the way back, a gather-and-sum.
 
 use crate::simd::{add_scaled, vectorized};
-use crate::views::{by_storage, output, rows};
-use da_moe_core::{Drop, Error, LayerConfig, NullExpert, PermuteArgs, PermuteBackwardArgs, Result, Storage, expert_id};
+use crate::views::{by_storage, check_below, output, rows};
+use da_moe_core::{Drop, LayerConfig, NullExpert, PermuteArgs, PermuteBackwardArgs, Result, Storage, expert_id};
 use rayon::prelude::*;
 
 /// Tokens that one task takes.
 const CHUNK: usize = 32;
 
 pub(crate) fn forward(args: PermuteArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "permute";
     let config = args.config;
     let (experts, candidates) = (config.num_experts, config.candidates());
@@ -21,12 +22,6 @@ pub(crate) fn forward(args: PermuteArgs<'_>) -> Result<()> {
     let row_weight = output::<f32, 1>(op, "plan.row_weight", args.plan.row_weight)?;
     let token_row = output::<i32, 2>(op, "plan.token_row", args.plan.token_row)?;
     let dropped = output::<i32, 1>(op, "plan.dropped", args.plan.dropped)?;
-    let room = tokens * slots;
-    if counts.len() != candidates || offsets.len() != experts + 1 || row_token.len().min(row_weight.len()) < room {
-        let problem = format!("the plan has no room for {candidates} experts and {room} rows");
-        return Err(Error::Workspace { op, problem });
-    }
-
     // `token_row` first says who stays: 0 or −1.
     counts.fill(0);
     for t in 0..tokens {
@@ -111,6 +106,8 @@ fn drop_rows<'a>(
 }
 
 pub(crate) fn backward(args: PermuteBackwardArgs<'_>) -> Result<()> {
+    args.check()?;
+    check_below("permute_backward", "plan.token_row", &args.plan.token_row, args.dx_rows.shape()[0])?;
     by_storage!("permute_backward", "dy", args.dy.dtype(), S => run_backward::<S>(args))
 }
 

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 const CHUNK: usize = 128;
 
 pub(crate) fn forward(args: RouterArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "router";
     let logits = output::<f32, 2>(op, "logits", args.logits)?;
     by_storage!(op, "x", args.x.dtype(), S => {

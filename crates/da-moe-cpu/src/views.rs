@@ -33,6 +33,23 @@ pub(crate) fn rows<'a, S: Element>(
     Ok(Rows { data, stride: if cols == 0 { 0 } else { view.strides()[0] }, cols })
 }
 
+/// Refuses indices of `bound` and more: engines may hand in their own. Negative ones mean "absent".
+pub(crate) fn check_below(
+    op: &'static str,
+    argument: &'static str,
+    view: &TensorRef<'_, 2>,
+    bound: usize,
+) -> Result<()> {
+    let indices = rows::<i32>(op, argument, view)?;
+    for row in 0..view.shape()[0] {
+        if let Some(&index) = indices.row(row).iter().find(|&&index| i64::from(index) >= bound as i64) {
+            let problem = format!("row {row} has index {index}, the largest possible is below {bound}");
+            return Err(Error::Value { op, argument, problem });
+        }
+    }
+    Ok(())
+}
+
 /// The elements of a contiguous rank-1 view, exactly its length.
 pub(crate) fn vector<'a, S: Element>(
     op: &'static str,

@@ -2,7 +2,7 @@
 //! `dx_row = W_inᵀ dh`. The weights' gradients follow from what this leaves behind.
 
 use super::forward::hidden_rows;
-use super::weight_gradients::{WeightGradients, weight_gradients};
+use super::weight_gradients::{Activated, WeightGradients, weight_gradients};
 use super::{RowMap, take};
 use crate::gemm::{gather, times};
 use crate::simd::{dot, vectorized};
@@ -30,12 +30,13 @@ struct Task<'a> {
     expert: usize,
     rows: Range<usize>,
     d_hidden: &'a mut [f32],
-    activated: &'a mut [f32],
+    activated: Option<&'a mut [f32]>,
     dx_rows: &'a mut [f32],
     d_row_weight: &'a mut [f32],
 }
 
 pub(crate) fn backward(args: ExpertsBackwardArgs<'_>) -> Result<()> {
+    args.check()?;
     by_storage!("experts_backward", "x", args.x.dtype(), S => run::<S>(args))
 }
 
@@ -58,9 +59,12 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
         hidden: args.hidden.as_ref().map(|hidden| views::rows(op, "hidden", hidden)).transpose()?,
     };
     let d_hidden = output::<f32, 2>(op, "d_hidden", args.d_hidden)?;
-    let activated = output::<f32, 2>(op, "activated", args.activated)?;
+    let mut activated = match (&args.hidden, args.activated) {
+        (None, Some(activated)) => Some(output::<f32, 2>(op, "activated", activated)?),
+        _ => None,
+    };
     {
-        let (mut d_hidden, mut activated) = (&mut *d_hidden, &mut *activated);
+        let (mut d_hidden, mut activated) = (&mut *d_hidden, activated.as_deref_mut());
         let mut dx_rows = output::<f32, 2>(op, "dx_rows", args.dx_rows)?;
         let mut d_row_weight = output::<f32, 1>(op, "d_row_weight", args.d_row_weight)?;
         let tasks: Vec<_> = map
@@ -69,7 +73,7 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
             .map(|(expert, rows)| Task {
                 expert,
                 d_hidden: take(&mut d_hidden, rows.len() * rows_in),
-                activated: take(&mut activated, rows.len() * inner),
+                activated: activated.as_mut().map(|activated| take(activated, rows.len() * inner)),
                 dx_rows: take(&mut dx_rows, rows.len() * width),
                 d_row_weight: take(&mut d_row_weight, rows.len()),
                 rows,
@@ -82,13 +86,18 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
         dy: shared.dy,
         map,
         d_hidden: views::Rows { data: d_hidden, stride: rows_in, cols: rows_in },
-        activated: views::Rows { data: activated, stride: inner, cols: inner },
+        activated: match (shared.hidden, activated) {
+            (Some(hidden), _) => Activated::Again(args.activation, hidden),
+            (None, activated) => {
+                Activated::Stored(views::Rows { data: activated.unwrap_or_default(), stride: inner, cols: inner })
+            }
+        },
     };
     weight_gradients(&done, args.gradients)
 }
 
 impl<S: Storage> Shared<'_, S> {
-    fn run(&self, task: Task<'_>) {
+    fn run(&self, mut task: Task<'_>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
         let again = if self.hidden.is_some() { 0 } else { count * rows_in };
         scratch::with([count * width, again, count * inner, inner], |[vectors, again, da, a]| {
@@ -111,8 +120,10 @@ impl<S: Storage> Shared<'_, S> {
                         let g = self.map.weight(task.rows.start + row);
                         activation::backward(self.activation, &h[row * rows_in..][..rows_in], g, da, a, dh);
                         *dg = dot(a, da);
-                        let weighted = &mut task.activated[row * inner..][..inner];
-                        weighted.iter_mut().zip(&*a).for_each(|(to, a)| *to = g * a);
+                        if let Some(activated) = task.activated.as_deref_mut() {
+                            let weighted = &mut activated[row * inner..][..inner];
+                            weighted.iter_mut().zip(&*a).for_each(|(to, a)| *to = g * a);
+                        }
                     }
                 },
             );

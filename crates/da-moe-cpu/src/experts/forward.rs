@@ -30,6 +30,7 @@ struct Shared<'a, S> {
 }
 
 pub(crate) fn forward(args: ExpertsArgs<'_>) -> Result<()> {
+    args.check()?;
     by_storage!("experts", "x", args.x.dtype(), S => run::<S>(args))
 }
 

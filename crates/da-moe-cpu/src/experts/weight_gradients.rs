@@ -3,10 +3,10 @@
 
 use super::{RowMap, take};
 use crate::gemm::{Operand, gather, multiply};
-use crate::scratch;
 use crate::simd::{add_scaled, narrow, vectorized};
 use crate::views::{Rows, output};
-use da_moe_core::{ExpertGradients, Result, Storage, TensorMut};
+use crate::{activation, scratch};
+use da_moe_core::{Activation, ExpertGradients, Result, Storage, TensorMut};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -23,7 +23,16 @@ pub(super) struct WeightGradients<'a, S> {
     /// `dh`, in row order.
     pub d_hidden: Rows<'a, f32>,
     /// `g·a`, in row order.
-    pub activated: Rows<'a, f32>,
+    pub activated: Activated<'a>,
+}
+
+/// Where `g·a` comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Activated<'a> {
+    /// It was stored.
+    Stored(Rows<'a, f32>),
+    /// The kept hidden rows go through the activation again: a few operations an element, for a buffer less.
+    Again(Activation, Rows<'a, f32>),
 }
 
 /// Which of an expert's two matrices.
@@ -76,15 +85,20 @@ impl<S: Storage> WeightGradients<'_, S> {
         let (all, cols) = (self.map.range(task.expert), task.cols);
         let rows = task.gradient.len() / cols;
         let own = if S::as_f32_mut(task.gradient).is_some() { 0 } else { rows * cols };
-        let gathered = DEPTH.min(all.len()) * if task.side == Side::In { cols } else { rows };
-        scratch::with([gathered, own, rows], |[gathered, own, sums]| {
+        let depth = DEPTH.min(all.len());
+        let gathered = depth * if task.side == Side::In { cols } else { rows };
+        let again = match (task.side, self.activated) {
+            (Side::Out, Activated::Again(..)) => depth * cols,
+            _ => 0,
+        };
+        scratch::with([gathered, again, own, rows], |[gathered, again, own, sums]| {
             sums.fill(0.0);
             if all.is_empty() {
                 task.gradient.fill(S::default());
             }
             for start in all.clone().step_by(DEPTH) {
                 let part = start..all.end.min(start + DEPTH);
-                let (left, right) = self.operands(&task, part.clone(), rows, gathered);
+                let (left, right) = self.operands(&task, part.clone(), rows, gathered, again);
                 let target = S::as_f32_mut(task.gradient).unwrap_or(&mut *own);
                 multiply(target, cols, left.transposed(), right, start > all.start);
                 if task.bias.is_some() {
@@ -110,6 +124,7 @@ impl<S: Storage> WeightGradients<'_, S> {
         part: Range<usize>,
         rows: usize,
         gathered: &'s mut [f32],
+        again: &'s mut [f32],
     ) -> (Operand<'s>, Operand<'s>) {
         let count = part.len();
         let tokens = self.map.tokens_of(part.clone());
@@ -121,10 +136,31 @@ impl<S: Storage> WeightGradients<'_, S> {
             }
             Side::Out => {
                 gather(self.dy, tokens, task.first, rows, gathered);
-                let right = &self.activated.data[part.start * self.activated.stride..];
+                let right = match self.activated {
+                    Activated::Stored(stored) => &stored.data[part.start * stored.stride..],
+                    Activated::Again(activation, hidden) => {
+                        self.activate(activation, hidden, part, again);
+                        again
+                    }
+                };
                 (Operand::dense(gathered, count, rows), Operand::dense(right, count, task.cols))
             }
         }
+    }
+
+    /// `g·a` of some routed rows from their hidden rows.
+    fn activate(&self, activation: Activation, hidden: Rows<'_, f32>, part: Range<usize>, to: &mut [f32]) {
+        let inner = if activation.is_gated() { hidden.cols / 2 } else { hidden.cols };
+        vectorized(
+            #[inline(always)]
+            || {
+                for (row, to) in part.zip(to.chunks_exact_mut(inner)) {
+                    activation::forward(activation, hidden.row(row), to);
+                    let g = self.map.weight(row);
+                    to.iter_mut().for_each(|a| *a *= g);
+                }
+            },
+        );
     }
 
     /// `db_in = Σ dh`, `db_out = Σ g·dy`.

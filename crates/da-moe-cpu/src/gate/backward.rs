@@ -5,7 +5,7 @@ use super::{CHUNK, divisor};
 use crate::gemm::{Operand, gather, multiply, times};
 use crate::scratch;
 use crate::simd::{narrow, vectorized};
-use crate::views::{Rows, by_storage, optional, output, rows, vector};
+use crate::views::{Rows, by_storage, check_below, optional, output, rows, vector};
 use da_moe_core::{
     GateBackwardArgs, LayerConfig, NormalizeWeights, Result, RouterBackward, Scoring, Storage, TensorMut,
 };
@@ -17,6 +17,7 @@ const COLUMNS: usize = 128;
 const DEPTH: usize = 512;
 
 pub(crate) fn backward(args: GateBackwardArgs<'_>) -> Result<()> {
+    args.check()?;
     by_storage!("gate_backward", "x", args.x.dtype(), S => run::<S>(args))
 }
 
@@ -40,6 +41,8 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
         pull: balance_pull(args.config, vector(op, "load", &load)?),
     };
     let candidates = gate.logits.cols;
+    check_below(op, "selection.experts", &args.selection.experts, candidates)?;
+    check_below(op, "selection.ranked", &args.selection.ranked, candidates)?;
     let d_logits = output::<f32, 2>(op, "d_logits", d_logits)?;
     let unmasked = gate.mask.map_or(dx.len() / x.cols, |mask| mask.iter().filter(|&&m| m != 0).count());
     d_logits.par_chunks_mut(CHUNK * candidates).enumerate().for_each(|(chunk, dz)| {

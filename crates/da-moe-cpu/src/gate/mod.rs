@@ -49,6 +49,7 @@ struct Gate<'a> {
 }
 
 pub(crate) fn forward(args: GateArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "gate";
     let config = args.config;
     let [tokens, candidates] = args.logits.shape();

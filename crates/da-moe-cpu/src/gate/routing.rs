@@ -83,6 +83,7 @@ pub(crate) fn check_offsets(op: &'static str, argument: &'static str, offsets: &
 }
 
 pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "routing";
     let [tokens, slots] = args.selection.experts.shape();
     check_routing(op, &args.routing, tokens, args.candidates, slots)?;
@@ -121,18 +122,22 @@ pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
 }
 
 pub(crate) fn routing_backward(args: RoutingBackwardArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "routing_backward";
+    let [tokens, slots] = args.selection.experts.shape();
+    check_routing(op, &args.routing, tokens, i32::MAX as usize, slots)?;
     let entries = Entries::new(op, &args.routing)?;
     let positions: TensorRef<'_, 2> = args.selection.ranked;
     let positions = rows::<i32>(op, "ranked", &positions)?;
     let d_weights = rows::<f32>(op, "d_weights", &args.d_weights)?;
     let d_routing = output::<f32, 1>(op, "d_routing", args.d_routing)?;
     d_routing.fill(0.0);
-    for t in 0..args.selection.k.shape()[0] {
-        let (first, ..) = entries.of(t);
+    for t in 0..tokens {
+        let (first, ids, _) = entries.of(t);
+        let of_token = &mut d_routing[first..first + ids.len()];
         for (&position, &gradient) in positions.row(t).iter().zip(d_weights.row(t)) {
-            if let Ok(position) = usize::try_from(position) {
-                d_routing[first + position] = gradient;
+            if let Some(place) = usize::try_from(position).ok().and_then(|position| of_token.get_mut(position)) {
+                *place = gradient;
             }
         }
     }

@@ -50,6 +50,7 @@ impl Sequences {
 }
 
 pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
+    args.check()?;
     let op = "importance";
     let tokens = args.logits.shape()[0];
     let out = output::<f32, 1>(op, "importance", args.importance)?;
