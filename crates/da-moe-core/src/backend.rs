@@ -1,7 +1,9 @@
 //! One method per stage and direction. Data flows straight down: router product, importance, gate, permute, experts,
 //! combine; and straight up again in backward. A fused kernel replaces the inside of a stage, never the order.
 //!
-//! Arguments are views checked by [`Layer`](crate::Layer); engines that call stages one by one make them themselves.
+//! Arguments are views checked by [`Layer`](crate::Layer); for engines that call stages one by one, a backend
+//! starts every stage with the arguments' own `check`. Outputs are the caller's and are overwritten entirely; of buffers
+//! with room for `T · k_max` rows, the first `R`.
 
 use crate::{
     CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs, GateBackwardArgs,

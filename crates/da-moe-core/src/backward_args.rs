@@ -1,4 +1,4 @@
-//! What each stage reads and writes on the way up (SPEC §6). Outputs are the caller's and are overwritten entirely.
+//! What each stage reads and writes on the way up (SPEC §6).
 
 use crate::{Activation, ExpertWeights, LayerConfig, NullExpert, Plan, Routing, Rows, Selection, TensorMut, TensorRef};
 

@@ -123,6 +123,22 @@ pub enum Error {
         limit: usize,
     },
 
+    /// The memory for a buffer cannot be had.
+    #[error("{bytes} bytes of memory cannot be had")]
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
+    },
+
+    /// The threads of a pool cannot be started.
+    #[error("{threads} threads cannot be started: {problem}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system said.
+        problem: String,
+    },
+
     /// Buffers were made for fewer tokens, or for another purpose, than this call needs.
     #[error("{op}: {problem}")]
     Workspace {

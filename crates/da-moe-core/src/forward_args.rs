@@ -1,4 +1,4 @@
-//! What each stage reads and writes on the way down. Outputs are the caller's and are overwritten entirely.
+//! What each stage reads and writes on the way down.
 //!
 //! "Storage" is the type of `x`; "intermediate" is [`Backend::intermediate`](crate::Backend::intermediate) of it.
 
@@ -117,6 +117,8 @@ pub struct RoutingArgs<'a> {
     pub load: TensorMut<'a, 1>,
     /// Out: `[1]` i32, unmasked tokens.
     pub unmasked: TensorMut<'a, 1>,
+    /// Out: `[2]` f32, zeros: without a gate there are no losses.
+    pub losses: TensorMut<'a, 1>,
 }
 
 /// The dispatch plan (SPEC §3 capacity, §4).

@@ -1,6 +1,6 @@
 //! The layer, written once on top of [`Backend`]: checks, then five stages down, or five stages up.
 
-use crate::step::{view, view_mut};
+use crate::step::{Last, view, view_mut};
 use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertGradients, ExpertWeights, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, Gradients, ImportanceArgs, Inputs, Keep, LayerConfig, PermuteArgs,
@@ -83,6 +83,8 @@ impl<B: Backend> Layer<B> {
         let sizes = self.check_call(op, inputs, weights, step)?;
         y.expect_shape(op, "y", inputs.x.shape())?;
         y.expect_dtype(op, "y", &[inputs.x.dtype()])?;
+        let carried = TensorRef::new(&state.values, [STATE_LEN])?;
+        carried.expect_dtype(op, "state", &[DType::F32])?;
         step.last = None;
         match inputs.routing {
             Some(routing) => {
@@ -96,13 +98,14 @@ impl<B: Backend> Layer<B> {
                         selection: saved.selection.view_mut(&sizes)?,
                         load: view_mut(&mut saved.load, [sizes.candidates])?,
                         unmasked: view_mut(&mut saved.unmasked, [1])?,
+                        losses: view_mut(&mut saved.losses, [2])?,
                     },
                 )?;
             }
             None => self.route(stream, inputs, weights, state, step, &sizes)?,
         }
         self.compute(stream, inputs, weights, step, &sizes, y.reborrow())?;
-        step.last = Some(sizes);
+        step.last = Some(Last { sizes, routed: inputs.routing.is_some() });
         Ok(())
     }
 
@@ -238,8 +241,11 @@ impl<B: Backend> Layer<B> {
         if step.keep == Keep::Nothing {
             return Err(Error::Workspace { op, problem: "the step was made with Keep::Nothing".into() });
         }
-        if step.last != Some(sizes) {
-            let problem = format!("the step's last forward was not over {} tokens", sizes.tokens);
+        let routed = inputs.routing.is_some();
+        if step.last != Some(Last { sizes, routed }) {
+            let with = if routed { "with" } else { "without" };
+            let problem =
+                format!("the last forward was not over {} tokens {with} a routing from outside", sizes.tokens);
             return Err(Error::Workspace { op, problem });
         }
         self.compute_backward(stream, inputs, weights, dy, step, gradients, &sizes)?;
@@ -387,9 +393,13 @@ impl<B: Backend> Layer<B> {
     fn check_call(&self, op: &'static str, inputs: &Inputs<'_>, weights: &Weights<'_>, step: &Step) -> Result<Sizes> {
         let sizes = inputs.check(op, &self.config)?;
         weights.check(op, &self.config, inputs.x.dtype())?;
-        if sizes.tokens > step.max_tokens {
-            let problem = format!("{} tokens, but the step was made for {}", sizes.tokens, step.max_tokens);
+        let most = step.made_for.tokens;
+        if sizes.tokens > most {
+            let problem = format!("{} tokens, but the step was made for {most}", sizes.tokens);
             return Err(Error::Workspace { op, problem });
+        }
+        if step.made_for != Sizes::new(&self.config, most)? {
+            return Err(Error::Workspace { op, problem: "the step was made for a layer of other sizes".into() });
         }
         if inputs.x.dtype() != step.dtype {
             let problem = format!("x is {}, but the step was made for {}", inputs.x.dtype(), step.dtype);

@@ -4,6 +4,8 @@
 //! Symbols, everywhere: `T` tokens, `D` model width, `F` expert width, `E` routed experts, `Z` zero-computation experts,
 //! `k_t` experts of token `t`, `R` routed rows. Section numbers refer to the project's specification, `docs/SPEC.md`.
 
+#![forbid(unsafe_code)]
+
 mod backend;
 mod backward_args;
 mod config;
@@ -47,7 +49,7 @@ pub use routing::{Plan, PlanMut, Routing, Selection, SelectionMut, expert_id};
 pub use shapes::Shape;
 pub use sizes::Sizes;
 pub use slice::{Buffer, Element, Slice, SliceMut};
-pub use step::{Keep, STATE_LEN, Saved, State, Step, Workspace};
+pub use step::{Keep, STATE_LEN, State, Step};
 pub use tensor::{TensorMut, TensorRef};
 pub use timed::{StageTimes, Timed};
 pub use weights::{Gradients, Weights};

@@ -68,6 +68,7 @@ pub struct Selection<'a> {
     /// `[T, k_max]` f32: weight of each slot, 0 past `k_t`.
     pub weights: TensorRef<'a, 2>,
     /// `[T, k_max]` i32: the first `k_max` candidates by selection key; the divisor of `candidates` is their sum.
+    /// After a routing from outside: for each slot its position among the caller's entries of the token, −1 where absent.
     pub ranked: TensorRef<'a, 2>,
 }
 

@@ -174,7 +174,8 @@ impl RoutingArgs<'_> {
         fits(op, "mask", self.mask.as_ref(), [tokens])?;
         self.selection.check(op, tokens, slots)?;
         self.load.expect_shape(op, "load", [self.candidates])?;
-        self.unmasked.expect_shape(op, "unmasked", [1])
+        self.unmasked.expect_shape(op, "unmasked", [1])?;
+        self.losses.expect_shape(op, "losses", [2])
     }
 }
 

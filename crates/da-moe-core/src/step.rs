@@ -34,7 +34,7 @@ pub enum Keep {
 
 /// The results of a forward call that backward and reports read.
 #[derive(Debug)]
-pub struct Saved {
+pub(crate) struct Saved {
     pub(crate) importance: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) selection: SelectionBuffers,
@@ -46,9 +46,9 @@ pub struct Saved {
     pub(crate) shared_hidden: Buffer,
 }
 
-/// Scratch that means nothing between calls; one can serve many layers.
+/// Scratch that means nothing between calls.
 #[derive(Debug)]
-pub struct Workspace {
+pub(crate) struct Workspace {
     pub(crate) positions: Buffer,
     pub(crate) rows: Buffer,
     pub(crate) shared: Buffer,
@@ -60,6 +60,14 @@ pub struct Workspace {
     pub(crate) activated: Buffer,
 }
 
+/// The forward call that a step's results are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub sizes: Sizes,
+    /// Whether the routing came from outside, so that there are no importance and no logits.
+    pub routed: bool,
+}
+
 /// Everything that a forward and a backward over up to `max_tokens` tokens need besides inputs, weights and outputs.
 #[derive(Debug)]
 pub struct Step {
@@ -67,9 +75,10 @@ pub struct Step {
     pub(crate) workspace: Workspace,
     pub(crate) dtype: DType,
     pub(crate) keep: Keep,
-    pub(crate) max_tokens: usize,
-    /// Sizes of the last forward.
-    pub(crate) last: Option<Sizes>,
+    /// What it was made for, at its largest number of tokens.
+    pub(crate) made_for: Sizes,
+    /// The last forward.
+    pub(crate) last: Option<Last>,
 }
 
 /// Element counts of one step's buffers: the single source for allocation and for [`Step::bytes`].
@@ -151,7 +160,7 @@ impl Step {
             },
             dtype,
             keep,
-            max_tokens: t,
+            made_for: *sizes,
             last: None,
         })
     }
@@ -160,11 +169,15 @@ impl Step {
     pub(crate) fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
         let counts = Counts::new(sizes, keep);
         let (t, n) = (sizes.tokens, sizes.candidates);
-        let forward = t + t * n + t + 6 * sizes.rows + 2 * n + 2 + sizes.experts + 1 + 2 + 3 * t;
-        let backward = sizes.rows + sizes.rows.max(t) + t * n + t * sizes.hidden;
+        // Saturating: what no memory can have must not wrap around to something small.
+        let sum = |counts: &[usize]| counts.iter().fold(0, |sum: usize, &count| sum.saturating_add(count));
+        let forward = sum(&[5 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5]);
+        let width = t.saturating_mul(sizes.hidden);
+        let backward = sum(&[sizes.rows, sizes.rows.max(t), t.saturating_mul(n), width]);
         let between =
-            counts.rows + counts.shared + counts.hidden + counts.shared_hidden + counts.d_hidden + counts.activated;
-        4 * (forward + if counts.backward { backward } else { 0 }) + intermediate.size() * between
+            sum(&[counts.rows, counts.shared, counts.hidden, counts.shared_hidden, counts.d_hidden, counts.activated]);
+        let fixed = if counts.backward { sum(&[forward, backward]) } else { forward };
+        sum(&[fixed.saturating_mul(4), between.saturating_mul(intermediate.size())])
     }
 
     /// The sizes of the last forward; an error before the first.
@@ -172,24 +185,36 @@ impl Step {
     /// # Errors
     /// [`Error::Workspace`] when no forward has run.
     pub fn sizes(&self) -> Result<Sizes> {
-        self.last.ok_or_else(|| Error::Workspace { op: "step", problem: "no forward has run yet".into() })
+        let none = || Error::Workspace { op: "step", problem: "no forward has run yet".into() };
+        self.last.map(|last| last.sizes).ok_or_else(none)
+    }
+
+    /// As [`Step::sizes`], for results that a routing from outside does not have.
+    fn gated(&self, result: &'static str) -> Result<Sizes> {
+        match self.last {
+            Some(Last { routed: true, .. }) => {
+                let problem = format!("the last forward had a routing from outside, so there is no {result}");
+                Err(Error::Workspace { op: "step", problem })
+            }
+            _ => self.sizes(),
+        }
     }
 
     /// `I[T]` f32 of the last forward.
     ///
     /// # Errors
-    /// [`Error::Workspace`] when no forward has run.
+    /// [`Error::Workspace`] when no forward has run, or with a routing from outside.
     pub fn importance(&self) -> Result<TensorRef<'_, 1>> {
-        let sizes = self.sizes()?;
+        let sizes = self.gated("importance")?;
         view(&self.saved.importance, [sizes.tokens])
     }
 
     /// `z[T, E + Z]` f32 of the last forward.
     ///
     /// # Errors
-    /// [`Error::Workspace`] when no forward has run.
+    /// [`Error::Workspace`] when no forward has run, or with a routing from outside.
     pub fn logits(&self) -> Result<TensorRef<'_, 2>> {
-        let sizes = self.sizes()?;
+        let sizes = self.gated("logits")?;
         view(&self.saved.logits, [sizes.tokens, sizes.candidates])
     }
 

@@ -67,11 +67,6 @@ impl<'a, const R: usize> TensorRef<'a, R> {
         self.data.dtype()
     }
 
-    /// Whether the elements are dense and row-major.
-    pub fn is_contiguous(&self) -> bool {
-        dense(&self.shape, &self.strides)
-    }
-
     /// The typed elements from the view's first to the end of its memory, if they are of type `T`.
     pub fn elements<T: Element>(&self) -> Option<&'a [T]> {
         T::from_slice(self.data)
@@ -118,7 +113,8 @@ impl<'a, const R: usize> TensorMut<'a, R> {
 
     /// The typed elements of the view, if they are of type `T`.
     pub fn into_elements<T: Element>(self) -> Option<&'a mut [T]> {
-        let count = self.shape.iter().product::<usize>();
+        // A product with a 0 in it is 0, however large the other extents are.
+        let count = if self.shape.contains(&0) { 0 } else { self.shape.iter().product() };
         T::from_slice_mut(self.data).map(|elements| &mut elements[..count])
     }
 
@@ -161,17 +157,6 @@ fn row_major<const R: usize>(shape: &[usize; R]) -> [usize; R] {
         strides[d] = strides[d + 1].saturating_mul(shape[d + 1].max(1));
     }
     strides
-}
-
-fn dense(shape: &[usize], strides: &[usize]) -> bool {
-    let mut expected = 1;
-    for (&extent, &stride) in shape.iter().zip(strides).rev() {
-        if extent > 1 && stride != expected {
-            return false;
-        }
-        expected *= extent.max(1);
-    }
-    true
 }
 
 fn exact_len(len: usize, shape: &[usize]) -> Result<()> {

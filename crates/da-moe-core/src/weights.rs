@@ -13,7 +13,7 @@ pub struct Weights<'a> {
     pub router_bias: Option<TensorRef<'a, 1>>,
     /// The routed experts.
     pub experts: ExpertWeights<'a>,
-    /// The shared expert, as one expert of its own width; no biases.
+    /// The shared expert, as one expert of its own width.
     pub shared: Option<ExpertWeights<'a>>,
     /// `[Z, D]` storage, for null experts of kind `constant`.
     pub constants: Option<TensorRef<'a, 2>>,

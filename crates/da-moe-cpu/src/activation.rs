@@ -24,10 +24,11 @@ fn gelu(h: f32) -> Curve {
 
 #[inline(always)]
 fn gelu_tanh(h: f32) -> Curve {
-    // (1 + tanh u) / 2 = σ(2u).
-    let s = sigmoid(2.0 * TANH_SCALE * (h + TANH_CUBIC * h * h * h));
-    let slope = 2.0 * TANH_SCALE * (1.0 + 3.0 * TANH_CUBIC * h * h);
-    (h * s, s + h * s * (1.0 - s) * slope)
+    // (1 + tanh u) / 2 = σ(2u), which is exactly 0 or 1 long before h³ could overflow in the slope.
+    let c = h.clamp(-64.0, 64.0);
+    let s = sigmoid(2.0 * TANH_SCALE * (c + TANH_CUBIC * c * c * c));
+    let slope = 2.0 * TANH_SCALE * (1.0 + 3.0 * TANH_CUBIC * c * c);
+    (h * s, s + c * s * (1.0 - s) * slope)
 }
 
 #[inline(always)]

@@ -55,7 +55,7 @@ pub(crate) fn multiply(c: &mut [f32], stride: usize, a: Operand<'_>, b: Operand<
 /// Calls `body(first row, f32 panel, rows in it, row stride)` over the first `count` rows of `matrix`, in order.
 fn panels<S: Storage>(matrix: Rows<'_, S>, count: usize, mut body: impl FnMut(usize, &[f32], usize, usize)) {
     let cols = matrix.cols;
-    let most = (PANEL / cols.max(1)).next_multiple_of(64);
+    let most = (PANEL / cols.max(1)).max(1).next_multiple_of(64);
     let room = if S::as_f32(matrix.data).is_some() { 0 } else { most.min(count) * cols };
     scratch::with([room], |[panel]| {
         for first in (0..count).step_by(most) {
@@ -129,7 +129,9 @@ mod tests {
 
     #[test]
     fn products_match_plain_loops_at_every_odd_size() {
-        for [m, n, k] in [[0, 3, 2], [1, 1, 1], [3, 0, 2], [2, 3, 0], [5, 300, 7], [33, 17, 65], [129, 64, 257]] {
+        for [m, n, k] in
+            [[0, 3, 2], [1, 1, 1], [3, 0, 2], [2, 3, 0], [5, 300, 7], [33, 17, 65], [129, 64, 257], [2, 3, 131_073]]
+        {
             let (a, w) = (integers(m, k, 1), integers(n, k, 2));
             let half: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
             let exact = naive(&a, |l, j| w[j * k + l], [m, n, k]);

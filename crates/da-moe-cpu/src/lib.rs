@@ -39,6 +39,10 @@ impl Backend for Cpu {
         if len > limit {
             return Err(Error::Overflow { what: "buffer", sizes: vec![len], limit });
         }
+        // Zeroed pages are handed out lazily, so buffers with room to spare cost nothing; asking first turns an abort
+        // into an error.
+        let bytes = len * dtype.size();
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::Memory { bytes })?;
         Ok(Buffer::zeros(dtype, len))
     }
 
@@ -62,7 +66,9 @@ impl Backend for Cpu {
         if let (Some(ids), Some(table)) = (&inputs.token_ids, &inputs.token_frequency)
             && source.any(&|s| matches!(s, Source::TokenFrequency))
         {
-            importance::check_ids(views::vector(op, "token_ids", ids)?, table.shape()[0])?;
+            let mask = views::optional::<u8>(op, "mask", &inputs.mask)?;
+            let seen = |t: usize| mask.is_none_or(|mask| mask[t] != 0);
+            importance::check_ids(views::vector(op, "token_ids", ids)?, seen, table.shape()[0])?;
         }
         Ok(())
     }

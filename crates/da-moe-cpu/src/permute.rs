@@ -1,9 +1,11 @@
 //! SPEC §3 capacity and §4: a stable counting sort of (token, slot) by expert; and the way back, a gather-and-sum.
 
+use crate::gate::ordered;
 use crate::simd::{add_scaled, vectorized};
 use crate::views::{by_storage, check_below, output, rows};
 use da_moe_core::{Drop, LayerConfig, NullExpert, PermuteArgs, PermuteBackwardArgs, Result, Storage, expert_id};
 use rayon::prelude::*;
+use std::cmp::Reverse;
 
 /// Tokens that one task takes.
 const CHUNK: usize = 32;
@@ -94,9 +96,8 @@ fn drop_rows<'a>(
             continue;
         }
         if config.router.drop == Drop::Weight {
-            // Stable: equal weights stay in token order. NaN ranks below every number.
-            let rank = |weight: f32| if weight.is_nan() { f32::NEG_INFINITY } else { weight };
-            segment.sort_by(|a, b| rank(b.0).total_cmp(&rank(a.0)));
+            // Stable: equal weights stay in token order.
+            segment.sort_by_key(|&(weight, _)| Reverse(ordered(weight)));
         }
         segment[limit as usize..].iter().for_each(|&(_, place)| token_row[place] = -1);
         dropped += *count - limit;

@@ -21,11 +21,11 @@ impl Cpu {
     /// Works on a pool of `threads` threads of its own (0: one for each core).
     ///
     /// # Errors
-    /// [`Error::Workspace`] when the threads cannot be started.
+    /// [`Error::Threads`] when the threads cannot be started.
     pub fn with_threads(threads: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let refuse = |error| Error::Workspace { op: "cpu", problem: format!("{threads} threads: {error}") };
-        Ok(Self { pool: Some(Arc::new(pool.map_err(refuse)?)) })
+        let pool = pool.map_err(|error| Error::Threads { threads, problem: error.to_string() })?;
+        Ok(Self { pool: Some(Arc::new(pool)) })
     }
 
     /// Threads that work at once.

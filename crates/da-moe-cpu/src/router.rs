@@ -43,7 +43,7 @@ pub(crate) fn update_bias(update: BiasUpdate, load: TensorRef<'_, 1>, bias: Tens
     for (bias, &count) in bias.iter_mut().zip(load) {
         let lack = mean - f64::from(count);
         *bias += match update {
-            BiasUpdate::Sign { rate } if lack == 0.0 => 0.0 * rate,
+            BiasUpdate::Sign { .. } if lack == 0.0 => 0.0,
             BiasUpdate::Sign { rate } => rate * lack.signum() as f32,
             BiasUpdate::Proportional { rate } => rate * (lack / mean) as f32,
         };

@@ -1,6 +1,7 @@
 //! Elementwise arithmetic written so that the compiler vectorises it, run with the widest vectors of this machine.
 //!
-//! Only additions, multiplications, divisions and selections: no fused multiply-add, so every machine computes the same bits.
+//! Only additions, multiplications, divisions and selections, no fused multiply-add: this code computes the same bits at
+//! every vector width. (Matrix products and `ln` do not promise that across machines.)
 
 use da_moe_core::Storage;
 
@@ -15,7 +16,7 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Adding and subtracting 1.5 · 2^23 rounds to an integer, which is then also in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// `e^x`, relative error below 3e-7; subnormal results are 0.
+/// `e^x`, relative error below 3e-7; results below `e^-87`, about 1.6e-38, are 0.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = if x > 88.8 { 88.8 } else { x };

@@ -42,7 +42,8 @@ pub fn next_state(problem: &Problem, measured: &[f64], k: &[usize]) -> [f64; 4] 
         let given: usize = unmasked().map(|t| k[t].saturating_sub(k_min)).sum();
         let wanted = levels_to_share(&problem.config, *mean_k, unmasked().count());
         let ratio = (given as f64 + 1.0) / (wanted as f64 + 1.0);
-        state[2] = f64::from(price(state, *mean_k, k_min)) * ratio.powf(1.0 - momentum);
+        let next = f64::from(price(state, *mean_k, k_min)) * ratio.powf(1.0 - momentum);
+        state[2] = next.clamp(f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX));
     }
     state
 }

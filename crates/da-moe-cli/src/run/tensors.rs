@@ -2,7 +2,7 @@
 
 use super::file::Extent::{Any, Is};
 use super::file::{InputFile, Owned};
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use da_moe::{Attention, Buffer, DType, ExpertWeights, Inputs, LayerConfig, Policy, Routing, Weights};
 
 /// The inputs and weights of a call, owned.
@@ -53,7 +53,10 @@ impl Tensors {
         let router = match (file.float("router.weight", dtype, [Is(n), Is(d)])?, &routing) {
             (Some(router), _) => router,
             // A finished routing never asks the router.
-            (None, Some(_)) => Owned { shape: [n, d], data: Buffer::zeros(dtype, n * d) },
+            (None, Some(_)) => {
+                memory::expect_room("router.weight", n.saturating_mul(d).saturating_mul(dtype.size()))?;
+                Owned { shape: [n, d], data: Buffer::zeros(dtype, n * d) }
+            }
             (None, None) => return Err(missing("router.weight", "every policy but a finished routing")),
         };
         let dy = match backward {

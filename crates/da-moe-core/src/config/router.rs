@@ -71,7 +71,6 @@ pub enum Drop {
     #[default]
     Weight,
     /// The earliest tokens.
-    #[serde(alias = "token-order")]
     Token,
 }
 

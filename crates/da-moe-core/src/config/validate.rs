@@ -62,7 +62,7 @@ impl LayerConfig {
             return refuse("num_experts", problem);
         }
         let widest = self.moe_intermediate_size.max(self.shared_intermediate_size);
-        let sizes = [self.num_experts, 2, widest, self.hidden_size];
+        let sizes = [self.candidates(), 2, widest, self.hidden_size];
         let bytes = sizes.iter().try_fold(4usize, |product, &size| product.checked_mul(size));
         if bytes.is_none_or(|bytes| bytes > isize::MAX as usize) {
             return Err(Error::Overflow { what: "expert weights", sizes: sizes.to_vec(), limit: isize::MAX as usize });

@@ -51,7 +51,7 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
     let dz = Rows { data: &*d_logits, stride: candidates, cols: candidates };
     by_storage!(op, "weight", weight.dtype(), W => {
         input_gradient::<S, W>(dz, rows(op, "weight", &weight)?, dx_rows, dx);
-        weight_gradient::<S, W>(dz, x, d_weight)
+        weight_gradient::<S, W>(dz, x, gate.mask, d_weight)
     })
 }
 
@@ -177,10 +177,11 @@ fn input_gradient<S: Storage, W: Storage>(
     });
 }
 
-/// `dW_r = dzᵀ x`, in blocks of columns.
+/// `dW_r = dzᵀ x`, in blocks of columns. Padding takes no part, whatever its `x` holds: its `dz` is 0, but 0 · NaN is not.
 fn weight_gradient<S: Storage, W: Storage>(
     dz: Rows<'_, f32>,
     x: Rows<'_, S>,
+    mask: Option<&[u8]>,
     d_weight: TensorMut<'_, 2>,
 ) -> Result<()> {
     let d_weight = output::<W, 2>("gate_backward", "d.router.weight", d_weight)?;
@@ -194,6 +195,10 @@ fn weight_gradient<S: Storage, W: Storage>(
                 let count = DEPTH.min(tokens - start);
                 scratch::with([count * cols], |[part]| {
                     gather(x, start..start + count, first, cols, part);
+                    if let Some(mask) = mask {
+                        let rows = part.chunks_exact_mut(cols).zip(&mask[start..start + count]);
+                        rows.filter(|(_, token)| **token == 0).for_each(|(row, _)| row.fill(0.0));
+                    }
                     let dz = Operand::dense(&dz.data[start * candidates..], count, candidates).transposed();
                     multiply(&mut gradient, cols, dz, Operand::dense(part, count, cols), true);
                 });

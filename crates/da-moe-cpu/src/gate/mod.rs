@@ -10,6 +10,7 @@ mod select;
 pub(crate) use backward::backward;
 pub(crate) use routing::{check_offsets, check_routing, routing, routing_backward};
 pub(crate) use scores::entropy;
+pub(crate) use select::ordered;
 
 use crate::views::{Rows, optional, output, rows, vector};
 use da_moe_core::{GateArgs, LayerConfig, NormalizeWeights, Policy, Result};
@@ -149,8 +150,8 @@ impl Gate<'_> {
             for &expert in &ranked[..count] {
                 partial.load[expert as usize] += 1;
             }
-            let factor = self.weight_factor(scores.values(), ranked, count);
-            for (slot, (weight, expert)) in ranking.slots(scores.values(), &ranked[..count], factor).enumerate() {
+            let weight_of = self.weight_of(scores.values(), ranked, count);
+            for (slot, (weight, expert)) in ranking.slots(&ranked[..count], weight_of).enumerate() {
                 (weights[slot], experts[slot]) = (weight, expert);
             }
         }
@@ -161,13 +162,15 @@ impl Gate<'_> {
         k.clamp(self.bounds.0, self.bounds.1) as i32
     }
 
-    /// What every selected score is multiplied by: `routed_scaling` over the divisor; 0 for a divisor of 0.
-    fn weight_factor(&self, scores: &[f32], ranked: &[i32], count: usize) -> f32 {
+    /// `g` of a candidate: `routed_scaling · s` over the divisor; 0 for a divisor of 0.
+    fn weight_of<'s>(&self, scores: &'s [f32], ranked: &[i32], count: usize) -> impl Fn(usize) -> f32 + use<'s> {
         let scaling = self.config.router.routed_scaling as f32;
-        match divisor(self.config.router.normalize, scores, ranked, count) {
-            None => scaling,
+        let divisor = divisor(self.config.router.normalize, scores, ranked, count);
+        move |e| match divisor {
+            None => scaling * scores[e],
             Some(0.0) => 0.0,
-            Some(divisor) => scaling / divisor,
+            // Not times the reciprocal, which overflows for a subnormal divisor.
+            Some(divisor) => scaling * (scores[e] / divisor),
         }
     }
 }

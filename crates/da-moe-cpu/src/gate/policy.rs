@@ -127,7 +127,9 @@ impl Demand<'_> {
             let tokens = (0..k.len()).filter(|&t| self.unmasked(t));
             let used: usize = tokens.map(|t| k[t] as usize - k_min).sum();
             let ratio = (used as f64 + 1.0) / (self.levels(mean_k) as f64 + 1.0);
-            state[PRICE] = (f64::from(price) * ratio.powf(1.0 - momentum)) as f32;
+            // Neither 0, which means "never set", nor infinity, which it could never leave.
+            let next = (f64::from(price) * ratio.powf(1.0 - momentum)) as f32;
+            state[PRICE] = next.clamp(f32::MIN_POSITIVE, f32::MAX);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! A finished routing from the caller (SPEC §2 `given`): put into slot order, and its gradient put back.
 
+use super::select::ordered;
 use crate::views::{optional, output, rows, vector};
 use da_moe_core::{Error, Result, Routing, RoutingArgs, RoutingBackwardArgs, TensorRef, expert_id};
+use std::cmp::Reverse;
 
 /// The caller's entries of each token, whatever the layout.
 enum Entries<'a> {
@@ -96,6 +98,7 @@ pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
     let load = output::<i32, 1>(op, "load", args.load)?;
     output::<i32, 1>(op, "unmasked", args.unmasked)?[0] =
         mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count()) as i32;
+    output::<f32, 1>(op, "losses", args.losses)?.fill(0.0);
     chosen.fill(-1);
     weights.fill(0.0);
     positions.fill(-1);
@@ -109,8 +112,7 @@ pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
             order.extend(named.filter_map(|(at, (&id, &w))| Some((w, expert_id(id, args.candidates)?, at))));
         }
         // Descending weight, NaN last, ties to the lower expert and then to the earlier entry.
-        let rank = |weight: f32| if weight.is_nan() { f32::NEG_INFINITY } else { weight + 0.0 };
-        order.sort_by(|a, b| rank(b.0).total_cmp(&rank(a.0)).then(a.1.cmp(&b.1)));
+        order.sort_by_key(|&(weight, expert, _)| (Reverse(ordered(weight)), expert));
         k[t] = order.len() as i32;
         for (slot, &(weight, expert, position)) in order.iter().enumerate() {
             let place = t * slots + slot;

@@ -49,8 +49,10 @@ impl Scores {
                 }
                 if scoring != Scoring::Softmax {
                     self.total = self::sum(&self.values);
-                    let reciprocal = if self.total == 0.0 { 0.0 } else { 1.0 / self.total };
-                    self.shares.iter_mut().zip(&self.values).for_each(|(share, s)| *share = s * reciprocal);
+                    let total = self.total;
+                    for (share, s) in self.shares.iter_mut().zip(&self.values) {
+                        *share = if total == 0.0 { 0.0 } else { s / total };
+                    }
                 }
             },
         );

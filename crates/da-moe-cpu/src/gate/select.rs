@@ -5,7 +5,7 @@ use da_moe_core::{LayerConfig, Policy};
 
 /// Maps floats to integers of the same order; NaN below everything, −0 equal to 0.
 #[inline(always)]
-fn ordered(value: f32) -> u32 {
+pub(crate) fn ordered(value: f32) -> u32 {
     if value.is_nan() {
         return 0;
     }
@@ -109,12 +109,12 @@ impl<'a> Ranking<'a> {
         reached.map_or(shares.len(), |position| position + 1)
     }
 
-    /// The selected experts in slot order (SPEC §4): descending weight `s · factor`, ties to the lower expert, NaN last.
-    pub fn slots(&mut self, scores: &[f32], selected: &[i32], factor: f32) -> impl Iterator<Item = (f32, i32)> {
+    /// The selected experts in slot order (SPEC §4): descending weight, ties to the lower expert, NaN last.
+    pub fn slots(&mut self, selected: &[i32], weight_of: impl Fn(usize) -> f32) -> impl Iterator<Item = (f32, i32)> {
         self.order.clear();
-        self.order.extend(selected.iter().map(|&e| pack(0, scores[e as usize] * factor, e as usize)));
+        self.order.extend(selected.iter().map(|&e| pack(0, weight_of(e as usize), e as usize)));
         self.order.sort_unstable_by(|a, b| b.cmp(a));
-        self.order.iter().map(move |&packed| (scores[index_of(packed)] * factor, index_of(packed) as i32))
+        self.order.iter().map(move |&packed| (weight_of(index_of(packed)), index_of(packed) as i32))
     }
 }
 

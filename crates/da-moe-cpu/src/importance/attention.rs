@@ -46,7 +46,7 @@ pub(super) fn query_key(
                 let row = given.row(head);
                 sums.iter_mut().zip(&sequences.tokens).for_each(|(sum, &token)| *sum = row[token as usize]);
             } else if needs_lse_first(spec.measure) {
-                tiles.over_queries(sums, |query, state| query.log_sum_exp(state));
+                tiles.over_queries(sums, false, |query, state| query.log_sum_exp(state));
             }
             let sums = &*sums;
             if spec.measure.is_received() {
@@ -55,7 +55,7 @@ pub(super) fn query_key(
                 tiles.own(sums, values);
             } else {
                 let known = given.is_some().then_some(sums);
-                tiles.over_queries(values, |query, state| query.given(spec.measure, known, state));
+                tiles.over_queries(values, known.is_some(), |query, state| query.given(spec.measure, known, state));
             }
             reduce_head(spec.heads, head, heads, values, out);
         }
@@ -135,8 +135,9 @@ impl<S: Storage> Tiles<'_, S> {
         );
     }
 
-    /// For each query, one pass over its keys; `finish` turns what was seen into its value.
-    fn over_queries(&self, values: &mut [f32], finish: impl Fn(Query, Online) -> f32 + Sync) {
+    /// For each query, one pass over its keys; `finish` turns what was seen into its value. Where the log-sum-exp is
+    /// `known`, NaN scores are left out, as probabilities that count as 0; otherwise they make it NaN.
+    fn over_queries(&self, values: &mut [f32], known: bool, finish: impl Fn(Query, Online) -> f32 + Sync) {
         let width = self.q.width;
         self.blocks(values).into_par_iter().with_max_len(1).for_each(|(sequence, queries, values)| {
             scratch::with([TILE * width, TILE * width, TILE * TILE], |[q, k, s]| {
@@ -151,7 +152,7 @@ impl<S: Storage> Tiles<'_, S> {
                         let visible = self.visible_keys(queries.start + i, &keys);
                         vectorized(
                             #[inline(always)]
-                            || state.absorb(&s[i * TILE..][..visible]),
+                            || state.absorb(&s[i * TILE..][..visible], known),
                         );
                     }
                 }
@@ -221,17 +222,19 @@ impl<S: Storage> Tiles<'_, S> {
 impl Online {
     /// Takes in some scores, rescaling what was summed when a larger one appears. NaN scores make the sums NaN.
     #[inline(always)]
-    fn absorb(&mut self, scores: &[f32]) {
+    fn absorb(&mut self, scores: &[f32], skip_nan: bool) {
         let largest = scores.iter().fold(self.largest, |largest, &s| if s > largest { s } else { largest });
         if largest > self.largest {
-            let rescale = exp(self.largest - largest);
+            let rescale = if self.sum == 0.0 { 0.0 } else { exp(self.largest - largest) };
             // Before the first score both sums are 0, and 0 · e^{−∞} stays 0.
             (self.sum, self.weighted, self.largest) = (self.sum * rescale, self.weighted * rescale, largest);
         }
         let mut lanes = [[0.0f32; 16]; 2];
         for chunk in scores.chunks(16) {
             for (lane, &s) in chunk.iter().enumerate() {
-                let e = exp(s - self.largest);
+                // A score of −∞ has no probability, also where nothing larger has been seen yet.
+                let nothing = s == f32::NEG_INFINITY || (skip_nan && s.is_nan());
+                let e = if nothing { 0.0 } else { exp(s - self.largest) };
                 lanes[0][lane] += e;
                 lanes[1][lane] += if e == 0.0 { 0.0 } else { e * s };
             }

@@ -148,7 +148,8 @@ impl Measure<'_> {
             Source::TokenFrequency => {
                 let ids = self.token_ids.ok_or_else(|| missing("token_ids"))?;
                 let table = self.token_frequency.ok_or_else(|| missing("token_frequency"))?;
-                check_ids(ids, table.len())?;
+                let seen = |t: usize| self.sequences.tokens.binary_search(&(t as u32)).is_ok();
+                check_ids(ids, seen, table.len())?;
                 self.each(out, |t| table[ids[t] as usize]);
             }
             Source::RouterEntropy => {
@@ -172,9 +173,10 @@ impl Measure<'_> {
     }
 }
 
-/// Refuses token ids outside the table (SPEC §7).
-pub(crate) fn check_ids(ids: &[i32], vocabulary: usize) -> Result<()> {
-    match ids.iter().position(|&id| usize::try_from(id).map_or(true, |id| id >= vocabulary)) {
+/// Refuses ids outside the table (SPEC §7) of tokens that are looked up; padding may have any.
+pub(crate) fn check_ids(ids: &[i32], seen: impl Fn(usize) -> bool, vocabulary: usize) -> Result<()> {
+    let outside = |id: i32| usize::try_from(id).map_or(true, |id| id >= vocabulary);
+    match (0..ids.len()).find(|&t| outside(ids[t]) && seen(t)) {
         None => Ok(()),
         Some(t) => {
             let problem = format!("token {t} has id {}, the table has {vocabulary} entries", ids[t]);

@@ -84,6 +84,13 @@ pub(super) fn cancelled_output(problem: &Problem, forward: &Forward) -> f64 {
     (routed.sum::<f64>() + shared).sqrt() / 2.0
 }
 
+/// `Σ_d |x[t, d]| |W_r[e, d]|` of every logit.
+pub(super) fn uncancelled_logits(problem: &Problem) -> Vec<f64> {
+    let experts = || problem.router.chunks(problem.config.hidden_size);
+    let size = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| (x * w).abs()).sum();
+    (0..problem.tokens).flat_map(|t| experts().map(move |w| size(problem.x_row(t), w))).collect()
+}
+
 /// `|W_out[e]| |a| (+ |b_out|)`.
 fn uncancelled_out(experts: &Experts, d: usize, e: usize, a: &[f64]) -> Vec<f64> {
     let bias = |i: usize| experts.b_out.as_ref().map_or(0.0, |b| b[e * d + i].abs());
@@ -124,7 +131,17 @@ fn summands(
         for (o, dy) in dy.iter().enumerate() {
             add_scaled(&mut da, g * dy, row(&experts.w_out, e * d + o, width));
         }
-        let slopes = activate_backward(problem.config.hidden_act, row(&rows.hidden, at, rows_in), &da);
+        let hidden = row(&rows.hidden, at, rows_in);
+        let slopes = activate_backward(problem.config.hidden_act, hidden, &da);
+        // Near a flat spot of the activation its derivative is itself a difference; count it as 1 there.
+        let steepest = |(j, slope): (usize, &f64)| {
+            let factor = match (problem.config.hidden_act.is_gated(), hidden.get(width + j)) {
+                (false, _) => 1.0,
+                (true, up) => up.map_or(0.0, |up| up.abs()),
+            };
+            slope.abs().max(da[j % width].abs() * factor)
+        };
+        let slopes: Vec<f64> = slopes.iter().enumerate().map(steepest).collect();
         let (d_out, dh) = (g * g * square(dy), square(&slopes));
         let parts = [dh * square(problem.x_row(t)), d_out * square(a), dh, d_out];
         sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += finite(part));

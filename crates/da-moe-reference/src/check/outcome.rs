@@ -51,8 +51,9 @@ impl Outcome {
     pub fn from_step(step: &Step, y: TensorRef<'_, 2>, gradients: Option<&da_moe_core::Gradients<'_>>) -> Result<Self> {
         let (selection, plan) = (step.selection()?, step.plan()?);
         Ok(Self {
-            importance: values(step.importance()?),
-            logits: values(step.logits()?),
+            // A routing from outside has neither.
+            importance: step.importance().map(values).unwrap_or_default(),
+            logits: step.logits().map(values).unwrap_or_default(),
             k: integers(selection.k),
             experts: integers(selection.experts),
             weights: values(selection.weights),

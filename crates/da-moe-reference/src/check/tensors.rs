@@ -1,7 +1,7 @@
 //! Stage 4: weights, losses, `y` and gradients against the oracle forced to the outcome's decision, within SPEC §8.
 
 use super::bounds::{bound, exponent_error, rounded_outputs};
-use super::conditioning::{cancelled, cancelled_output, kinks};
+use super::conditioning::{cancelled, cancelled_output, kinks, uncancelled_logits};
 use super::outcome::Outcome;
 use super::report::{Report, Tolerance};
 use crate::{Decision, Experts, Forward, Gradients, Problem, Slot, backward, capacity_drops, forward_with};
@@ -18,8 +18,8 @@ pub(super) fn check(
     let config = &problem.config;
     let forward = forward_with(problem, &decision(problem, outcome, slots));
     let widest = config.hidden_size.max(config.moe_intermediate_size).max(config.shared_intermediate_size);
-    // Scores are exponentials of f32 logits, so weights inherit the rounding of large ones.
-    let score = exponent_error(&forward.logits);
+    // Scores are exponentials of differences of two f32 logits, so weights inherit the rounding of both.
+    let score = 2.0 * exponent_error(&uncancelled_logits(problem));
     let in_f32 = |length: usize| Tolerance::new(bound(DType::F32, length) + score, DType::F32);
     let flat = |slots: &[Vec<Slot>]| slots.iter().flatten().map(|slot| slot.weight).collect::<Vec<f64>>();
     report.close("weights", 1, &flat(slots), &flat(&forward.selection), in_f32(config.candidates().max(widest)));
