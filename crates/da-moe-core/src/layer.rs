@@ -241,12 +241,13 @@ impl<B: Backend> Layer<B> {
         if step.keep == Keep::Nothing {
             return Err(Error::Workspace { op, problem: "the step was made with Keep::Nothing".into() });
         }
-        let routed = inputs.routing.is_some();
-        if step.last != Some(Last { sizes, routed }) {
-            let with = if routed { "with" } else { "without" };
-            let problem =
-                format!("the last forward was not over {} tokens {with} a routing from outside", sizes.tokens);
-            return Err(Error::Workspace { op, problem });
+        let refuse =
+            |problem: String| Err(Error::Workspace { op, problem: format!("the step's last forward {problem}") });
+        match step.last {
+            Some(last) if last.sizes == sizes && last.routed == inputs.routing.is_some() => {}
+            Some(last) if last.sizes == sizes && last.routed => return refuse("had a routing from outside".into()),
+            Some(last) if last.sizes == sizes => return refuse("had no routing from outside".into()),
+            _ => return refuse(format!("was not over {} tokens", sizes.tokens)),
         }
         self.compute_backward(stream, inputs, weights, dy, step, gradients, &sizes)?;
         self.route_backward(stream, inputs, weights, step, gradients, &sizes)
