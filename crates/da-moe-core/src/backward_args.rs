@@ -129,7 +129,7 @@ pub struct GateBackwardArgs<'a> {
 pub struct RoutingBackwardArgs<'a> {
     /// What the caller gave forward.
     pub routing: Routing<'a>,
-    /// From [`Backend::routing`]; `ranked` holds each slot's position among the caller's entries.
+    /// From [`Backend::routing`](crate::Backend::routing); `ranked` holds each slot's position among the caller's entries.
     pub selection: Selection<'a>,
     /// `[T, k_max]` f32.
     pub d_weights: TensorRef<'a, 2>,
