@@ -133,13 +133,16 @@ fn summands(
         }
         let hidden = row(&rows.hidden, at, rows_in);
         let slopes = activate_backward(problem.config.hidden_act, hidden, &da);
+        // `|W_outᵀ| |dy|`: what `da` would be if nothing cancelled.
+        let w_out = |o: usize, f: usize| experts.w_out[(e * d + o) * width + f];
+        let reach = |f: usize| dy.iter().enumerate().map(|(o, dy)| (g * dy * w_out(o, f)).abs()).sum::<f64>();
         // Near a flat spot of the activation its derivative is itself a difference; count it as 1 there.
         let steepest = |(j, slope): (usize, &f64)| {
             let factor = match (problem.config.hidden_act.is_gated(), hidden.get(width + j)) {
                 (false, _) => 1.0,
                 (true, up) => up.map_or(0.0, |up| up.abs()),
             };
-            slope.abs().max(da[j % width].abs() * factor)
+            slope.abs().max(reach(j % width) * factor)
         };
         let slopes: Vec<f64> = slopes.iter().enumerate().map(steepest).collect();
         let (d_out, dh) = (g * g * square(dy), square(&slopes));
