@@ -179,17 +179,7 @@ fn files_that_are_not_there() {
         assert_refused(&case.run(&[]), name);
         std::fs::write(&path, bytes).expect("a written file");
     }
-    let path = |name: &str| case.folder.path().join(name);
-    let output = program()
-        .arg("run")
-        .arg("--config")
-        .arg(path("config.json"))
-        .arg("--input")
-        .arg(path("input.safetensors"))
-        .arg("--output")
-        .arg(path("no such folder/output.safetensors"))
-        .output()
-        .expect("a program that starts");
+    let output = case.run_to(&case.folder.path().join("no such folder/output.safetensors"), &[]);
     assert_refused(&output, "no such folder");
 }
 

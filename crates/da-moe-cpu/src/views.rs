@@ -69,6 +69,11 @@ pub(crate) fn optional<'a, S: Element>(
     view.as_ref().map(|view| vector(op, argument, view)).transpose()
 }
 
+/// How many of `tokens` tokens are not padding.
+pub(crate) fn unmasked_count(mask: Option<&[u8]>, tokens: usize) -> usize {
+    mask.map_or(tokens, |mask| mask.iter().filter(|&&token| token != 0).count())
+}
+
 /// The elements of an output.
 pub(crate) fn output<'a, S: Element, const R: usize>(
     op: &'static str,

@@ -105,6 +105,11 @@ impl Case {
     }
 
     pub fn run(&self, more: &[&str]) -> std::process::Output {
+        self.run_to(&self.output(), more)
+    }
+
+    /// As [`Self::run`], with the output elsewhere.
+    pub fn run_to(&self, output: &std::path::Path, more: &[&str]) -> std::process::Output {
         let path = |name: &str| self.folder.path().join(name);
         program()
             .arg("run")
@@ -113,7 +118,7 @@ impl Case {
             .arg("--input")
             .arg(path("input.safetensors"))
             .arg("--output")
-            .arg(self.output())
+            .arg(output)
             .args(more)
             .output()
             .expect("a program that starts")

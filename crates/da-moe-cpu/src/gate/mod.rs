@@ -12,7 +12,7 @@ pub(crate) use routing::{check_offsets, check_routing, routing, routing_backward
 pub(crate) use scores::entropy;
 pub(crate) use select::ordered;
 
-use crate::views::{Rows, optional, output, rows, vector};
+use crate::views::{Rows, optional, output, rows, unmasked_count, vector};
 use da_moe_core::{GateArgs, LayerConfig, NormalizeWeights, Policy, Result};
 use rayon::prelude::*;
 use scores::Scores;
@@ -82,7 +82,7 @@ pub(crate) fn forward(args: GateArgs<'_>) -> Result<()> {
     let losses = output::<f32, 1>(op, "losses", args.losses)?;
     load.fill(0);
     partials.iter().for_each(|part| load.iter_mut().zip(&part.load).for_each(|(sum, count)| *sum += count));
-    let unmasked = mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count());
+    let unmasked = unmasked_count(mask, tokens);
     output::<i32, 1>(op, "unmasked", args.unmasked)?[0] = unmasked as i32;
     let mean = |sum: f64| if unmasked == 0 { 0.0 } else { sum / unmasked as f64 };
     let selections = load.iter().map(|&count| f64::from(count)).sum::<f64>();

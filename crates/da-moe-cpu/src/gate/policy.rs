@@ -1,5 +1,7 @@
 //! SPEC §2: `k_t` from importance. Comparisons are in f32, as the specification says, so that integers are exact.
 
+use crate::importance::sane;
+use crate::views::unmasked_count;
 use da_moe_core::{LayerConfig, Policy};
 use rayon::prelude::*;
 
@@ -12,12 +14,6 @@ pub(super) struct Demand<'a> {
     pub importance: &'a [f32],
     pub mask: Option<&'a [u8]>,
     pub given: Option<&'a [i32]>,
-}
-
-/// Importance that is NaN or negative counts as 0.
-#[inline(always)]
-fn sane(importance: f32) -> f32 {
-    if importance > 0.0 { importance } else { 0.0 }
 }
 
 impl Demand<'_> {
@@ -56,14 +52,10 @@ impl Demand<'_> {
         }
     }
 
-    fn unmasked_count(&self) -> usize {
-        (0..self.importance.len()).filter(|&t| self.unmasked(t)).count()
-    }
-
     /// `N`: levels above `k_min` to give away, clamped to what fits.
     fn levels(&self, mean_k: f64) -> usize {
         let (k_min, k_max) = (self.config.k_min(), self.config.k_max());
-        let tokens = self.unmasked_count();
+        let tokens = unmasked_count(self.mask, self.importance.len());
         let wanted = (mean_k * tokens as f64).round() - (k_min * tokens) as f64;
         // Saturates below at 0.
         (wanted as usize).min((k_max - k_min) * tokens)
@@ -123,7 +115,7 @@ impl Demand<'_> {
             let levels = (sane(self.importance[t]) / price).floor() as usize;
             (k_min + levels.min(k_max - k_min)) as i32
         });
-        if training && self.unmasked_count() > 0 {
+        if training && unmasked_count(self.mask, self.importance.len()) > 0 {
             let tokens = (0..k.len()).filter(|&t| self.unmasked(t));
             let used: usize = tokens.map(|t| k[t] as usize - k_min).sum();
             let ratio = (used as f64 + 1.0) / (self.levels(mean_k) as f64 + 1.0);

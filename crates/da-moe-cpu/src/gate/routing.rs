@@ -1,7 +1,7 @@
 //! A finished routing from the caller (SPEC §2 `given`): put into slot order, and its gradient put back.
 
 use super::select::ordered;
-use crate::views::{optional, output, rows, vector};
+use crate::views::{optional, output, rows, unmasked_count, vector};
 use da_moe_core::{Error, Result, Routing, RoutingArgs, RoutingBackwardArgs, TensorRef, expert_id};
 use std::cmp::Reverse;
 
@@ -96,8 +96,7 @@ pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {
     let weights = output::<f32, 2>(op, "weights", args.selection.weights)?;
     let positions = output::<i32, 2>(op, "ranked", args.selection.ranked)?;
     let load = output::<i32, 1>(op, "load", args.load)?;
-    output::<i32, 1>(op, "unmasked", args.unmasked)?[0] =
-        mask.map_or(tokens, |mask| mask.iter().filter(|&&m| m != 0).count()) as i32;
+    output::<i32, 1>(op, "unmasked", args.unmasked)?[0] = unmasked_count(mask, tokens) as i32;
     output::<f32, 1>(op, "losses", args.losses)?.fill(0.0);
     chosen.fill(-1);
     weights.fill(0.0);

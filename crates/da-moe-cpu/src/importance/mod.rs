@@ -105,7 +105,7 @@ fn scatter(tokens: &[u32], values: &mut [f32]) {
 
 /// Importance that is NaN or negative counts as 0.
 #[inline(always)]
-fn sane(value: f32) -> f32 {
+pub(crate) fn sane(value: f32) -> f32 {
     if value > 0.0 { value } else { 0.0 }
 }
 
