@@ -147,6 +147,41 @@ pub enum Error {
         /// What is too small or absent.
         problem: String,
     },
+
+    /// A GPU was asked for, but this library was built without its CUDA kernels.
+    #[error(
+        "CUDA kernels are not built into this program: {reason}; \
+         to have them, put nvcc 13 on PATH (in the project's folder `cargo xtask cuda` is enough) and build with DA_MOE_CUDA=1"
+    )]
+    KernelsNotBuilt {
+        /// Why they were left out.
+        reason: String,
+    },
+
+    /// There is no GPU, or none that a program can use.
+    #[error("no GPU: {reason}")]
+    NoDevice {
+        /// What is missing.
+        reason: String,
+    },
+
+    /// A kernel did what it must not, as seen by the emulator, or left an output unwritten.
+    #[error("kernel `{kernel}`: {problem}")]
+    Kernel {
+        /// Name of the kernel, or of the stage.
+        kernel: String,
+        /// What was seen.
+        problem: String,
+    },
+
+    /// The CUDA driver refused a call.
+    #[error("{call}: {problem}")]
+    Cuda {
+        /// The driver's function.
+        call: &'static str,
+        /// What the driver said, and what it was about.
+        problem: String,
+    },
 }
 
 /// Result with this crate's [`Error`].

@@ -49,6 +49,18 @@ macro_rules! typed_memory {
             }
         }
 
+        impl<'a> SliceMut<'a> {
+            /// The first `count` elements; all, when there are not as many.
+            pub(crate) fn first(self, count: usize) -> SliceMut<'a> {
+                match self {
+                    $(SliceMut::$variant(s) => {
+                        let count = count.min(s.len());
+                        SliceMut::$variant(&mut s[..count])
+                    })*
+                }
+            }
+        }
+
         impl SliceMut<'_> {
             /// The same elements, read-only.
             pub fn as_ref(&self) -> Slice<'_> {

@@ -111,10 +111,21 @@ impl<'a, const R: usize> TensorMut<'a, R> {
         Ok(Self { data, shape, strides })
     }
 
+    /// The view's elements, whatever their type: what is past its last element is left out.
+    pub fn into_data(self) -> SliceMut<'a> {
+        let count = self.count();
+        self.data.first(count)
+    }
+
+    /// The number of elements.
+    fn count(&self) -> usize {
+        // A product with a 0 in it is 0, however large the other extents are.
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+    }
+
     /// The typed elements of the view, if they are of type `T`.
     pub fn into_elements<T: Element>(self) -> Option<&'a mut [T]> {
-        // A product with a 0 in it is 0, however large the other extents are.
-        let count = if self.shape.contains(&0) { 0 } else { self.shape.iter().product() };
+        let count = self.count();
         T::from_slice_mut(self.data).map(|elements| &mut elements[..count])
     }
 

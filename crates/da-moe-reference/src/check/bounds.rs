@@ -30,8 +30,8 @@ pub(super) fn round(dtype: DType, value: f64) -> f64 {
     }
 }
 
-/// The oracle's `y` with `y` rounded to the type, then with `o` and `y`, then with `a`, `o` and `y`.
-pub(super) fn rounded_outputs(problem: &Problem, forward: &Forward, dtype: DType) -> [Vec<f64>; 3] {
+/// The oracle's `y` with `y` rounded to the type, and with `a`, `o` or both rounded before.
+pub(super) fn rounded_outputs(problem: &Problem, forward: &Forward, dtype: DType) -> [Vec<f64>; 4] {
     let plan = &forward.plan;
     let to_type = |value: f64| round(dtype, value);
     let exact = |value: f64| value;
@@ -44,7 +44,7 @@ pub(super) fn rounded_outputs(problem: &Problem, forward: &Forward, dtype: DType
         let y = combine(problem, &forward.selection, plan, &rows, shared.as_deref());
         y.into_iter().map(to_type).collect()
     };
-    [output(&exact, &exact), output(&exact, &to_type), output(&to_type, &to_type)]
+    [output(&exact, &exact), output(&exact, &to_type), output(&to_type, &exact), output(&to_type, &to_type)]
 }
 
 /// `o` of rounded `a`.

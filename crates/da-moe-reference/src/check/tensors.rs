@@ -65,8 +65,9 @@ fn decision(problem: &Problem, outcome: &Outcome, slots: &[Vec<Slot>]) -> Decisi
 /// over the subsets of them that a fused kernel may round: in a small tensor one rounding may undo another.
 fn y_tolerance(problem: &Problem, forward: &Forward, dtype: DType, widest: usize, score: f64) -> Tolerance<'static> {
     let in_f32 = bound(DType::F32, widest) + score;
+    let floor = cancelled_output(problem, forward);
     if dtype == DType::F32 {
-        return Tolerance { floor: cancelled_output(problem, forward), ..Tolerance::new(in_f32, dtype) };
+        return Tolerance { floor, ..Tolerance::new(in_f32, dtype) };
     }
     let finite = |(a, b): &(&f64, &f64)| a.is_finite() && b.is_finite();
     let error = |rounded: Vec<f64>| {
@@ -76,7 +77,7 @@ fn y_tolerance(problem: &Problem, forward: &Forward, dtype: DType, widest: usize
         if size > 0.0 { error / size } else { 0.0 }
     };
     let baseline = rounded_outputs(problem, forward, dtype).into_iter().map(error).fold(0.0, f64::max);
-    Tolerance::new(bound(dtype, widest).min(1.5 * baseline + in_f32), dtype)
+    Tolerance { floor, ..Tolerance::new(bound(dtype, widest).min(1.5 * baseline + in_f32), dtype) }
 }
 
 /// What decides the tolerance of gradients.
