@@ -1,0 +1,65 @@
+// Host twins of PTX instructions that CUDA C++ has no functions for. A kernel's wrapper is inline PTX for nvcc and one
+// of these calls here. Shared addresses are 32 bits wide, as in PTX.
+//
+// Wrappers should be forced inline: reports name the line of the call, and the lines that it was inlined into.
+#pragma once
+
+#include "kernel.h"
+
+// 128 bytes that the host encodes and the tensor memory accelerator reads. Kernels take it by value.
+struct alignas(64) CUtensorMap {
+    uint64_t opaque[16];
+};
+
+namespace emu {
+
+// cvta.generic.to.shared
+uint32_t shared_address(const void* pointer);
+
+// bar.sync and bar.arrive: `wait` is false for the latter.
+void named_barrier(unsigned id, unsigned threads, bool wait, Location here = Location::current());
+
+// ---- cp.async: `bytes` is 4, 8 or 16; past `source_bytes` the target is zeroed.
+void cp_async(uint32_t target, const void* source, uint32_t bytes, uint32_t source_bytes);
+void cp_async_commit();
+// Waits until at most `groups` of the thread's committed groups are in flight.
+void cp_async_wait(unsigned groups);
+
+// ---- Matrices in the registers of a warp.
+enum class Element { Bf16, F16 };
+// ldmatrix.sync.aligned.m8n8.x1, x2 or x4
+void ldmatrix(unsigned matrices, bool transpose, uint32_t row, uint32_t* out, Location here = Location::current());
+// mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32
+void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, const float* c,
+                  Location here = Location::current());
+// cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero.
+uint32_t round_tf32(uint32_t bits);
+// mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
+void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, const float* c,
+                      Location here = Location::current());
+
+// ---- mbarriers in shared memory
+void mbarrier_init(uint32_t mbarrier, uint32_t count);
+// mbarrier.arrive, with expect_tx if `expected_bytes` is not zero
+void mbarrier_arrive(uint32_t mbarrier, uint32_t expected_bytes = 0);
+// mbarrier.try_wait.parity: may give false although nothing is missing, as the hardware may.
+bool mbarrier_try_wait(uint32_t mbarrier, uint32_t parity, Location here = Location::current());
+
+// ---- The async proxy: what the tensor memory accelerator and wgmma go through.
+void fence_proxy_async();
+// cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int x, int y);
+
+// ---- wgmma of m64nNk16 with f32 accumulators: `d` are the thread's N / 2 of them.
+struct WgmmaOperands {
+    Element element;
+    int n;
+    uint64_t a, b;  // shared memory descriptors
+    bool scale_d, transpose_a, transpose_b;
+};
+void wgmma_fence(Location here = Location::current());
+void wgmma(float* d, const WgmmaOperands& operands, Location here = Location::current());
+void wgmma_commit(Location here = Location::current());
+void wgmma_wait(unsigned groups, Location here = Location::current());
+
+}  // namespace emu

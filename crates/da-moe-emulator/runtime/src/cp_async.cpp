@@ -1,0 +1,68 @@
+// cp.async: copies that belong to one thread, and are complete when it has waited for them.
+#include "machine.h"
+
+namespace emu {
+
+namespace {
+
+// The bytes arrive. To the checker they are written now, by the thread that waited: others are ordered after that only
+// by what the thread does next.
+void land(Thread& self, std::vector<CpAsync>& group) {
+    for (const CpAsync& copy : group) {
+        unsigned char* target =
+            shared_pointer(self, copy.target, copy.bytes, AccessKind::Write, "cp.async write", copy.site);
+        memcpy(target, copy.source, copy.source_bytes);
+        memset(target + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
+    }
+    group.clear();
+}
+
+}  // namespace
+
+uint32_t shared_address(const void* pointer) {
+    Thread& self = current();
+    const uint32_t offset = self.block->shared.offset_of(reinterpret_cast<uintptr_t>(pointer));
+    if (offset >= SHARED_ARENA) {
+        self.machine->fail(Kind::OutOfBounds, site_of(__builtin_return_address(0)),
+                           "a pointer that is converted to a shared address is not in this block's shared memory");
+    }
+    return offset;
+}
+
+void cp_async(uint32_t target, const void* source, uint32_t bytes, uint32_t source_bytes) {
+    Thread& self = current();
+    Machine& machine = *self.machine;
+    const Site site = site_of(__builtin_return_address(0));
+    const auto from = reinterpret_cast<uintptr_t>(source);
+    if ((bytes != 4 && bytes != 8 && bytes != 16) || source_bytes > bytes) {
+        machine.fail(Kind::Async, site, "cp.async of %u bytes, %u of them from the source", bytes, source_bytes);
+    }
+    if (target % bytes != 0 || from % bytes != 0) {
+        machine.fail(Kind::Misaligned, site, "cp.async of %u bytes from 0x%zx to shared address 0x%x", bytes,
+                     static_cast<size_t>(from), target);
+    }
+    // The target belongs to the copy from now on, and holds nothing until it is waited for.
+    unsigned char* place = shared_pointer(self, target, bytes, AccessKind::Write, "cp.async write", site);
+    memset(place, machine.poison, bytes);
+    std::fill_n(self.block->shared.states.begin() + target, bytes, ByteState::Pending);
+    if (source_bytes > 0) {
+        access_global(machine, from, source_bytes, {self.agent, AccessKind::Read, "cp.async read", site, false});
+    }
+    self.copies.push_back({target, source, bytes, source_bytes, site});
+}
+
+void cp_async_commit() {
+    Thread& self = current();
+    self.copy_groups.emplace_back();
+    self.copy_groups.back().swap(self.copies);
+}
+
+void cp_async_wait(unsigned groups) {
+    Thread& self = current();
+    while (self.copy_groups.size() > groups) {
+        land(self, self.copy_groups.front());
+        self.copy_groups.erase(self.copy_groups.begin());
+    }
+}
+
+}  // namespace emu

@@ -1,0 +1,144 @@
+// mbarriers: eight bytes of shared memory, so that a kernel that overwrites one destroys it.
+#include "machine.h"
+
+namespace emu {
+
+namespace {
+
+constexpr uint32_t MAX_COUNT = (1 << 20) - 1;
+
+// [magic: 2 bits][phase: 1][tx-count: 21, biased][pending arrivals: 20][count: 20]
+struct Mbarrier {
+    uint32_t count, pending;
+    int32_t tx;
+    uint32_t phase;
+};
+
+constexpr uint64_t MAGIC = 2;
+constexpr int32_t TX_BIAS = 1 << 20;
+
+uint64_t packed(const Mbarrier& m) {
+    return MAGIC << 62 | static_cast<uint64_t>(m.phase & 1) << 61 |
+           (static_cast<uint64_t>(m.tx + TX_BIAS) & 0x1fffff) << 40 | static_cast<uint64_t>(m.pending) << 20 | m.count;
+}
+
+uint64_t bits_at(const Block& block, uint32_t address) {
+    uint64_t bits;
+    memcpy(&bits, block.shared.arena + address, sizeof bits);
+    return bits;
+}
+
+Mbarrier unpacked(uint64_t bits) {
+    return {static_cast<uint32_t>(bits & MAX_COUNT), static_cast<uint32_t>(bits >> 20 & MAX_COUNT),
+            static_cast<int32_t>(bits >> 40 & 0x1fffff) - TX_BIAS, static_cast<uint32_t>(bits >> 61 & 1)};
+}
+
+// Stores the mbarrier, and completes its phase if nothing is missing.
+void store(Block& block, uint32_t address, Mbarrier m) {
+    if (m.pending == 0 && m.tx == 0) {
+        m.phase ^= 1;
+        m.pending = m.count;
+        block.machine->progress();
+        MbarrierClocks& clocks = block.mbarriers[address];
+        clocks.complete = std::move(clocks.gathering);
+        clocks.gathering = {};
+        for (Thread* thread : block.threads) {
+            if (thread->wait == Wait::Mbarrier && thread->waits_mbarrier == address &&
+                thread->waits_parity != m.phase) {
+                wake(*thread);
+            }
+        }
+    }
+    const uint64_t bits = packed(m);
+    memcpy(block.shared.arena + address, &bits, sizeof bits);
+}
+
+// An operation of a thread: ordered after the initialisation, but not after other operations on the mbarrier.
+Mbarrier open(Thread& self, uint32_t address, const char* operation, Site site) {
+    if (address % 8 != 0) {
+        self.machine->fail(Kind::Misaligned, site, "%s at shared address 0x%x, not a multiple of 8", operation,
+                           address);
+    }
+    access_shared(*self.block, address, 8, {self.agent, AccessKind::Atomic, operation, site, false});
+    check_mbarrier(*self.block, address, operation, site);
+    return unpacked(bits_at(*self.block, address));
+}
+
+}  // namespace
+
+void check_mbarrier(Block& block, uint32_t address, const char* operation, Site site) {
+    if (!block.shared.holds(address, 8) || address % 8 != 0 || bits_at(block, address) >> 62 != MAGIC) {
+        block.machine->fail(Kind::Async, site, "%s on %s, which is not an initialised mbarrier", operation,
+                            block.shared.place(address).text);
+    }
+}
+
+void mbarrier_init(uint32_t address, uint32_t count) {
+    Thread& self = current();
+    const Site site = site_of(__builtin_return_address(0));
+    if (count == 0 || count > MAX_COUNT) {
+        self.machine->fail(Kind::Async, site, "mbarrier.init with a count of %u", count);
+    }
+    if (address % 8 != 0) {
+        self.machine->fail(Kind::Misaligned, site, "mbarrier.init at shared address 0x%x, not a multiple of 8",
+                           address);
+    }
+    shared_pointer(self, address, 8, AccessKind::Write, "mbarrier.init", site);
+    self.block->mbarriers[address] = {};
+    const uint64_t bits = packed({count, count, 0, 0});
+    memcpy(self.block->shared.arena + address, &bits, sizeof bits);
+}
+
+void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
+    Thread& self = current();
+    const Site site = site_of(__builtin_return_address(0));
+    Mbarrier m = open(self, address, "mbarrier.arrive", site);
+    if (m.pending == 0) {
+        self.machine->fail(Kind::Async, site, "mbarrier.arrive on %s: more arrivals in a phase than its count of %u",
+                           self.block->shared.place(address).text, m.count);
+    }
+    const Moment moment = self.agent.release();
+    self.block->mbarriers[address].gathering.join({moment.clocks(), moment.known.foreign});
+    m.tx += static_cast<int32_t>(expected_bytes);
+    m.pending--;
+    store(*self.block, address, m);
+    perhaps_yield(self, 4);
+}
+
+bool mbarrier_try_wait(uint32_t address, uint32_t parity, Location here) {
+    Thread& self = current();
+    Machine& machine = *self.machine;
+    const Site site = site_of(__builtin_return_address(0));
+    const Mbarrier m = open(self, address, "mbarrier.try_wait", site);
+    if (parity > 1) {
+        machine.fail(Kind::Async, site, "mbarrier.try_wait.parity with a parity of %u", parity);
+    }
+    if (m.phase == parity) {
+        if (machine.policy != Policy::RoundRobin && machine.random.one_in(4)) {
+            poll(self, POLL_COST, site);
+            return false;
+        }
+        self.waits_mbarrier = address;
+        self.waits_parity = parity;
+        block_thread(self, Wait::Mbarrier, "mbarrier.try_wait", here);
+    }
+    self.agent.known.join(self.block->mbarriers[address].complete);
+    return true;
+}
+
+void mbarrier_complete_tx(Block& block, uint32_t address, uint32_t bytes, const Knowledge& known, Site site) {
+    check_mbarrier(block, address, "completion of a TMA copy", site);
+    block.mbarriers[address].gathering.join(known);
+    Mbarrier m = unpacked(bits_at(block, address));
+    m.tx -= static_cast<int32_t>(bytes);
+    store(block, address, m);
+}
+
+std::string describe_mbarrier(const Block& block, uint32_t address, uint32_t parity) {
+    const Mbarrier m = unpacked(bits_at(block, address));
+    return Text<300>(" for parity %u of %s: phase %u, %u of %u arrivals and %d bytes missing", parity,
+                     block.shared.place(address).text, m.phase, m.pending, m.count, m.tx)
+        .text;
+}
+
+}  // namespace emu

@@ -1,0 +1,104 @@
+// Global memory as allocations of the device, and the shared memory of a block.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "clocks.h"
+#include "report.h"
+#include "shadow.h"
+
+namespace emu {
+
+struct Machine;
+struct Block;
+struct Thread;
+
+enum class ByteState : uint8_t {
+    Outside,  // of every array
+    Unwritten,
+    Written,
+    WrittenAsync,  // by an engine: the async proxy
+    Pending,       // target of a cp.async that nobody has waited for
+};
+
+struct Allocation {
+    std::string name;
+    uintptr_t base = 0;
+    size_t bytes = 0;
+    bool read_only = false;
+    std::unique_ptr<unsigned char[]> storage;
+    std::vector<ByteState> states;
+    Shadow shadow;
+};
+
+class GlobalMemory {
+public:
+    // The new allocation's address. Its bytes are `poison`.
+    uintptr_t allocate(const char* name, size_t bytes, unsigned char poison);
+    bool release(uintptr_t base);
+    // The allocation that holds the address, or whose base it is (which matters for empty ones); null if none.
+    Allocation* find(uintptr_t address) const;
+    // The allocation that ends closest before the address, or null: what an access probably meant.
+    const Allocation* before(uintptr_t address) const;
+
+private:
+    std::vector<std::unique_ptr<Allocation>> allocations;  // by base
+    mutable Allocation* recent[64] = {};                   // by page
+};
+
+constexpr uint32_t SHARED_ARENA = 256 << 10;
+// Arrays start here: address 0 is none.
+constexpr uint32_t SHARED_START = 1024;
+constexpr uint32_t SHARED_GAP = 16;
+
+struct SharedArray {
+    const void* tag;
+    const char* name;
+    uint32_t offset, bytes;
+};
+
+struct SharedMemory {
+    unsigned char* arena = nullptr;  // SHARED_ARENA bytes, aligned to their size
+    std::vector<ByteState> states;   // up to the end of the last array so far placed, of any block
+    Shadow shadow;
+    uint32_t generation = 0;
+    uint32_t top = SHARED_START;
+    uint32_t static_bytes = 0;
+    bool dynamic_placed = false;
+    SharedArray dynamic{};
+    std::vector<SharedArray> arrays;
+
+    SharedMemory();
+    ~SharedMemory();
+    SharedMemory(const SharedMemory&) = delete;
+    SharedMemory& operator=(const SharedMemory&) = delete;
+
+    void start(uint32_t block_generation);
+    uint32_t offset_of(uintptr_t address) const {
+        return static_cast<uint32_t>(std::min<uintptr_t>(address - reinterpret_cast<uintptr_t>(arena), SHARED_ARENA));
+    }
+    bool holds(uint32_t offset, size_t bytes) const;
+    // "`name`+offset", for reports.
+    Text<96> place(uint32_t offset) const;
+};
+
+// An access by `who`, with what reports call it. `async`: through the async proxy.
+struct Access {
+    const Agent& who;
+    AccessKind kind;
+    const char* name;
+    Site site;
+    bool async;
+};
+
+void access_shared(Block& block, uint32_t offset, uint32_t bytes, const Access& access);
+void access_global(Machine& machine, uintptr_t address, size_t bytes, const Access& access);
+
+// For operations that take a 32-bit shared address.
+unsigned char* shared_pointer(Thread& self, uint32_t offset, uint32_t bytes, AccessKind kind, const char* name,
+                              Site site);
+
+}  // namespace emu

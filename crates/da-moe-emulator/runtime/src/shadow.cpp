@@ -1,0 +1,290 @@
+#include "shadow.h"
+
+namespace emu {
+
+// ---- sets of accesses
+
+void AccessSet::clear() {
+    std::fill(table.begin(), table.end(), Epoch{});
+    count = 0;
+    barriers = 0;
+    single_block = true;
+}
+
+Epoch& AccessSet::slot(uint32_t entry_block, uint32_t agent) {
+    const size_t mask = table.size() - 1;
+    size_t at = (agent + entry_block * 977u) & mask;
+    while (table[at].clock != 0 && (table[at].agent != agent || table[at].block != entry_block)) {
+        at = (at + 1) & mask;
+    }
+    return table[at];
+}
+
+void AccessSet::grow() {
+    std::vector<Epoch> old(table.empty() ? 8 : table.size() * 2);
+    old.swap(table);
+    for (const Epoch& entry : old) {
+        if (entry.clock != 0) {
+            slot(entry.block, entry.agent) = entry;
+        }
+    }
+}
+
+void AccessSet::insert(const Agent& who, Site site) {
+    if (2 * (count + 1) > table.size()) {
+        grow();
+    }
+    Epoch& entry = slot(who.block, who.index);
+    if (entry.clock == 0) {
+        single_block = count == 0 || (single_block && block == who.block);
+        block = who.block;
+        count++;
+    }
+    entry = {who.clock, who.block, who.index, site};
+    barriers = std::max(barriers, who.barriers);
+}
+
+const Epoch* AccessSet::unordered(const Agent& who) const {
+    if (all_before_barrier_of(who)) {
+        return nullptr;
+    }
+    for (const Epoch& entry : table) {
+        if (entry.clock != 0 && !who.ordered(entry.block, entry.agent, entry.clock)) {
+            return &entry;
+        }
+    }
+    return nullptr;
+}
+
+// ---- pools
+
+void ShadowPool::reset() {
+    used_sets = 0;
+    used_splits = 0;
+    free_sets.clear();
+    free_splits.clear();
+}
+
+uint32_t ShadowPool::take_set() {
+    if (!free_sets.empty()) {
+        const uint32_t number = free_sets.back();
+        free_sets.pop_back();
+        return number;
+    }
+    if (used_sets == sets.size()) {
+        sets.emplace_back();
+    }
+    sets[used_sets].clear();
+    return static_cast<uint32_t>(++used_sets);
+}
+
+void ShadowPool::give_set(uint32_t number) {
+    if (number != 0) {
+        set(number).clear();
+        free_sets.push_back(number);
+    }
+}
+
+uint32_t ShadowPool::copy_set(uint32_t number) {
+    if (number == 0) {
+        return 0;
+    }
+    const uint32_t copy = take_set();
+    set(copy) = set(number);
+    return copy;
+}
+
+uint32_t ShadowPool::split(const Cell& cell) {
+    uint32_t number;
+    if (!free_splits.empty()) {
+        number = free_splits.back();
+        free_splits.pop_back();
+    } else {
+        if (used_splits == splits.size()) {
+            splits.emplace_back();
+        }
+        number = static_cast<uint32_t>(++used_splits);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        Cell copy = cell;
+        if (i > 0) {
+            copy.readers = copy_set(cell.readers);
+            copy.atomics = copy_set(cell.atomics);
+        }
+        bytes(number)[i] = copy;
+    }
+    return number;
+}
+
+void ShadowPool::join(uint32_t number) {
+    for (Cell& cell : bytes(number)) {
+        give_set(cell.readers);
+        give_set(cell.atomics);
+    }
+    free_splits.push_back(number);
+}
+
+// ---- the check of one cell
+
+namespace {
+
+bool ordered(const Agent& who, const Epoch& earlier) {
+    return earlier.clock == 0 || who.ordered(earlier.block, earlier.agent, earlier.clock);
+}
+
+bool conflicts(Conflict& conflict, AccessKind earlier, const Epoch& by) {
+    conflict.earlier = earlier;
+    conflict.by = by;
+    return false;
+}
+
+bool read(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& conflict) {
+    if (!ordered(who, cell.write)) {
+        return conflicts(conflict, AccessKind::Write, cell.write);
+    }
+    if (cell.atomics != 0) {
+        if (const Epoch* by = pool.set(cell.atomics).unordered(who)) {
+            return conflicts(conflict, AccessKind::Atomic, *by);
+        }
+    }
+    if (cell.readers != 0) {
+        AccessSet& readers = pool.set(cell.readers);
+        if (!readers.all_before_barrier_of(who)) {
+            readers.insert(who, site);
+            return true;
+        }
+        pool.give_set(cell.readers);
+        cell.readers = 0;
+    } else if (!ordered(who, cell.read)) {
+        // Two readers that know nothing of each other: a later write has to come after both.
+        cell.readers = pool.take_set();
+        AccessSet& readers = pool.set(cell.readers);
+        Agent first;
+        first.block = cell.read.block;
+        first.index = cell.read.agent;
+        first.clock = cell.read.clock;
+        // How many barriers the first had passed is forgotten; the second's count is right for its block's threads,
+        // since no barrier of the whole block can lie between accesses that are unordered.
+        first.barriers = first.index < ENGINES ? Agent::NO_BARRIERS : who.barriers;
+        readers.insert(first, cell.read.site);
+        readers.insert(who, site);
+        return true;
+    }
+    cell.read = {who.clock, who.block, who.index, site};
+    return true;
+}
+
+// The last reader, or set of readers, must be ordered before who writes.
+bool after_readers(ShadowPool& pool, Cell& cell, const Agent& who, Conflict& conflict) {
+    if (cell.readers != 0) {
+        if (const Epoch* by = pool.set(cell.readers).unordered(who)) {
+            return conflicts(conflict, AccessKind::Read, *by);
+        }
+        pool.give_set(cell.readers);
+        cell.readers = 0;
+    } else if (!ordered(who, cell.read)) {
+        return conflicts(conflict, AccessKind::Read, cell.read);
+    }
+    cell.read.clock = 0;
+    return true;
+}
+
+bool write(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& conflict) {
+    if (!ordered(who, cell.write)) {
+        return conflicts(conflict, AccessKind::Write, cell.write);
+    }
+    if (cell.atomics != 0) {
+        if (const Epoch* by = pool.set(cell.atomics).unordered(who)) {
+            return conflicts(conflict, AccessKind::Atomic, *by);
+        }
+        pool.give_set(cell.atomics);
+        cell.atomics = 0;
+    }
+    if (!after_readers(pool, cell, who, conflict)) {
+        return false;
+    }
+    cell.write = {who.clock, who.block, who.index, site};
+    return true;
+}
+
+// Atomics do not race with each other. Every one is remembered, so that a plain access has to come after all of them,
+// whichever the schedule ran last.
+bool atomic(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& conflict) {
+    if (!ordered(who, cell.write)) {
+        return conflicts(conflict, AccessKind::Write, cell.write);
+    }
+    if (!after_readers(pool, cell, who, conflict)) {
+        return false;
+    }
+    if (cell.atomics == 0) {
+        cell.atomics = pool.take_set();
+    }
+    pool.set(cell.atomics).insert(who, site);
+    return true;
+}
+
+bool check(ShadowPool& pool, Cell& cell, const Agent& who, AccessKind kind, Site site, Conflict& conflict) {
+    switch (kind) {
+        case AccessKind::Read:
+            return read(pool, cell, who, site, conflict);
+        case AccessKind::Write:
+            return write(pool, cell, who, site, conflict);
+        default:
+            return atomic(pool, cell, who, site, conflict);
+    }
+}
+
+}  // namespace
+
+bool Shadow::access(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
+                    AccessKind kind, Site site, Conflict& conflict) {
+    const uint32_t end = offset + bytes;
+    while (offset < end) {
+        Cell& cell = cells[offset / 4];
+        if (cell.generation != generation) {
+            cell = Cell{};
+            cell.generation = generation;
+        }
+        const uint32_t first = offset % 4;
+        const uint32_t last = std::min(4u, first + end - offset);
+        const bool whole = last - first == 4;
+        conflict.offset = offset;
+        if (cell.bytes == 0 && whole) {
+            if (!check(pool, cell, who, kind, site, conflict)) {
+                return false;
+            }
+        } else {
+            if (cell.bytes == 0) {
+                const uint32_t number = pool.split(cell);
+                cell.bytes = number;
+                cell.readers = 0;
+                cell.atomics = 0;
+            }
+            for (uint32_t i = first; i < last; i++) {
+                conflict.offset = offset + i - first;
+                if (!check(pool, pool.bytes(cell.bytes)[i], who, kind, site, conflict)) {
+                    return false;
+                }
+            }
+            if (whole && kind == AccessKind::Write) {
+                // All four bytes have one writer and no readers again.
+                pool.join(cell.bytes);
+                cell = Cell{};
+                cell.generation = generation;
+                cell.write = {who.clock, who.block, who.index, site};
+            }
+        }
+        offset += last - first;
+    }
+    return true;
+}
+
+Epoch Shadow::last_write(ShadowPool& pool, uint32_t generation, uint32_t offset) const {
+    const Cell& cell = cells[offset / 4];
+    if (cell.generation != generation) {
+        return {};
+    }
+    return cell.bytes == 0 ? cell.write : pool.bytes(cell.bytes)[offset % 4].write;
+}
+
+}  // namespace emu

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod cache;
+mod compiler;
+mod device;
+mod error;
+mod module;
+mod runtime;
+mod sources;
+
+pub use compiler::Compiler;
+pub use device::{Device, Policy, Schedule, TensorMap, TensorMap2d};
+pub use error::{Error, Kind, Report};
+pub use module::Module;

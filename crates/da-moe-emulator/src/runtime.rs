@@ -1,0 +1,49 @@
+//! The C++ sources of the emulator: headers that kernels include, and the machine that is linked to every module.
+
+/// Headers below `include`, with the kernels' include path in front of them.
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    ("emulator/atomics.h", include_str!("../runtime/include/emulator/atomics.h")),
+    ("emulator/collectives.h", include_str!("../runtime/include/emulator/collectives.h")),
+    ("emulator/cuda.h", include_str!("../runtime/include/emulator/cuda.h")),
+    ("emulator/half.h", include_str!("../runtime/include/emulator/half.h")),
+    ("emulator/intrinsics.h", include_str!("../runtime/include/emulator/intrinsics.h")),
+    ("emulator/kernel.h", include_str!("../runtime/include/emulator/kernel.h")),
+    ("emulator/ptx.h", include_str!("../runtime/include/emulator/ptx.h")),
+    ("emulator/types.h", include_str!("../runtime/include/emulator/types.h")),
+];
+
+/// The machine. Sources are compiled as one file, so that the checker can be inlined into the hooks.
+pub(crate) const SOURCES: &[(&str, &str)] = &[
+    ("async.h", include_str!("../runtime/src/async.h")),
+    ("clocks.h", include_str!("../runtime/src/clocks.h")),
+    ("collective.h", include_str!("../runtime/src/collective.h")),
+    ("fibre.h", include_str!("../runtime/src/fibre.h")),
+    ("machine.h", include_str!("../runtime/src/machine.h")),
+    ("memory.h", include_str!("../runtime/src/memory.h")),
+    ("report.h", include_str!("../runtime/src/report.h")),
+    ("shadow.h", include_str!("../runtime/src/shadow.h")),
+    ("api.cpp", include_str!("../runtime/src/api.cpp")),
+    ("atomic.cpp", include_str!("../runtime/src/atomic.cpp")),
+    ("barrier.cpp", include_str!("../runtime/src/barrier.cpp")),
+    ("clocks.cpp", include_str!("../runtime/src/clocks.cpp")),
+    ("collective.cpp", include_str!("../runtime/src/collective.cpp")),
+    ("cp_async.cpp", include_str!("../runtime/src/cp_async.cpp")),
+    ("failure.cpp", include_str!("../runtime/src/failure.cpp")),
+    ("fibre.cpp", include_str!("../runtime/src/fibre.cpp")),
+    ("hooks.cpp", include_str!("../runtime/src/hooks.cpp")),
+    ("launch.cpp", include_str!("../runtime/src/launch.cpp")),
+    ("matrix.cpp", include_str!("../runtime/src/matrix.cpp")),
+    ("mbarrier.cpp", include_str!("../runtime/src/mbarrier.cpp")),
+    ("memory.cpp", include_str!("../runtime/src/memory.cpp")),
+    ("report.cpp", include_str!("../runtime/src/report.cpp")),
+    ("scheduler.cpp", include_str!("../runtime/src/scheduler.cpp")),
+    ("shadow.cpp", include_str!("../runtime/src/shadow.cpp")),
+    ("tma.cpp", include_str!("../runtime/src/tma.cpp")),
+    ("wgmma.cpp", include_str!("../runtime/src/wgmma.cpp")),
+];
+
+/// One source that includes all others.
+pub(crate) fn unity() -> String {
+    let files = SOURCES.iter().filter(|(name, _)| name.ends_with(".cpp"));
+    files.map(|(name, _)| format!("#include \"{name}\"\n")).collect()
+}

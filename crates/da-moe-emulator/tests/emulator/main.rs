@@ -1,0 +1,12 @@
+//! The emulator, theme by theme. Every fault must be found under every schedule, at the right line.
+
+mod common;
+
+mod block;
+mod functions;
+mod gate;
+mod host;
+mod memory;
+mod ptx;
+mod races_between_blocks;
+mod tensor_core;

@@ -1,0 +1,237 @@
+//! Kernels for tensor cores, right and with planted bugs: cp.async and mma.sync, TMA and wgmma.
+
+use da_moe_emulator::{Device, Error, Kind, TensorMap2d};
+use half::bf16;
+
+use crate::common::{
+    SCHEDULES, compile, compiler, download, input, lines_with, mutant, output, parameter, passes, reports,
+};
+
+/// C = A B^T, of numbers small enough that f32 is exact in any order.
+struct Product {
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Product {
+    fn a(&self) -> Vec<bf16> {
+        (0..self.m * self.k).map(|i| bf16::from_f32((i * 31 % 17) as f32 - 8.0)).collect()
+    }
+
+    fn b(&self) -> Vec<bf16> {
+        (0..self.n * self.k).map(|i| bf16::from_f32((i * 29 % 13) as f32 - 6.0)).collect()
+    }
+
+    fn expected(&self) -> Vec<f32> {
+        let a: Vec<f32> = self.a().iter().map(|x| x.to_f32()).collect();
+        let b: Vec<f32> = self.b().iter().map(|x| x.to_f32()).collect();
+        let dot = |i: usize, j: usize| (0..self.k).map(|x| a[i * self.k + x] * b[j * self.k + x]).sum();
+        (0..self.m * self.n).map(|at| dot(at / self.n, at % self.n)).collect()
+    }
+
+    /// Whether the kernel's result is right, if nothing was reported.
+    fn run(&self, device: &Device, kernel: &str) -> Result<bool, Error> {
+        let (a, b) = (input(device, "A", &self.a()), input(device, "B", &self.b()));
+        device.read_only(a)?;
+        device.read_only(b)?;
+        let c = output::<f32>(device, "C", self.m * self.n);
+        let grid = [self.n.div_ceil(64) as u32, self.m.div_ceil(64) as u32, 1];
+        let sizes = [self.m as i32, self.n as i32, self.k as i32];
+        let sizes = sizes.each_ref().map(parameter);
+        match kernel {
+            "gemm_sm80" => {
+                let parameters = [&[parameter(&a), parameter(&b), parameter(&c)], &sizes[..]].concat();
+                // SAFETY: three addresses and three ints, as the kernel takes them.
+                unsafe { device.launch(kernel, grid, [128, 1, 1], 2 * 128 * 40 * 2, &parameters)? };
+            }
+            "gemm_sm90" => {
+                let map = |address, rows: usize| {
+                    let (inner, outer, row_bytes) = (self.k as u64, rows as u64, 2 * self.k as u64);
+                    let (box_inner, box_outer, element_bytes, swizzle) = (64, 64, 2, 128);
+                    let shape = TensorMap2d { inner, outer, row_bytes, box_inner, box_outer, element_bytes, swizzle };
+                    device.tensor_map_2d(address, &shape)
+                };
+                let (a_map, b_map) = (map(a, self.m)?, map(b, self.n)?);
+                let parameters = [&[parameter(&a_map), parameter(&b_map), parameter(&c)], &sizes[..]].concat();
+                // SAFETY: two tensor maps, an address and three ints, as the kernel takes them.
+                unsafe { device.launch(kernel, grid, [256, 1, 1], 3 * 16384 + 48, &parameters)? };
+            }
+            _ => {
+                let parameters = [parameter(&a), parameter(&b), parameter(&c)];
+                // SAFETY: three addresses, as the kernel takes them.
+                unsafe { device.launch(kernel, grid, [128, 1, 1], 2 * 8192, &parameters)? };
+            }
+        }
+        Ok(device.unwritten(c)? == 0 && download::<f32>(device, c, self.m * self.n) == self.expected())
+    }
+}
+
+/// Every bug is found: by a report, or by a wrong result.
+fn bug(kernel: &str, shape: &Product, kinds: &[Kind], from: &str, to: &str, line: &str) {
+    let file = format!("{kernel}.cu");
+    reports(&mutant(&file, from, to), kinds, &file, &lines_with(&file, line), |device| {
+        shape.run(device, kernel).map(drop)
+    });
+}
+
+fn miscomputes(kernel: &str, shape: &Product, file: &str, from: &str, to: &str) {
+    let module = compile(&compiler(&format!("{kernel}.cu")).include("tests/kernels").replace(file, from, to));
+    let seed = std::cell::Cell::new(0);
+    passes(&module, |device| {
+        seed.set(seed.get() + 1);
+        let result = shape.run(device, kernel);
+        assert!(!matches!(result, Ok(true)), "schedule {} of {SCHEDULES}: the result is right", seed.get());
+        Ok(())
+    });
+}
+
+fn right(kernel: &str, shapes: &[Product]) {
+    let module = compile(&compiler(&format!("{kernel}.cu")));
+    for shape in shapes {
+        passes(&module, |device| shape.run(device, kernel).map(|right| assert!(right, "a wrong result")));
+    }
+}
+
+const SM80: &str = "gemm_sm80";
+const SM90: &str = "gemm_sm90";
+const GENERIC: &str = "wgmma_generic";
+const EVEN: Product = Product { m: 64, n: 64, k: 128 };
+const RAGGED: Product = Product { m: 100, n: 70, k: 72 };
+const DEEP: Product = Product { m: 64, n: 64, k: 320 };
+const TILE: Product = Product { m: 64, n: 64, k: 64 };
+
+#[test]
+fn products_are_right() {
+    right(SM80, &[EVEN, RAGGED]);
+    right(SM90, &[DEEP, RAGGED]);
+    right(GENERIC, &[TILE]);
+}
+
+#[test]
+fn a_stage_read_before_all_threads_have_filled_it() {
+    let found = [Kind::Race, Kind::Async, Kind::Uninitialised];
+    bug(SM80, &EVEN, &found, "__syncthreads();  // the stage is complete", "", "gpu::ldmatrix_x4(");
+}
+
+#[test]
+fn a_stage_overwritten_while_others_read_it() {
+    let lines =
+        [lines_with("gemm_sm80.cu", "gpu::ldmatrix_x4("), lines_with("gemm_sm80.cu", "gpu::cp_async16(")].concat();
+    let module = mutant("gemm_sm80.cu", "__syncthreads();  // the stage may be overwritten", "");
+    reports(&module, &[Kind::Race, Kind::Async], "gemm_sm80.cu", &lines, |device| EVEN.run(device, SM80).map(drop));
+}
+
+#[test]
+fn a_copy_that_is_not_waited_for() {
+    bug(SM80, &EVEN, &[Kind::Async], "gpu::cp_async_wait<1>()", "gpu::cp_async_wait<2>()", "gpu::ldmatrix_x4(");
+}
+
+#[test]
+fn a_tail_that_is_loaded() {
+    bug(SM80, &RAGGED, &[Kind::OutOfBounds], "k < K && row < (is_a ? M : N)", "k < K", "gpu::cp_async16(");
+}
+
+#[test]
+fn a_tail_that_is_stored() {
+    // Columns past the row's end belong to the next row, rows past the last to nobody.
+    let found = [Kind::Race, Kind::OutOfBounds];
+    bug(SM80, &RAGGED, &found, "if (m < M && n < N) {", "{", "C[(size_t)m * N + n]");
+}
+
+#[test]
+fn a_wrong_swizzle() {
+    miscomputes(SM90, &DEEP, "gpu.cuh", "swizzle_128 = 1", "swizzle_128 = 2");
+}
+
+#[test]
+fn a_wrong_stride() {
+    miscomputes(SM90, &DEEP, "gpu.cuh", "stride = 1024 >> 4", "stride = 512 >> 4");
+}
+
+#[test]
+fn an_accumulator_that_is_not_zeroed() {
+    miscomputes(SM90, &DEEP, "gemm_sm90.cu", "(k | j) != 0", "true");
+}
+
+#[test]
+fn a_missing_arrival() {
+    let (from, to) = ("if (lane == 0) {", "if (lane == 0 && !(k == 1 && t == 160)) {");
+    bug(SM90, &DEEP, &[Kind::Deadlock], from, to, "gpu::mbar_wait(empty");
+}
+
+#[test]
+fn too_few_expected_bytes() {
+    let found = [Kind::Race, Kind::Uninitialised, Kind::Async, Kind::Deadlock];
+    let lines = [
+        lines_with("gemm_sm90.cu", "gpu::wgmma_m64n64k16("),
+        lines_with("gemm_sm90.cu", "tma_load_2d("),
+        lines_with("gemm_sm90.cu", "mbar_wait("),
+    ];
+    let module = mutant("gemm_sm90.cu", "full + 8 * s, STAGE_BYTES)", "full + 8 * s, A_BYTES)");
+    reports(&module, &found, "gemm_sm90.cu", &lines.concat(), |device| DEEP.run(device, SM90).map(drop));
+}
+
+#[test]
+fn a_wrong_parity() {
+    let found = [Kind::Race, Kind::Uninitialised, Kind::Deadlock];
+    let lines = [
+        lines_with("gemm_sm90.cu", "gpu::wgmma_m64n64k16("),
+        lines_with("gemm_sm90.cu", "tma_load_2d("),
+        lines_with("gemm_sm90.cu", "mbar_wait("),
+    ];
+    let module =
+        mutant("gemm_sm90.cu", "gpu::mbar_wait(full + 8 * s, phase)", "gpu::mbar_wait(full + 8 * s, phase ^ 1)");
+    reports(&module, &found, "gemm_sm90.cu", &lines.concat(), |device| DEEP.run(device, SM90).map(drop));
+}
+
+#[test]
+fn a_stage_released_before_it_was_read() {
+    let from =
+        "emu::wgmma_wait(0);\n        if (lane == 0) {\n            emu::mbarrier_arrive(empty + 8 * s);\n        }";
+    let to = "if (lane == 0) emu::mbarrier_arrive(empty + 8 * s);\n        emu::wgmma_wait(0);";
+    let lines = [lines_with("gemm_sm90.cu", "gpu::wgmma_m64n64k16("), lines_with("gemm_sm90.cu", "tma_load_2d(")];
+    let module = mutant("gemm_sm90.cu", from, to);
+    reports(&module, &[Kind::Race], "gemm_sm90.cu", &lines.concat(), |device| DEEP.run(device, SM90).map(drop));
+}
+
+#[test]
+fn mbarriers_used_before_they_are_initialised() {
+    let found = [Kind::Race, Kind::Uninitialised, Kind::Async];
+    bug(SM90, &DEEP, &found, "__syncthreads();  // after the initialisation", "", "mbar_wait(");
+}
+
+#[test]
+fn an_unordered_store_into_a_stage() {
+    let from = "    float d[32];\n    for";
+    let to = "    for (int i = t - 128; i < 1024; i += 128) reinterpret_cast<uint16_t*>(sm + 2 * STAGE_BYTES)[i] = 0; \
+              float d[32];\n    for";
+    let lines = [
+        lines_with("gemm_sm90.cu", "gpu::wgmma_m64n64k16("),
+        lines_with("gemm_sm90.cu", "tma_load_2d("),
+        lines_with("gemm_sm90.cu", "float d[32]"),
+    ];
+    let module = mutant("gemm_sm90.cu", from, to);
+    reports(&module, &[Kind::Race, Kind::Async], "gemm_sm90.cu", &lines.concat(), |device| {
+        DEEP.run(device, SM90).map(drop)
+    });
+}
+
+#[test]
+fn ordinary_stores_without_a_proxy_fence() {
+    bug(GENERIC, &TILE, &[Kind::Async], "emu::fence_proxy_async();", "", "gpu::wgmma_m64n64k16(");
+}
+
+#[test]
+fn accumulators_read_before_the_wait() {
+    let (from, to) = ("emu::wgmma_wait(0);\n    for", "for");
+    let module = compile(&compiler("wgmma_generic.cu").replace("wgmma_generic.cu", from, to).replace(
+        "wgmma_generic.cu",
+        "C[row * 64 + column] = d[i];\n    }",
+        "C[row * 64 + column] = d[i];\n    }\n    emu::wgmma_wait(0);",
+    ));
+    passes(&module, |device| {
+        assert!(!TILE.run(device, GENERIC)?, "the result is right");
+        Ok(())
+    });
+}
