@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+
+pub mod cuda;
 
 pub use da_moe_core::*;
 pub use da_moe_cpu::Cpu;

@@ -1,12 +1,19 @@
-//! Chores of the workspace: `cargo xtask check`, `cargo xtask fuzz [SECONDS]`, `cargo xtask peers [ARGUMENTS]`.
+//! Chores of the workspace; `cargo xtask` lists them.
 
 #![forbid(unsafe_code)]
+
+mod abi;
+mod gpu_tests;
+mod wheels;
 
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 const HELP: &str = "\
 cargo xtask check             formatting, lints, documentation and packages; what must be clean besides the tests
+cargo xtask cuda              install the CUDA compiler below target/, where the build looks for it
+cargo xtask abi [--check]     write src/cuda/abi.rs from kernels/abi.h, or fail if it is not what would be written
+cargo xtask gpu-tests         the property tests as programs in target/gpu-tests, for a machine that has a GPU and no Rust
 cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
 cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
 
@@ -15,6 +22,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match arguments.as_slice() {
         ["check"] => check(),
+        ["cuda"] => wheels::install_compiler(),
+        ["abi"] => abi::write(),
+        ["abi", "--check"] => abi::check(),
+        ["gpu-tests"] => gpu_tests::gather(),
         ["fuzz"] => fuzz(120),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz(seconds),
@@ -48,7 +59,8 @@ fn check() -> Result<(), String> {
     run("cargo", &["fmt", "--all", "--check"], &[])?;
     run("cargo", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[])?;
     run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "--deny warnings")])?;
-    run("cargo", &["package", "--workspace", "--exclude", "xtask", "--no-verify", "--allow-dirty", "--quiet"], &[])
+    let published = ["--workspace", "--exclude", "xtask", "--exclude", "xtask-abi"];
+    run("cargo", &[&["package"], &published[..], &["--no-verify", "--allow-dirty", "--quiet"]].concat(), &[])
 }
 
 /// New random cases until the time is over; a failure is printed with its seed and stops.

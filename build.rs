@@ -1,0 +1,146 @@
+//! Compiles `kernels/*.cu` into the library where a CUDA compiler is found; elsewhere the library says why it has none.
+//!
+//! `DA_MOE_CUDA` decides: unset builds kernels if nvcc is found, `1` fails without it (and on warnings), `0` leaves
+//! them out. An nvcc that is found and fails always fails the build: a library without kernels is then no answer.
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
+#[path = "build/toolkit.rs"]
+mod toolkit;
+
+use nvcc::{ARCHITECTURES, Compiled, Compiler};
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::exit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+fn main() {
+    if let Err(problem) = run() {
+        eprintln!("{problem}");
+        exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    for path in ["build.rs", "build", "kernels"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; cargo runs this program")?);
+    let project = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?);
+    let text = match compiler(&project)? {
+        Ok(compiler) => {
+            let names = kernels(&project)?;
+            compile(&compiler, &names, &out)?;
+            built(&names, &compiler)
+        }
+        Err(reason) => not_built(&reason),
+    };
+    fs::write(out.join("images.rs"), text).map_err(|error| format!("cannot write to {}: {error}", out.display()))
+}
+
+/// The compiler, or why there is to be none.
+fn compiler(project: &Path) -> Result<Result<Compiler, String>, String> {
+    for name in ["DA_MOE_CUDA", "DOCS_RS"].iter().chain(&nvcc::VARIABLES) {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    let mode = env::var("DA_MOE_CUDA").unwrap_or_default();
+    let required = match mode.as_str() {
+        "" => false,
+        "1" => true,
+        "0" => return Ok(Err("switched off by DA_MOE_CUDA=0".into())),
+        _ => {
+            return Err(format!(
+                "DA_MOE_CUDA is `{mode}`; choose 1 (required), 0 (off), or leave it unset (automatic)"
+            ));
+        }
+    };
+    if env::var_os("DOCS_RS").is_some() {
+        return Ok(Err("a build for documentation has none".into()));
+    }
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return Ok(Err("the feature `cuda` is off".into()));
+    }
+    let search = toolkit::find_nvcc(project, |name| env::var_os(name)).inspect_err(|_| watch(&["NVCC"]))?;
+    watch(&search.variables);
+    let Some(path) = search.nvcc else {
+        let reason = format!("nvcc was not found in {}", toolkit::PLACES);
+        return if required { Err(format!("DA_MOE_CUDA=1, but {reason}")) } else { Ok(Err(reason)) };
+    };
+    println!("cargo::rerun-if-changed={}", path.display());
+    // As cargo does for the library itself: in profiles with debug information.
+    let line_info = env::var("DEBUG").is_ok_and(|debug| debug != "false");
+    Compiler::new(path, project, required, line_info).map(Ok)
+}
+
+fn watch(variables: &[&str]) {
+    for name in variables {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+}
+
+/// Names of the `.cu` files.
+fn kernels(project: &Path) -> Result<Vec<String>, String> {
+    let folder = project.join("kernels");
+    let entries = folder.read_dir().map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let files = entries.flatten().map(|entry| entry.path());
+    let sources = files.filter(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    let mut names: Vec<_> = sources.filter_map(|path| Some(path.file_stem()?.to_str()?.to_string())).collect();
+    names.sort();
+    if names.is_empty() { Err(format!("{} has no kernels", folder.display())) } else { Ok(names) }
+}
+
+/// All files, as many at a time as cargo allows.
+fn compile(compiler: &Compiler, names: &[String], out: &Path) -> Result<(), String> {
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok());
+    let jobs: usize = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, names.len()) {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = compiler.compile(name, out);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (good, bad): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    let problems: Vec<String> = bad.into_iter().filter_map(Result::err).collect();
+    if !problems.is_empty() {
+        return Err(problems.join("\n"));
+    }
+    let compiled: Vec<Compiled> = good.into_iter().flatten().collect();
+    for file in compiled.iter().flat_map(|compiled| &compiled.read).collect::<BTreeSet<_>>() {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    for warning in compiled.iter().flat_map(|compiled| &compiled.warnings) {
+        println!("cargo::warning={warning}");
+    }
+    Ok(())
+}
+
+/// What `src/cuda/images.rs` includes.
+fn built(names: &[String], compiler: &Compiler) -> String {
+    let mut text = String::from("static IMAGES: Option<&[Image]> = Some(&[\n");
+    for name in names {
+        writeln!(text, "    image!({name:?}),").expect("a string takes every line");
+    }
+    let compiler = format!("nvcc {}", compiler.version);
+    text + &format!(
+        "]);\nstatic REPORT: BuildReport =\n    \
+         BuildReport::Built {{ architectures: &{ARCHITECTURES:?}, compiler: {compiler:?} }};\n"
+    )
+}
+
+fn not_built(reason: &str) -> String {
+    format!(
+        "static IMAGES: Option<&[Image]> = None;\n\
+         static REPORT: BuildReport = BuildReport::NotBuilt {{ reason: {reason:?} }};\n"
+    )
+}

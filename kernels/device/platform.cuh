@@ -1,0 +1,29 @@
+// What compiles a kernel: nvcc for a GPU, or a host C++ compiler for the emulator, which brings its own `emulator/cuda.h`.
+//
+// Kernels use CUDA C++ as it is, but for three things that a host compiler cannot know:
+//   SHARED_ARRAY(T, name, n)   instead of `__shared__ T name[n]`
+//   DYN_SMEM(name, align)      instead of `extern __shared__`
+//   GPU_KERNEL(name)           after each kernel: its name in the emulator's launch table
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#define SHARED_ARRAY(T, name, n) __shared__ T name[n]
+#define DYN_SMEM(name, align) extern __shared__ __align__(align) unsigned char name[]
+#define GPU_KERNEL(name)
+#else
+#include <emulator/cuda.h>
+#endif
+
+namespace da_moe {
+
+constexpr unsigned FULL_WARP = 0xffffffffu;
+constexpr int WARP = 32;
+
+using bf16 = __nv_bfloat16;
+using f16 = __half;
+
+}  // namespace da_moe

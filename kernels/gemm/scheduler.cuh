@@ -1,0 +1,82 @@
+// Which tile of the grouped product a block computes next, read off the plan's offsets on the device.
+//
+// Tiles are numbered expert by expert, within an expert column by column and within a column row by row, so that blocks
+// that run at the same time share weights. A block takes every gridDim.x-th tile. Rows are scheduled in steps of
+// MainLoop::ROW_STEP: an expert's last tile costs what its rows need, and an expert without rows has no tile.
+#pragma once
+
+#include "../abi.h"
+#include "../device/warp.cuh"
+
+namespace da_moe {
+
+struct Tile {
+    int expert;
+    // First row of the plan, and how many of the expert's rows from there on are in the tile.
+    int row;
+    int rows;
+    // First column of the output.
+    int column;
+};
+
+template <int TILE_ROWS, int TILE_COLUMNS>
+class TileScheduler {
+public:
+    __device__ __forceinline__ explicit TileScheduler(const GroupedGemm& p)
+        : p_(p), column_tiles_((p.columns + TILE_COLUMNS - 1) / TILE_COLUMNS), next_(blockIdx.x) {}
+
+    // False when no tile is left. Called by whole warps, which all get the same answer.
+    __device__ __forceinline__ bool next(Tile& tile) {
+        while (group_ < p_.experts) {
+            const int expert = group_ + lane_index();
+            const int tiles = expert < p_.experts ? row_tiles(expert) * column_tiles_ : 0;
+            int through = tiles;
+#pragma unroll
+            for (int distance = 1; distance < WARP; distance *= 2) {
+                const int before = __shfl_up_sync(FULL_WARP, through, distance);
+                through += lane_index() >= distance ? before : 0;
+            }
+            const unsigned holds = __ballot_sync(FULL_WARP, next_ < before_group_ + through);
+            if (holds != 0) {
+                const int lane = __ffs(static_cast<int>(holds)) - 1;
+                const int first = __shfl_sync(FULL_WARP, before_group_ + through - tiles, lane);
+                tile = place(group_ + lane, static_cast<int>(next_) - first);
+                next_ += gridDim.x;
+                return true;
+            }
+            before_group_ += __shfl_sync(FULL_WARP, through, WARP - 1);
+            group_ += WARP;
+        }
+        return false;
+    }
+
+private:
+    __device__ __forceinline__ int first_row(int expert) const {
+        return p_.offsets == nullptr ? 0 : p_.offsets[expert];
+    }
+
+    // Offsets are not trusted with memory: rows end where their room does.
+    __device__ __forceinline__ int end_row(int expert) const {
+        return p_.offsets == nullptr ? p_.rows : min(p_.offsets[expert + 1], p_.rows);
+    }
+
+    __device__ __forceinline__ int row_tiles(int expert) const {
+        const int rows = first_row(expert) < 0 ? 0 : max(end_row(expert) - first_row(expert), 0);
+        return (rows + TILE_ROWS - 1) / TILE_ROWS;
+    }
+
+    __device__ __forceinline__ Tile place(int expert, int tile) const {
+        const int tiles = row_tiles(expert);
+        const int row = first_row(expert) + tile % tiles * TILE_ROWS;
+        return {expert, row, min(end_row(expert) - row, TILE_ROWS), tile / tiles * TILE_COLUMNS};
+    }
+
+    const GroupedGemm& p_;
+    const int column_tiles_;
+    unsigned next_;
+    // The group of 32 experts that is looked at, and the tiles before it.
+    int group_ = 0;
+    unsigned before_group_ = 0;
+};
+
+}  // namespace da_moe

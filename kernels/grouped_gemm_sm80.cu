@@ -1,0 +1,68 @@
+// SPEC §5: the two products of every routed row, `a = act(W_in x + b_in)` and `o = W_out a + b_out`, over ragged groups.
+//
+//   grouped_gemm_{bf16,f16}_{plain,gated}[_any]   tensor cores, f32 accumulators; `_any` for rows at any address
+//   grouped_gemm_tf32_{plain,gated}[_any]         the same for f32 rows, 10 bits of each factor: only where asked for
+//   grouped_gemm_f32_{plain,gated}                f32 products and sums
+//
+// The first product gathers the rows of x by token while it loads them and applies bias and activation in registers, the
+// gate and the up projection of a column in one thread; the second one is `plain` without an activation.
+//
+// Persistent: grid (blocks that fit the device), block 256; a block takes tile after tile from the scheduler, which reads
+// the plan's offsets on the device. Products per tile are added in the order of the depth, whatever block computes it.
+// Operations: 2·depth·columns (twice that when gated) a row, in steps of 16 rows; bytes: weights of every expert that has
+// rows, rows of A and of the output; floor: the larger of operations over the tensor cores' rate and bytes over bandwidth.
+
+#include "gemm/f32_loop.cuh"
+#include "gemm/mma_loop.cuh"
+#include "gemm/scheduler.cuh"
+
+namespace da_moe {
+namespace {
+
+template <class MainLoop>
+__device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char* shared) {
+    TileScheduler<MainLoop::TILE_ROWS, MainLoop::TILE_COLUMNS> scheduler(p);
+    MainLoop loop(p, shared);
+    Tile tile;
+    while (scheduler.next(tile)) {
+        loop.run(tile);
+        const auto output = loop.output();
+        __syncthreads();
+        output.write(tile);
+    }
+}
+
+}  // namespace
+}  // namespace da_moe
+
+// Two blocks a multiprocessor; one of those that load element by element, which takes registers.
+#define MMA_GEMM(storage, name, gated, aligned)                                                    \
+    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+        grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
+        DYN_SMEM(shared, 128);                                                                     \
+        da_moe::grouped_gemm<da_moe::MmaLoop<storage, gated, aligned>>(p, shared); \
+    }                                                                                              \
+    GPU_KERNEL(grouped_gemm_##name)
+
+MMA_GEMM(da_moe::bf16, bf16_plain, false, true)
+MMA_GEMM(da_moe::bf16, bf16_gated, true, true)
+MMA_GEMM(da_moe::bf16, bf16_plain_any, false, false)
+MMA_GEMM(da_moe::bf16, bf16_gated_any, true, false)
+MMA_GEMM(da_moe::f16, f16_plain, false, true)
+MMA_GEMM(da_moe::f16, f16_gated, true, true)
+MMA_GEMM(da_moe::f16, f16_plain_any, false, false)
+MMA_GEMM(da_moe::f16, f16_gated_any, true, false)
+MMA_GEMM(float, tf32_plain, false, true)
+MMA_GEMM(float, tf32_gated, true, true)
+MMA_GEMM(float, tf32_plain_any, false, false)
+MMA_GEMM(float, tf32_gated_any, true, false)
+
+#define F32_GEMM(name, gated)                                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                           \
+        grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
+        da_moe::grouped_gemm<da_moe::F32Loop<gated>>(p, nullptr);                    \
+    }                                                                                              \
+    GPU_KERNEL(grouped_gemm_##name)
+
+F32_GEMM(f32_plain, false)
+F32_GEMM(f32_gated, true)

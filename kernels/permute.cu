@@ -1,0 +1,303 @@
+// SPEC §3 capacity and §4: the dispatch plan, a stable counting sort of (token, slot) by expert.
+//
+//   permute_count     how often each block's entries name each candidate; the last block to arrive makes offsets of it
+//   permute_scatter   every entry's row: rows before its expert, before its block, before its warp, before its lane
+//   permute_drop      with a capacity only: a block an expert keeps what fits, of rows sorted into workspace
+//
+// An entry is one slot of one token, in the order of tokens, then slots. Grid (T·K / 2048) and block 8 warps for the first
+// two; a warp has 256 consecutive entries. Bytes: 4·T·K read for counting, 8·T·K read and 12·T·K written for scattering;
+// floor: 24·T·K over the memory bandwidth. Rows past R are not written.
+
+#include "abi.h"
+#include "device/block.cuh"
+#include "device/order.cuh"
+
+namespace da_moe {
+namespace {
+
+constexpr int WARPS = 8;
+constexpr int THREADS = WARPS * WARP;
+constexpr int ROUNDS = 8;
+constexpr int WARP_ENTRIES = ROUNDS * WARP;
+constexpr int BLOCK_ENTRIES = WARPS * WARP_ENTRIES;
+constexpr int DROP_THREADS = 512;
+constexpr int NOBODY = -1;
+
+__device__ __forceinline__ int entry_count(const Permute& p) { return p.tokens * p.slots; }
+
+// The candidate that an entry names; NOBODY for an empty slot and past the last entry.
+__device__ __forceinline__ int candidate_at(const Permute& p, int64_t entry) {
+    if (entry >= entry_count(p)) {
+        return NOBODY;
+    }
+    const int token = static_cast<int>(entry) / p.slots;
+    const int expert = p.experts[token * p.experts_stride + (static_cast<int>(entry) - token * p.slots)];
+    return expert >= 0 && expert < p.candidates ? expert : NOBODY;
+}
+
+__device__ __forceinline__ float weight_at(const Permute& p, int entry) {
+    const int token = entry / p.slots;
+    return p.weights[token * p.weights_stride + (entry - token * p.slots)];
+}
+
+__device__ __forceinline__ bool has_capacity(const Permute& p) { return p.capacity_factor >= 0.0; }
+
+// Rows that an expert may keep.
+__device__ __forceinline__ int capacity(const Permute& p, int selections) {
+    if (!has_capacity(p)) {
+        return 0x7fffffff;
+    }
+    return static_cast<int>(fmin(ceil(p.capacity_factor * selections / p.routed), 2147483647.0));
+}
+
+// Replaces each block's count of a candidate by the count in the blocks before, and returns the count in all. Sixteen
+// blocks are read before any is written, so that their loads overlap.
+__device__ __forceinline__ int scan_blocks(const Permute& p, int candidate) {
+    constexpr int BATCH = 16;
+    const int blocks = static_cast<int>(gridDim.x);
+    int before = 0;
+    for (int first = 0; first < blocks; first += BATCH) {
+        int counts[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int64_t place = static_cast<int64_t>(first + i) * p.candidates + candidate;
+            counts[i] = first + i < blocks ? p.block_counts[place] : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            if (first + i < blocks) {
+                p.block_counts[static_cast<int64_t>(first + i) * p.candidates + candidate] = before;
+            }
+            before += counts[i];
+        }
+    }
+    return before;
+}
+
+// The last block: counts, offsets and drops of the whole plan.
+__device__ __forceinline__ void make_offsets(const Permute& p, int* totals) {
+    SHARED_ARRAY(int, scratch, MAX_WARPS);
+    int mine = 0;
+    for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
+        totals[e] = scan_blocks(p, e);
+        mine += totals[e];
+    }
+    const int limit = capacity(p, block_sum(mine, scratch));
+    int kept_before = 0;
+    int all_before = 0;
+    for (int first = 0; first < p.candidates; first += THREADS) {
+        const int e = first + static_cast<int>(threadIdx.x);
+        const bool routed = e < p.routed;
+        const int all = routed ? totals[e] : 0;
+        const int kept = min(all, limit);
+        int kept_total;
+        int all_total;
+        const int kept_offset = kept_before + block_exclusive_sum(kept, scratch, kept_total);
+        const int all_offset = all_before + block_exclusive_sum(all, scratch, all_total);
+        if (e < p.candidates) {
+            p.counts[e] = routed ? kept : totals[e];
+        }
+        if (routed) {
+            p.offsets[e] = kept_offset;
+            if (has_capacity(p)) {
+                p.sorted_offsets[e] = all_offset;
+            }
+        }
+        kept_before += kept_total;
+        all_before += all_total;
+    }
+    if (threadIdx.x == 0) {
+        p.dropped[0] = all_before - kept_before;
+        p.offsets[p.routed] = kept_before;
+        if (has_capacity(p)) {
+            p.sorted_offsets[p.routed] = all_before;
+        }
+    }
+}
+
+// Adds one round of a warp's entries to its counts; returns how many equal ones came before each lane's.
+__device__ __forceinline__ int count_round(int* counts, int candidate) {
+    const unsigned equal = __match_any_sync(FULL_WARP, candidate);
+    const int before = candidate == NOBODY ? 0 : counts[candidate];
+    __syncwarp();
+    if (candidate != NOBODY && (equal & lanes_below()) == 0) {
+        counts[candidate] = before + __popc(equal);
+    }
+    __syncwarp();
+    return before + __popc(equal & lanes_below());
+}
+
+__device__ __forceinline__ int64_t first_entry() {
+    return static_cast<int64_t>(blockIdx.x) * BLOCK_ENTRIES + warp_index() * WARP_ENTRIES;
+}
+
+// Over all threads: the running count of a block's flags, from one tile to the next.
+struct RunningCount {
+    int before;
+
+    __device__ __forceinline__ int add(bool flag, int* scratch) {
+        int total;
+        const int place = before + block_exclusive_sum(flag ? 1 : 0, scratch, total);
+        before += total;
+        return place;
+    }
+};
+
+// The integer order of the weight of which `limit` of the block's expert are as large or larger, and how many of equal
+// weight still fit: four passes over the segment, eight bits each.
+struct Cut {
+    uint32_t order;
+    int equal;
+};
+
+__device__ __forceinline__ Cut find_cut(const float* weights, int count, int limit) {
+    constexpr int BINS = 256;
+    SHARED_ARRAY(int, bins, BINS);
+    SHARED_ARRAY(int, scratch, MAX_WARPS);
+    SHARED_ARRAY(uint32_t, found, 1);
+    SHARED_ARRAY(int, found_left, 1);
+    uint32_t known = 0;
+    int left = limit;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        if (threadIdx.x < BINS) {
+            bins[threadIdx.x] = 0;
+        }
+        __syncthreads();
+        for (int i = static_cast<int>(threadIdx.x); i < count; i += DROP_THREADS) {
+            const uint64_t order = ordered(weights[i]);
+            if (order >> (shift + 8) == static_cast<uint64_t>(known) >> (shift + 8)) {
+                atomicAdd(&bins[order >> shift & (BINS - 1)], 1);
+            }
+        }
+        __syncthreads();
+        // Thread 0 has the highest bin, so that a running sum counts the weights above.
+        const int bin = BINS - 1 - static_cast<int>(threadIdx.x);
+        const int mine = bin >= 0 ? bins[bin] : 0;
+        int total;
+        const int above = block_exclusive_sum(mine, scratch, total);
+        if (above < left && left <= above + mine) {
+            found[0] = known | static_cast<uint32_t>(bin) << shift;
+            found_left[0] = left - above;
+        }
+        __syncthreads();
+        known = found[0];
+        left = found_left[0];
+        __syncthreads();
+    }
+    return {known, left};
+}
+
+}  // namespace
+}  // namespace da_moe
+
+extern "C" __global__ void __launch_bounds__(da_moe::THREADS) permute_count(const __grid_constant__ Permute p) {
+    using namespace da_moe;
+    SHARED_ARRAY(int, counts, MAX_CANDIDATES);
+    for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
+        counts[e] = 0;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int round = 0; round < ROUNDS; round++) {
+        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());
+        if (candidate != NOBODY) {
+            atomicAdd(&counts[candidate], 1);
+        }
+    }
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
+        p.block_counts[static_cast<int64_t>(blockIdx.x) * p.candidates + e] = counts[e];
+    }
+    if (arrive_last(p.ticket)) {
+        make_offsets(p, counts);
+    }
+}
+GPU_KERNEL(permute_count)
+
+// With a capacity rows go to the workspace, where `permute_drop` finds them.
+extern "C" __global__ void __launch_bounds__(da_moe::THREADS) permute_scatter(const __grid_constant__ Permute p) {
+    using namespace da_moe;
+    // First each warp's counts, then the first row of each warp's entries of a candidate.
+    SHARED_ARRAY(int, of_warps, WARPS * MAX_CANDIDATES);
+    int* own = of_warps + warp_index() * MAX_CANDIDATES;
+    for (int e = lane_index(); e < p.routed; e += WARP) {
+        own[e] = 0;
+    }
+    __syncwarp();
+    int candidates[ROUNDS];
+#pragma unroll
+    for (int round = 0; round < ROUNDS; round++) {
+        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());
+        // Null experts have no rows.
+        candidates[round] = candidate < p.routed ? candidate : NOBODY;
+        count_round(own, candidates[round]);
+    }
+    __syncthreads();
+    const int32_t* offsets = has_capacity(p) ? p.sorted_offsets : p.offsets;
+    for (int e = static_cast<int>(threadIdx.x); e < p.routed; e += THREADS) {
+        int row = offsets[e] + p.block_counts[static_cast<int64_t>(blockIdx.x) * p.candidates + e];
+        for (int warp = 0; warp < WARPS; warp++) {
+            const int count = of_warps[warp * MAX_CANDIDATES + e];
+            of_warps[warp * MAX_CANDIDATES + e] = row;
+            row += count;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int round = 0; round < ROUNDS; round++) {
+        const int row = count_round(own, candidates[round]);
+        const int64_t entry = first_entry() + round * WARP + lane_index();
+        if (entry >= entry_count(p)) {
+            continue;
+        }
+        const int place = static_cast<int>(entry);
+        if (candidates[round] == NOBODY) {
+            p.token_row[place] = -1;
+        } else if (has_capacity(p)) {
+            p.sorted_entry[row] = place;
+            p.sorted_weight[row] = weight_at(p, place);
+        } else {
+            p.token_row[place] = row;
+            p.row_token[row] = place / p.slots;
+            p.row_weight[row] = weight_at(p, place);
+        }
+    }
+}
+GPU_KERNEL(permute_scatter)
+
+// Grid (E), block 512. An expert within its capacity keeps every row. One over it keeps its earliest rows, or those of
+// largest weight, equal ones in order: the rows kept stay in the order of their tokens. One block reads a segment five
+// times: an expert with 2^18 rows takes about 10 MB through one SM.
+extern "C" __global__ void __launch_bounds__(da_moe::DROP_THREADS) permute_drop(const __grid_constant__ Permute p) {
+    using namespace da_moe;
+    SHARED_ARRAY(int, scratch, MAX_WARPS);
+    const int expert = static_cast<int>(blockIdx.x);
+    const int first = p.sorted_offsets[expert];
+    const int count = p.sorted_offsets[expert + 1] - first;
+    const int limit = p.counts[expert];
+    const float* weights = p.sorted_weight + first;
+    const bool by_weight = p.by_weight && limit < count && limit > 0;
+    const Cut cut = by_weight ? find_cut(weights, count, limit) : Cut{0, 0};
+    RunningCount equals = {0};
+    RunningCount keeps = {0};
+    for (int tile = 0; tile < count; tile += DROP_THREADS) {
+        const int i = tile + static_cast<int>(threadIdx.x);
+        bool keep = i < min(count, limit);
+        if (by_weight) {
+            const uint32_t order = i < count ? ordered(weights[i]) : 0u;
+            const bool equal = i < count && order == cut.order;
+            const int rank = equals.add(equal, scratch);
+            keep = i < count && (order > cut.order || (equal && rank < cut.equal));
+        }
+        const int row = p.offsets[expert] + keeps.add(keep, scratch);
+        if (i < count) {
+            const int entry = p.sorted_entry[first + i];
+            p.token_row[entry] = keep ? row : -1;
+            if (keep) {
+                p.row_token[row] = entry / p.slots;
+                p.row_weight[row] = weights[i];
+            }
+        }
+    }
+}
+GPU_KERNEL(permute_drop)

@@ -1,0 +1,321 @@
+//! What a launch costs at least, by arithmetic alone: the bytes that it has to move, the operations that are of use, and
+//! the time that a machine of known rates needs for them. A model to hold measurements against, not a measurement.
+
+use super::abi;
+use super::device::{Call, Parameters};
+
+/// What a launch does, whatever machine does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Read from memory and written to it when nothing is read twice.
+    pub bytes: f64,
+    /// Multiplications and additions of use: padding and bookkeeping do not count.
+    pub operations: f64,
+    /// What the operations run on.
+    pub unit: Unit,
+    /// Pieces that the work is cut into: tiles of a product, else blocks.
+    pub tiles: u64,
+}
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Tensor cores on 16-bit factors.
+    Tensor16,
+    /// Tensor cores on TF32 factors.
+    Tensor32,
+    /// The ordinary f32 units.
+    Scalar,
+}
+
+impl Unit {
+    /// By the kernel's name: what multiplies matrices says the type of its factors.
+    fn of(kernel: &str) -> Self {
+        let multiplies = ["grouped_gemm_", "importance_query_key_"].iter().any(|family| kernel.starts_with(family));
+        match kernel {
+            _ if !multiplies => Unit::Scalar,
+            _ if kernel.contains("tf32") => Unit::Tensor32,
+            _ if kernel.contains("f16") => Unit::Tensor16,
+            _ => Unit::Scalar,
+        }
+    }
+}
+
+/// What the parameters of a launch do not say, because only the device knows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contents {
+    /// R, routed rows, spread evenly over the experts.
+    pub rows: usize,
+    /// Pairs of query and key, over all sequences, of one head.
+    pub pairs: f64,
+}
+
+/// The work of a launch on such contents.
+pub fn work(call: &Call, contents: &Contents) -> Work {
+    let (launch, of_launch) = (&call.launch, call.launch.grid.iter().map(|blocks| u64::from(*blocks)).product());
+    // Both 16-bit types have "f16" in their names.
+    let size = if launch.kernel.contains("f16") { 2.0 } else { 4.0 };
+    let heads = f64::from(launch.grid[1]);
+    let (bytes, operations, tiles) = match &call.parameters {
+        Parameters::ImportanceProbabilities(p) => {
+            let matrix = heads * contents.pairs * causal(p.causal) * size;
+            (matrix + 4.0 * heads * f64::from(p.tokens), 0.0, of_launch)
+        }
+        Parameters::ImportanceQueryKey(p) => query_key(p, launch.kernel, heads, size, contents),
+        Parameters::ImportanceRouterEntropy(p) => {
+            (4.0 * f64::from(p.tokens) * (f64::from(p.candidates) + 1.0), 0.0, of_launch)
+        }
+        Parameters::ImportanceReduce(p) => (4.0 * f64::from(p.tokens) * (f64::from(p.heads) + 1.0), 0.0, of_launch),
+        Parameters::ImportanceNormalize(p) => (8.0 * f64::from(p.tokens), 0.0, of_launch),
+        Parameters::ImportanceRunning(p) => (8.0 * f64::from(p.tokens), 0.0, of_launch),
+        // Three digits, ties and the counts, each over every token; the last writes.
+        Parameters::Budget(p) if launch.kernel == "budget_assign" => (8.0 * f64::from(p.tokens), 0.0, of_launch),
+        Parameters::Budget(p) => (4.0 * f64::from(p.tokens), 0.0, of_launch),
+        Parameters::Gate(p) => {
+            (f64::from(p.tokens) * (4.0 * f64::from(p.candidates) + selection(p.k_max)), 0.0, of_launch)
+        }
+        Parameters::GivenRouting(p) => {
+            let given = f64::from(p.entries).max(f64::from(p.tokens) * f64::from(p.columns));
+            (8.0 * given + f64::from(p.tokens) * selection(p.k_max), 0.0, of_launch)
+        }
+        Parameters::GateBias(p) => (12.0 * f64::from(p.candidates), 0.0, of_launch),
+        Parameters::Permute(p) => {
+            let bytes = if launch.kernel == "permute_count" { 4.0 } else { 20.0 };
+            (bytes * f64::from(p.tokens) * f64::from(p.slots), 0.0, of_launch)
+        }
+        Parameters::GroupedGemm(p) => product(p, Unit::of(launch.kernel), size, contents),
+        Parameters::Combine(p) => {
+            let rows = contents.rows.min(p.row_count as usize) as f64;
+            let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);
+            ((rows + f64::from(p.tokens)) * f64::from(p.width) * size + table, 0.0, of_launch)
+        }
+    };
+    Work { bytes, operations, unit: Unit::of(launch.kernel), tiles }
+}
+
+/// The part of a matrix of scores that a causal mask leaves.
+fn causal(causal: i32) -> f64 {
+    if causal == 0 { 1.0 } else { 0.5 }
+}
+
+/// Bytes of a token's selection: experts, weights and their order, and k.
+fn selection(k_max: i32) -> f64 {
+    4.0 * (3.0 * f64::from(k_max) + 1.0)
+}
+
+fn query_key(p: &abi::ImportanceQueryKey, kernel: &str, heads: f64, size: f64, contents: &Contents) -> (f64, f64, u64) {
+    let (tokens, width) = (f64::from(p.tokens), f64::from(p.width));
+    let key_heads = heads / f64::from(p.heads_per_key.max(1));
+    let values = if p.lse.is_null() { 4.0 } else { 8.0 };
+    let bytes = tokens * ((heads + key_heads) * width * size + heads * values);
+    // Either every query meets every key that it sees, or its own.
+    let own = kernel.starts_with("importance_own_key_");
+    let products = if own { tokens } else { contents.pairs * causal(p.causal) };
+    (bytes, 2.0 * width * heads * products, (tokens / TILE_ROWS).ceil() as u64 * heads as u64)
+}
+
+/// Rows of one tile of queries or keys.
+const TILE_ROWS: f64 = 128.0;
+
+fn product(p: &abi::GroupedGemm, unit: Unit, size: f64, contents: &Contents) -> (f64, f64, u64) {
+    let gated = [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation);
+    let halves = if gated { 2 } else { 1 };
+    let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
+    let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
+    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
+    let more = rows % experts;
+    let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
+
+    let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
+    let out_size = if p.out_f32 == 0 { size } else { 4.0 };
+    let hidden_size = match (p.hidden.is_null(), p.hidden_f32) {
+        (true, _) => 0.0,
+        (false, 0) => size,
+        (false, _) => 4.0,
+    };
+    let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
+    let a = rows as f64 * f64::from(p.depth);
+    (size * (weights + a) + out, 2.0 * a * (columns * halves) as f64, tiles)
+}
+
+/// Rates of a machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Machine {
+    /// What it is, for people.
+    pub name: &'static str,
+    /// Bytes of memory moved in a second.
+    pub bandwidth: f64,
+    /// Operations a second that its fastest matrix product does in 16-bit types.
+    pub tensor: f64,
+    /// The part of that rate that `mma.sync` can reach.
+    pub mma_sync: f64,
+    /// Operations a second in f32 on the ordinary units.
+    pub scalar: f64,
+    /// Seconds that a launch takes at least.
+    pub launch: f64,
+    /// For the number of blocks that stay.
+    pub multiprocessors: usize,
+}
+
+/// What a launch's time is spent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// On being launched.
+    Launch,
+    /// On memory.
+    Bytes,
+    /// On arithmetic.
+    Operations,
+}
+
+impl Machine {
+    /// What large copies and products are commonly measured to reach on this GPU. Hopper's tensor cores give their full
+    /// rate to `wgmma` alone; microbenchmarks see 62 of 100 with `mma.sync`, which is what these kernels use.
+    pub const H100: Self = Self {
+        name: "H100",
+        bandwidth: 3.0e12,
+        tensor: 800e12,
+        mma_sync: 0.62,
+        scalar: 60e12,
+        launch: 3e-6,
+        multiprocessors: 132,
+    };
+
+    /// Operations a second of one unit. TF32 has half the rate of 16-bit types.
+    pub fn rate(&self, unit: Unit) -> f64 {
+        match unit {
+            Unit::Tensor16 => self.tensor * self.mma_sync,
+            Unit::Tensor32 => self.tensor * self.mma_sync / 2.0,
+            Unit::Scalar => self.scalar,
+        }
+    }
+
+    /// Seconds of a launch, and what most of them go to: memory and arithmetic at once, the slower of the two counts.
+    pub fn time(&self, work: &Work) -> (f64, Bound) {
+        let (bytes, operations) = (work.bytes / self.bandwidth, work.operations / self.rate(work.unit));
+        let bound = match bytes.max(operations) {
+            slower if slower < self.launch => Bound::Launch,
+            _ if bytes >= operations => Bound::Bytes,
+            _ => Bound::Operations,
+        };
+        (self.launch + bytes.max(operations), bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::device::Launch;
+    use crate::cuda::experts::{self, Factors};
+    use crate::cuda::{gate, permute};
+    use crate::{DType, LayerConfig};
+    use std::ptr::without_provenance;
+
+    const CONTENTS: Contents = Contents { rows: 1000, pairs: 4096.0 * 4096.0 };
+
+    fn gemm(activation: i32) -> abi::GroupedGemm {
+        abi::GroupedGemm {
+            offsets: without_provenance(256),
+            rows: 4000,
+            experts: 8,
+            depth: 256,
+            columns: 512,
+            activation,
+            a_stride: 256,
+            b_stride: 256,
+            b_expert_stride: 256,
+            ..Default::default()
+        }
+    }
+
+    fn work_of(storage: DType, factors: Factors, p: abi::GroupedGemm) -> Work {
+        work(&experts::calls(storage, factors, 132, p).next().unwrap(), &CONTENTS)
+    }
+
+    #[test]
+    fn a_product_counts_rows_that_there_are_and_weights_once() {
+        let plain = work_of(DType::Bf16, Factors::F32, gemm(abi::ACTIVATION_NONE));
+        assert_eq!(plain.operations, 2.0 * 1000.0 * 256.0 * 512.0);
+        assert_eq!(plain.bytes, 2.0 * (8.0 * 512.0 * 256.0 + 1000.0 * 256.0 + 1000.0 * 512.0));
+        let gated = work_of(DType::Bf16, Factors::F32, gemm(abi::ACTIVATION_SWIGLU));
+        assert_eq!(gated.operations, 2.0 * plain.operations);
+        // 125 rows an expert are one tile high, 512 columns four wide, of both halves eight.
+        assert_eq!((plain.tiles, gated.tiles), (8 * 4, 8 * 8));
+        let kept = abi::GroupedGemm {
+            hidden: without_provenance::<u8>(256).cast_mut().cast(),
+            ..gemm(abi::ACTIVATION_SWIGLU)
+        };
+        assert_eq!(work_of(DType::F16, Factors::F32, kept).bytes - gated.bytes, 2.0 * 1000.0 * 1024.0);
+        // Fewer rows than experts leave weights unread.
+        let few = abi::GroupedGemm { rows: 3, ..gemm(abi::ACTIVATION_NONE) };
+        assert_eq!(
+            work_of(DType::F32, Factors::F32, few).bytes,
+            4.0 * (3.0 * 512.0 * 256.0 + 3.0 * 256.0 + 3.0 * 512.0)
+        );
+    }
+
+    #[test]
+    fn units_follow_the_kernels() {
+        let unit = |storage, factors| work_of(storage, factors, gemm(abi::ACTIVATION_NONE)).unit;
+        assert_eq!(unit(DType::Bf16, Factors::F32), Unit::Tensor16);
+        assert_eq!(unit(DType::F32, Factors::F32), Unit::Scalar);
+        assert_eq!(unit(DType::F32, Factors::Tf32), Unit::Tensor32);
+        assert_eq!(Unit::of("importance_query_key_f16_64"), Unit::Tensor16);
+        assert_eq!(Unit::of("importance_own_key_bf16"), Unit::Scalar);
+        let h100 = Machine::H100;
+        assert!(h100.rate(Unit::Scalar) < h100.rate(Unit::Tensor32) && h100.rate(Unit::Tensor16) < h100.tensor);
+    }
+
+    /// The number of tiles of whole ones is that of blocks where nothing else limits them, but for one ragged row of
+    /// tiles that a launch allows for.
+    #[test]
+    fn tiles_are_those_of_the_launches() {
+        for (storage, activation) in [(DType::Bf16, 0), (DType::F32, 0), (DType::Bf16, abi::ACTIVATION_SWIGLU)] {
+            let p = abi::GroupedGemm { offsets: std::ptr::null(), rows: 1280, experts: 1, ..gemm(activation) };
+            let all = experts::calls(storage, Factors::F32, 1 << 20, p).next().unwrap();
+            let tiles = work(&all, &CONTENTS).tiles;
+            let columns = tiles / if storage == DType::F32 { 20 } else { 10 };
+            assert_eq!(u64::from(all.launch.grid[0]), tiles + columns, "{}", all.launch.kernel);
+        }
+    }
+
+    #[test]
+    fn scores_are_counted_and_never_stored() {
+        let call = |kernel, p: abi::ImportanceQueryKey| {
+            Call::new(Launch { kernel, grid: [33, 16, 1], threads: 128, shared: 0 }, p)
+        };
+        let p = abi::ImportanceQueryKey { tokens: 4096, width: 128, heads_per_key: 4, ..Default::default() };
+        let walk = work(&call("importance_query_key_bf16_128", p), &CONTENTS);
+        assert_eq!(walk.operations, 2.0 * 128.0 * 16.0 * 4096.0 * 4096.0);
+        assert_eq!(walk.bytes, 4096.0 * (20.0 * 128.0 * 2.0 + 16.0 * 4.0));
+        assert_eq!(walk.tiles, 32 * 16);
+        let masked = abi::ImportanceQueryKey { causal: 1, ..p };
+        assert_eq!(work(&call("importance_query_key_bf16_128", masked), &CONTENTS).operations, walk.operations / 2.0);
+        let own = work(&call("importance_own_key_bf16", p), &CONTENTS);
+        assert_eq!((own.operations, own.unit), (2.0 * 128.0 * 16.0 * 4096.0, Unit::Scalar));
+    }
+
+    #[test]
+    fn small_launches_cost_a_launch() {
+        let config = LayerConfig::da_moe(64, 64, 8, 4);
+        let gate = gate::calls(gate::parameters(&config, 100, false)).next().unwrap();
+        let gate = work(&gate, &CONTENTS);
+        assert_eq!(gate.bytes, 100.0 * (4.0 * 8.0 + 4.0 * 13.0));
+        let (seconds, bound) = Machine::H100.time(&gate);
+        assert!(bound == Bound::Launch && seconds > 3e-6 && seconds < 3.1e-6);
+        let plan: Vec<_> =
+            permute::calls(permute::parameters(&config, 100)).map(|call| work(&call, &CONTENTS)).collect();
+        assert_eq!(plan.iter().map(|work| work.bytes).collect::<Vec<_>>(), [1600.0, 8000.0]);
+    }
+
+    #[test]
+    fn the_slower_of_memory_and_arithmetic_counts() {
+        let work = |bytes, operations| Work { bytes, operations, unit: Unit::Tensor16, tiles: 1 };
+        let h100 = Machine::H100;
+        let of_memory = h100.time(&work(3e9, 1e9));
+        assert!((of_memory.0 - 1.003e-3).abs() < 1e-9 && of_memory.1 == Bound::Bytes);
+        let of_products = h100.time(&work(3e6, 496e9));
+        assert!((of_products.0 - 1.003e-3).abs() < 1e-9 && of_products.1 == Bound::Operations);
+    }
+}

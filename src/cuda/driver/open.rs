@@ -1,0 +1,90 @@
+//! From nothing to a GPU: the driver's library, the driver, the device.
+
+use super::refused;
+use crate::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
+use libloading::Library;
+use std::sync::OnceLock;
+
+/// The driver's library, as the system's loader knows it.
+const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
+
+/// A device that answered.
+pub(super) struct Gpu {
+    pub(super) device: sys::CUdevice,
+    /// Model, architecture and driver, for people.
+    pub(super) description: String,
+    pub(super) multiprocessors: usize,
+}
+
+pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
+    load_library()?;
+    result::init().map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_NO_DEVICE => Error::NoDevice { reason: "the NVIDIA driver finds none".into() },
+        _ => refused("cuInit", error, "the NVIDIA driver does not start"),
+    })?;
+    let count = result::device::get_count().map_err(|error| refused("cuDeviceGetCount", error, "all GPUs"))?;
+    let Some(index) = i32::try_from(ordinal).ok().filter(|index| *index < count) else {
+        return Err(Error::NoDevice {
+            reason: format!("number {ordinal} was asked for, and this machine has {count}"),
+        });
+    };
+    let about = format!("GPU {ordinal}");
+    let device = result::device::get(index).map_err(|error| refused("cuDeviceGet", error, &about))?;
+    let unknown = |error| refused("cuDeviceGetAttribute", error, &about);
+    let description = describe(device).map_err(unknown)?;
+    let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    // SAFETY: the device is one that the driver named.
+    let multiprocessors = unsafe { result::device::get_attribute(device, count) }.map_err(unknown)?;
+    Ok(Gpu { device, description, multiprocessors: usize::try_from(multiprocessors).unwrap_or(1) })
+}
+
+/// cudarc panics where the library is missing, even in the text of an error, so nothing of it is called before this.
+fn load_library() -> Result<()> {
+    static LOADED: OnceLock<Result<Library, String>> = OnceLock::new();
+    // SAFETY: NVIDIA's library is made to be loaded like this; what runs when it is loaded is its own initialisation. It
+    // stays loaded, so cudarc, which looks for it under the same name, finds this one.
+    let loaded = LOADED.get_or_init(|| unsafe { Library::new(LIBRARY) }.map_err(|error| in_one_line(&error)));
+    match loaded {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Error::NoDevice { reason: format!("the NVIDIA driver cannot be loaded: {problem}") }),
+    }
+}
+
+/// An error with everything behind it.
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    all.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn describe(device: sys::CUdevice) -> Result<String, DriverError> {
+    // SAFETY: the device is one that the driver named.
+    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let mut version = 0;
+    // SAFETY: the address is of a live integer.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    let name = result::device::get_name(device)?;
+    Ok(format!("{name}, sm_{major}{minor}, driver for CUDA {}.{}", version / 1000, version % 1000 / 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same answer every time, and no panic.
+    #[test]
+    fn a_missing_driver_is_an_error() {
+        for _ in 0..2 {
+            match load_library() {
+                Ok(()) => {}
+                Err(Error::NoDevice { reason }) => {
+                    assert!(reason.contains(LIBRARY) && !reason.contains('\n'), "{reason}")
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+}

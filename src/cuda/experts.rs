@@ -1,0 +1,162 @@
+//! Which kernels multiply, and with how many threads (`kernels/grouped_gemm_sm80.cu`).
+
+use super::abi;
+use super::device::{Call, Launch};
+use crate::{Activation, DType};
+
+const THREADS: u32 = 256;
+/// Blocks that a multiprocessor holds at once.
+const BLOCKS_A_MULTIPROCESSOR: usize = 2;
+
+/// How f32 operands are multiplied. Sums are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Factors {
+    /// As they are.
+    #[default]
+    F32,
+    /// On tensor cores, which look at 10 of their 23 fraction bits: faster, and outside the accuracy of SPEC §8.
+    Tf32,
+}
+
+/// What multiplies operands of a storage type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    TensorCores,
+    Scalar,
+}
+
+impl Unit {
+    fn of(storage: DType, factors: Factors) -> Self {
+        if storage == DType::F32 && factors == Factors::F32 { Unit::Scalar } else { Unit::TensorCores }
+    }
+}
+
+/// The one launch of a product; none where there is nothing to write. `storage` is the type of both operands,
+/// `multiprocessors` how many the device has: the bits do not depend on it.
+pub fn calls(
+    storage: DType,
+    factors: Factors,
+    multiprocessors: usize,
+    p: abi::GroupedGemm,
+) -> impl Iterator<Item = Call> {
+    let unit = Unit::of(storage, factors);
+    let blocks = most_tiles(unit, &p).min(multiprocessors * BLOCKS_A_MULTIPROCESSOR);
+    let shared = if unit == Unit::Scalar { 0 } else { abi::GEMM_SHARED_BYTES as u32 };
+    let launch = Launch { kernel: kernel(storage, unit, &p), grid: [blocks as u32, 1, 1], threads: THREADS, shared };
+    (blocks > 0).then(|| Call::new(launch, p)).into_iter()
+}
+
+/// The function between the two products, as the kernels know it.
+pub fn activation(activation: Activation) -> i32 {
+    match activation {
+        Activation::Relu => abi::ACTIVATION_RELU,
+        Activation::Gelu => abi::ACTIVATION_GELU,
+        Activation::GeluTanh => abi::ACTIVATION_GELU_TANH,
+        Activation::Silu => abi::ACTIVATION_SILU,
+        Activation::Swiglu => abi::ACTIVATION_SWIGLU,
+        Activation::Geglu => abi::ACTIVATION_GEGLU,
+        Activation::Reglu => abi::ACTIVATION_REGLU,
+    }
+}
+
+/// Elements between rows of the activated values of a product `width` wide: every row starts at a multiple of 128 bits.
+pub fn activated_stride(width: usize) -> usize {
+    width.next_multiple_of(8)
+}
+
+fn is_gated(p: &abi::GroupedGemm) -> bool {
+    [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation)
+}
+
+/// Rows and columns of a tile; half as many columns when gated.
+fn tile(unit: Unit, gated: bool) -> [usize; 2] {
+    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    [side, if gated { side / 2 } else { side }]
+}
+
+/// Tiles that there are when every expert's rows end in a tile of their own.
+fn most_tiles(unit: Unit, p: &abi::GroupedGemm) -> usize {
+    let [tile_rows, tile_columns] = tile(unit, is_gated(p));
+    let (rows, columns) = (p.rows as usize, (p.columns as usize).div_ceil(tile_columns));
+    let ragged = if p.offsets.is_null() { 1 } else { (p.experts as usize).min(rows) };
+    // A whole tile and a ragged one for each expert cover any division of the rows.
+    if rows == 0 { 0 } else { (rows / tile_rows + ragged) * columns }
+}
+
+/// Whether every row of both operands starts at a multiple of 128 bits.
+fn is_aligned(storage: DType, p: &abi::GroupedGemm) -> bool {
+    let whole = |stride: i64| (stride.unsigned_abs() as usize * storage.size()).is_multiple_of(16);
+    [p.a as usize, p.b as usize].into_iter().all(|address| address.is_multiple_of(16))
+        && [p.a_stride, p.b_stride, p.b_expert_stride].into_iter().all(whole)
+}
+
+fn kernel(storage: DType, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
+    match (storage, is_gated(p), is_aligned(storage, p)) {
+        (DType::Bf16, false, true) => "grouped_gemm_bf16_plain",
+        (DType::Bf16, true, true) => "grouped_gemm_bf16_gated",
+        (DType::Bf16, false, false) => "grouped_gemm_bf16_plain_any",
+        (DType::Bf16, true, false) => "grouped_gemm_bf16_gated_any",
+        (DType::F16, false, true) => "grouped_gemm_f16_plain",
+        (DType::F16, true, true) => "grouped_gemm_f16_gated",
+        (DType::F16, false, false) => "grouped_gemm_f16_plain_any",
+        (DType::F16, true, false) => "grouped_gemm_f16_gated_any",
+        (_, false, _) if unit == Unit::Scalar => "grouped_gemm_f32_plain",
+        (_, true, _) if unit == Unit::Scalar => "grouped_gemm_f32_gated",
+        (_, false, true) => "grouped_gemm_tf32_plain",
+        (_, true, true) => "grouped_gemm_tf32_gated",
+        (_, false, false) => "grouped_gemm_tf32_plain_any",
+        (_, true, false) => "grouped_gemm_tf32_gated_any",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(rows: i32, experts: i32, columns: i32, activation: i32) -> abi::GroupedGemm {
+        let offsets = 256 as *const i32;
+        abi::GroupedGemm {
+            offsets,
+            rows,
+            experts,
+            columns,
+            depth: 64,
+            a_stride: 64,
+            b_stride: 64,
+            b_expert_stride: 64 * i64::from(columns),
+            activation,
+            ..Default::default()
+        }
+    }
+
+    fn launch(storage: DType, p: abi::GroupedGemm) -> Launch {
+        calls(storage, Factors::F32, 132, p).next().unwrap().launch
+    }
+
+    #[test]
+    fn blocks_fill_the_device_and_no_more_than_there_are_tiles() {
+        assert_eq!(launch(DType::Bf16, product(16384, 8, 3072, abi::ACTIVATION_SWIGLU)).grid, [264, 1, 1]);
+        // At most one whole tile and eight ragged ones, of two columns of tiles.
+        assert_eq!(launch(DType::Bf16, product(200, 8, 200, abi::ACTIVATION_NONE)).grid, [18, 1, 1]);
+        assert_eq!(launch(DType::F32, product(1, 8, 65, abi::ACTIVATION_RELU)).grid, [2, 1, 1]);
+        assert_eq!(calls(DType::F32, Factors::F32, 132, product(0, 8, 64, abi::ACTIVATION_RELU)).count(), 0);
+    }
+
+    #[test]
+    fn rows_that_start_anywhere_have_kernels_of_their_own() {
+        assert_eq!(launch(DType::Bf16, product(9, 2, 64, abi::ACTIVATION_NONE)).kernel, "grouped_gemm_bf16_plain");
+        let odd = abi::GroupedGemm { a_stride: 63, ..product(9, 2, 64, abi::ACTIVATION_GEGLU) };
+        assert_eq!(launch(DType::F16, odd).kernel, "grouped_gemm_f16_gated_any");
+        let misaligned = abi::GroupedGemm { b: 8 as *const _, ..product(9, 2, 64, abi::ACTIVATION_NONE) };
+        assert_eq!(launch(DType::Bf16, misaligned).kernel, "grouped_gemm_bf16_plain_any");
+        assert_eq!(activated_stride(13), 16);
+    }
+
+    #[test]
+    fn tf32_is_for_those_who_ask() {
+        let p = product(9, 2, 64, abi::ACTIVATION_SWIGLU);
+        assert_eq!(launch(DType::F32, p).kernel, "grouped_gemm_f32_gated");
+        let asked = |storage| calls(storage, Factors::Tf32, 132, p).next().unwrap().launch.kernel;
+        assert_eq!([DType::F32, DType::F16].map(asked), ["grouped_gemm_tf32_gated", "grouped_gemm_f16_gated"]);
+    }
+}

@@ -1,0 +1,38 @@
+//! NVIDIA GPUs: the kernels of `kernels/`, which of them run for given sizes and types, and what they run on.
+//!
+//! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
+//! - [`importance`], [`attention`], [`gate`], [`permute`] and [`combine`] say which launches a stage makes, with how many
+//!   threads and how much workspace: pure functions of sizes, types and addresses.
+//! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
+//! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
+
+pub mod abi;
+pub mod attention;
+pub mod combine;
+#[cfg(feature = "emulator")]
+pub mod conformance;
+pub mod cost;
+mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+#[cfg(feature = "emulator")]
+mod emulated;
+pub mod experts;
+pub mod gate;
+mod images;
+pub mod importance;
+#[doc(hidden)]
+pub mod layout;
+pub mod permute;
+mod staged;
+mod tray;
+mod workspace;
+
+pub use device::{Call, Device, Launch, Parameters};
+#[cfg(feature = "cuda")]
+pub use driver::Driver;
+#[cfg(feature = "emulator")]
+pub use emulated::Emulated;
+pub use images::{BuildReport, Image, build_report, kernels, require_kernels};
+pub use staged::Staged;
+pub use workspace::Workspace;
