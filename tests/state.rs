@@ -3,7 +3,7 @@
 mod harness;
 
 use da_moe::{
-    BiasUpdate, Buffer, Cpu, ExpertsPerToken, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Source, State,
+    Backend, BiasUpdate, Buffer, ExpertsPerToken, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Source, State,
     TensorMut,
 };
 use da_moe_reference::{Problem, forward};
@@ -37,10 +37,9 @@ fn configs() -> [LayerConfig; 4] {
     ]
 }
 
-#[test]
-fn training_steps_move_the_state_as_specified() {
+fn training_steps_move_the_state_as_specified<B: Backend<Stream = ()> + Clone>(backend: B) {
     for config in configs() {
-        let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
+        let layer = Layer::new(backend.clone(), config.clone()).unwrap();
         let mut state = layer.state().unwrap();
         let mut expected = [0.0f64; STATE_LEN];
         assert_eq!(values(&state), [0.0; STATE_LEN]);
@@ -51,7 +50,7 @@ fn training_steps_move_the_state_as_specified() {
             let problem = Problem::new(config.clone(), &data.inputs().unwrap(), &data.weights().unwrap(), &before);
             let oracle = forward(&problem.unwrap());
             expected = oracle.next_state.unwrap();
-            let outcome = Through(Cpu::new()).run_with(&data, &case, Some(&mut state)).unwrap();
+            let outcome = Through(backend.clone()).run_with(&data, &case, Some(&mut state)).unwrap();
             let k: Vec<i64> = oracle.k.iter().map(|k| *k as i64).collect();
             assert_eq!(outcome.k, k, "step {seed}: decided with the statistics of earlier steps");
             for (found, expected) in values(&state).into_iter().zip(expected) {
@@ -64,12 +63,11 @@ fn training_steps_move_the_state_as_specified() {
     }
 }
 
-#[test]
-fn evaluation_and_fully_masked_batches_leave_the_state_alone() {
+fn evaluation_and_fully_masked_batches_leave_the_state_alone<B: Backend<Stream = ()> + Clone>(backend: B) {
     for config in configs() {
         let case = Case { training: true, ..Case::plain(config.clone()) };
-        let through = Through(Cpu::new());
-        let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
+        let through = Through(backend.clone());
+        let layer = Layer::new(backend.clone(), config.clone()).unwrap();
         let mut state = layer.state().unwrap();
         let evaluation = Case { training: false, seed: 5, ..case.clone() };
         through.run_with(&Data::new(&evaluation), &evaluation, Some(&mut state)).unwrap();
@@ -91,21 +89,19 @@ fn evaluation_and_fully_masked_batches_leave_the_state_alone() {
     }
 }
 
-#[test]
-fn before_the_first_step_running_is_the_unit_interval() {
+fn before_the_first_step_running_is_the_unit_interval<B: Backend<Stream = ()> + Clone>(backend: B) {
     let config = config(RUNNING, Policy::Proportional { scale: None });
     let case = Case { lengths: vec![4], ..Case::plain(config) };
     let mut data = Data::new(&case);
     data.importance = vec![-0.5f32, 0.25, 0.5, 7.0].into();
-    let outcome = Through(Cpu::new()).run_with(&data, &case, None).unwrap();
+    let outcome = Through(backend.clone()).run_with(&data, &case, None).unwrap();
     assert_eq!(outcome.importance, [0.0, 0.25, 0.5, 1.0], "minimum 0, maximum 1, clamped");
 }
 
-#[test]
-fn the_running_price_reaches_its_mean() {
+fn the_running_price_reaches_its_mean<B: Backend<Stream = ()> + Clone>(backend: B) {
     for (mean_k, power) in [(1.0, 1), (2.5, 1), (2.5, 3), (4.0, 2)] {
         let config = config(Normalize::None, Policy::BudgetRunning { mean_k, momentum: 0.5 });
-        let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
+        let layer = Layer::new(backend.clone(), config.clone()).unwrap();
         let mut state = layer.state().unwrap();
         let mut step = layer.step(400, da_moe::DType::F32, da_moe::Keep::Hidden).unwrap();
         let mut last = Vec::new();
@@ -123,10 +119,9 @@ fn the_running_price_reaches_its_mean() {
     }
 }
 
-#[test]
-fn under_a_running_price_tokens_are_independent_of_their_batch() {
+fn under_a_running_price_tokens_are_independent_of_their_batch<B: Backend<Stream = ()> + Clone>(backend: B) {
     let config = config(Normalize::None, PRICED);
-    let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
+    let layer = Layer::new(backend.clone(), config.clone()).unwrap();
     let case = |lengths: Vec<usize>, training| Case { lengths, training, ..Case::plain(config.clone()) };
     let (alone, together) = (case(vec![5], true), case(vec![5, 40], true));
     let (small, mut large) = (Data::new(&alone), Data::new(&together));
@@ -147,7 +142,12 @@ fn under_a_running_price_tokens_are_independent_of_their_batch() {
 }
 
 /// One forward with this bias; the load, and the bias after an update.
-fn step_bias(layer: &Layer<Cpu>, data: &mut Data, bias: Vec<f32>, update: BiasUpdate) -> (Vec<i64>, Vec<f32>) {
+fn step_bias<B: Backend<Stream = ()>>(
+    layer: &Layer<B>,
+    data: &mut Data,
+    bias: Vec<f32>,
+    update: BiasUpdate,
+) -> (Vec<i64>, Vec<f32>) {
     data.router_bias = Some(bias.clone().into());
     let mut step = layer.step(data.tokens, data.dtype, da_moe::Keep::Hidden).unwrap();
     let outcome = call(layer, data, &mut layer.state().unwrap(), &mut step).unwrap();
@@ -162,12 +162,11 @@ fn imbalance(load: &[i64]) -> f64 {
     load.iter().map(|count| (*count as f64 - mean).abs()).sum::<f64>() / mean
 }
 
-#[test]
-fn bias_updates_follow_their_formula_toward_balance() {
+fn bias_updates_follow_their_formula_toward_balance<B: Backend<Stream = ()> + Clone>(backend: B) {
     let mut config = small_config();
     config.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 2 });
     let case = Case { lengths: vec![300], skew: 1.5, ..Case::plain(config.clone()) };
-    let layer = Layer::new(Cpu::new(), config).unwrap();
+    let layer = Layer::new(backend, config).unwrap();
     for update in [BiasUpdate::Sign { rate: 0.02 }, BiasUpdate::Proportional { rate: 0.05 }] {
         let mut data = Data::new(&case);
         let mut bias = vec![0.0f32; 6];
@@ -193,12 +192,11 @@ fn bias_updates_follow_their_formula_toward_balance() {
     }
 }
 
-#[test]
-fn a_batch_without_selections_moves_no_bias() {
+fn a_batch_without_selections_moves_no_bias<B: Backend<Stream = ()> + Clone>(backend: B) {
     let mut config = config(Normalize::None, Policy::Proportional { scale: None });
     config.num_null_experts = 1;
     let case = Case::plain(config.clone());
-    let layer = Layer::new(Cpu::new(), config).unwrap();
+    let layer = Layer::new(backend, config).unwrap();
     let mut data = Data::new(&case);
     data.importance = vec![0.0f32; data.tokens].into();
     for update in [BiasUpdate::Sign { rate: 0.5 }, BiasUpdate::Proportional { rate: 0.5 }] {
@@ -207,3 +205,36 @@ fn a_batch_without_selections_moves_no_bias() {
         assert_eq!((load, after), (vec![0; 7], bias));
     }
 }
+
+/// Every property above, on the CPU backend and on the kernels wherever they run.
+macro_rules! on_every_backend {
+    ($($property:ident),* $(,)?) => {
+        mod cpu {
+            $(
+                #[test]
+                fn $property() {
+                    super::$property(da_moe::Cpu::new());
+                }
+            )*
+        }
+
+        mod kernels {
+            $(
+                #[test]
+                fn $property() {
+                    super::harness::kernels::on_each(super::$property, super::$property);
+                }
+            )*
+        }
+    };
+}
+
+on_every_backend!(
+    training_steps_move_the_state_as_specified,
+    evaluation_and_fully_masked_batches_leave_the_state_alone,
+    before_the_first_step_running_is_the_unit_interval,
+    the_running_price_reaches_its_mean,
+    under_a_running_price_tokens_are_independent_of_their_batch,
+    bias_updates_follow_their_formula_toward_balance,
+    a_batch_without_selections_moves_no_bias,
+);

@@ -6,8 +6,9 @@ pub mod bits;
 pub mod case;
 pub mod data;
 pub mod faulty;
-
 pub mod gradients;
+pub mod kernels;
+pub mod planted;
 pub mod routing;
 
 use case::Case;
@@ -93,9 +94,16 @@ impl<B: Backend<Stream = ()> + Clone> Subject for Through<B> {
     }
 }
 
+/// The subjects that are quick: not the kernels.
+pub fn hosts() -> Vec<Box<dyn Subject>> {
+    vec![Box::new(Oracle), Box::new(Through(Cpu::new()))]
+}
+
 /// Everything that must have the properties of SPEC.md.
 pub fn subjects() -> Vec<Box<dyn Subject>> {
-    vec![Box::new(Oracle), Box::new(Through(Cpu::new()))]
+    let mut subjects = hosts();
+    subjects.extend(kernels::subjects());
+    subjects
 }
 
 /// Holds an outcome against the oracle.

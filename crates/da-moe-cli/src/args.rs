@@ -26,6 +26,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     Run(RunArgs),
     Bench(BenchArgs),
+    Plan(PlanArgs),
     Doctor(DoctorArgs),
 }
 
@@ -122,6 +123,32 @@ pub(crate) struct BenchArgs {
     /// Timed calls, at least 5
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(5..))]
     pub(crate) repeats: u32,
+    /// Print one JSON object and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List the GPU launches of a forward call, with a model of their time
+///
+/// Grids, shared memory, tiles, bytes and useful operations are those of the kernels; the times are arithmetic on them,
+/// for an H100, and not measurements. Importance is received-max, from queries and keys. Needs no GPU.
+#[derive(Args, Debug)]
+pub(crate) struct PlanArgs {
+    /// A named shape, or tokens, model width, expert width and experts as T,D,F,E [default: every named shape]
+    #[arg(long, value_name = "NAME|T,D,F,E")]
+    pub(crate) shape: Option<ShapeArg>,
+    /// The same number of experts for every token
+    #[arg(long, value_name = "K", conflicts_with = "mean_k")]
+    pub(crate) k: Option<usize>,
+    /// A mean number of experts, varying with importance [default: the shape's own]
+    #[arg(long, value_name = "X")]
+    pub(crate) mean_k: Option<f64>,
+    /// Activation: relu, gelu, gelu-tanh, silu, swiglu, geglu or reglu [default: the shape's own]
+    #[arg(long, value_name = "A", value_parser = activation)]
+    pub(crate) act: Option<Activation>,
+    /// Storage type: f32, bf16 or f16
+    #[arg(long, value_name = "DTYPE", default_value = "bf16")]
+    pub(crate) dtype: DType,
     /// Print one JSON object and nothing else
     #[arg(long)]
     pub(crate) json: bool,

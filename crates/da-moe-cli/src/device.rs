@@ -1,7 +1,7 @@
 //! Where the layer is executed.
 
 use crate::{Error, Result};
-use da_moe::Cpu;
+use da_moe::{Cpu, cuda};
 use std::fmt;
 use std::str::FromStr;
 
@@ -21,14 +21,19 @@ impl Device {
     /// The backend for this device.
     ///
     /// # Errors
-    /// [`Error::Device`] for a GPU: this version has no kernels for it.
+    /// For a GPU, always: the library's error when it was built without kernels, else [`Error::Device`], because layers
+    /// do not run on it yet. Nothing is computed elsewhere instead.
     pub fn open(self) -> Result<Cpu> {
         match self {
             Device::Auto | Device::Cpu => Ok(Cpu::new()),
-            Device::Cuda(_) => Err(Error::Device {
-                device: self.to_string(),
-                problem: "CUDA kernels are not built in this version; use `auto` or `cpu`",
-            }),
+            Device::Cuda(_) => {
+                cuda::require_kernels()?;
+                Err(Error::Device {
+                    device: self.to_string(),
+                    problem: "this version has kernels for forward, but cannot run a layer on a GPU yet; use `auto` or \
+                              `cpu`",
+                })
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The `da-moe` program: `demo`, `run`, `bench` and `doctor` for dynamic mixture-of-experts layers.
+//! The `da-moe` program: `demo`, `run`, `bench`, `plan` and `doctor` for dynamic mixture-of-experts layers.
 //!
 //! Exit codes: 0 when all went well, 1 when a check failed, 2 for bad input. Bad input is told in one line on stderr.
 
@@ -12,6 +12,7 @@ mod doctor;
 mod draw;
 mod error;
 mod memory;
+mod plan;
 pub mod run;
 
 pub use device::Device;
@@ -49,6 +50,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo(arguments) => demo::execute(&arguments),
         Command::Run(arguments) => run::execute(&arguments),
         Command::Bench(arguments) => bench::execute(&arguments),
+        Command::Plan(arguments) => plan::execute(&arguments),
         Command::Doctor(arguments) => doctor::execute(&arguments),
     }
 }

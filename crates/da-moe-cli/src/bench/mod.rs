@@ -20,11 +20,7 @@ const WARM_UP: u32 = 2;
 pub(crate) fn execute(arguments: &BenchArgs) -> Result<()> {
     let backend = arguments.device.open()?;
     let shape = &arguments.shape;
-    let experts = match (arguments.k, arguments.mean_k) {
-        (Some(k), _) => Experts::Fixed(k),
-        (None, Some(mean)) => Experts::Mean(mean),
-        (None, None) => shape.usual,
-    };
+    let experts = Experts::asked(arguments.k, arguments.mean_k, shape.usual);
     let activation = arguments.act.unwrap_or(shape.activation);
     let problem = Problem::draw(shape, experts, activation, arguments.dtype)?;
 

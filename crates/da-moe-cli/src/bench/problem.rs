@@ -2,7 +2,7 @@
 
 use super::shapes::{Experts, ShapeArg};
 use crate::draw::Draw;
-use crate::{Error, Result, memory};
+use crate::{Result, memory};
 use da_moe::{
     Activation, Buffer, DType, ExpertsPerToken, ImportanceConfig, Inputs, LayerConfig, Normalize, Policy, Source,
     TensorRef, Weights,
@@ -86,15 +86,14 @@ fn expect_room(shape: &ShapeArg, activation: Activation, dtype: DType) -> Result
 
 /// The policy that gives the drawn tokens the wanted number of experts.
 fn policy(experts: Experts, available: usize, importance: &[f32]) -> Result<ExpertsPerToken> {
-    match experts {
-        Experts::Fixed(k) => Ok(ExpertsPerToken::new(Policy::Fixed { k })),
-        Experts::Mean(mean) if mean >= 1.0 && mean <= available as f64 => {
-            let max = available.min((2.0 * mean).ceil() as usize);
-            let scale = scale_for(mean, max, importance);
-            Ok(ExpertsPerToken::between(Policy::Proportional { scale: Some(scale) }, 1, max))
+    let most = experts.most(available)?;
+    Ok(match experts {
+        Experts::Fixed(k) => ExpertsPerToken::new(Policy::Fixed { k }),
+        Experts::Mean(mean) => {
+            let scale = Some(scale_for(mean, most, importance));
+            ExpertsPerToken::between(Policy::Proportional { scale }, 1, most)
         }
-        Experts::Mean(mean) => Err(Error::Usage(format!("--mean-k {mean} is not between 1 and {available} experts"))),
-    }
+    })
 }
 
 /// The `scale` with which `clamp(ceil(I · scale), 1, max)` has the wanted mean over these tokens, or just exceeds it:

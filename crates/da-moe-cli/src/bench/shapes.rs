@@ -1,5 +1,6 @@
 //! The named shapes of every benchmark, and shapes given by their sizes.
 
+use crate::Error;
 use da_moe::{Activation, Shape};
 use std::str::FromStr;
 
@@ -10,6 +11,30 @@ pub(crate) enum Experts {
     Fixed(usize),
     /// Varying with importance, this many on average.
     Mean(f64),
+}
+
+impl Experts {
+    /// What the command line asks for, else the shape's usual.
+    pub(crate) fn asked(k: Option<usize>, mean_k: Option<f64>, usual: Self) -> Self {
+        match (k, mean_k) {
+            (Some(k), _) => Experts::Fixed(k),
+            (None, Some(mean)) => Experts::Mean(mean),
+            (None, None) => usual,
+        }
+    }
+
+    /// The most that a token gets of those available: with a mean, about twice that.
+    pub(crate) fn most(self, available: usize) -> Result<usize, Error> {
+        match self {
+            Experts::Fixed(k) => Ok(k),
+            Experts::Mean(mean) if mean >= 1.0 && mean <= available as f64 => {
+                Ok(available.min((2.0 * mean).ceil() as usize))
+            }
+            Experts::Mean(mean) => {
+                Err(Error::Usage(format!("--mean-k {mean} is not between 1 and {available} experts")))
+            }
+        }
+    }
 }
 
 /// Sizes of one benchmark.

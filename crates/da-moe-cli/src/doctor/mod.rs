@@ -1,13 +1,14 @@
 //! `da-moe doctor`: what this machine can do, found by looking at files only.
 
 mod cpu;
-mod cuda;
+mod nvidia;
 
 use crate::args::DoctorArgs;
 use crate::{Error, Result};
 use cpu::Processor;
-use cuda::{Compiler, Gpu};
 use da_moe::Cpu;
+use da_moe::cuda::{self, BuildReport};
+use nvidia::{Compiler, Gpu};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -25,8 +26,31 @@ struct Report {
 #[derive(Serialize)]
 struct Kernels {
     built: bool,
-    architectures: Vec<&'static str>,
+    architectures: &'static [&'static str],
+    /// What they were built with.
+    compiler: Option<&'static str>,
+    /// Why they were not built.
     reason: Option<&'static str>,
+}
+
+impl Kernels {
+    fn new(report: BuildReport) -> Self {
+        match report {
+            BuildReport::Built { architectures, compiler } => {
+                Self { built: true, architectures, compiler: Some(compiler), reason: None }
+            }
+            BuildReport::NotBuilt { reason } => {
+                Self { built: false, architectures: &[], compiler: None, reason: Some(reason) }
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        match (self.compiler, self.reason) {
+            (Some(compiler), _) => format!("{}, built by {compiler}", self.architectures.join(" ")),
+            (None, reason) => format!("not built ({})", reason.unwrap_or_default()),
+        }
+    }
 }
 
 pub(crate) fn execute(arguments: &DoctorArgs) -> Result<()> {
@@ -34,7 +58,7 @@ pub(crate) fn execute(arguments: &DoctorArgs) -> Result<()> {
         version: env!("CARGO_PKG_VERSION"),
         cpu: Processor::probe(&Cpu::new()),
         gpu: Gpu::probe(),
-        kernels: Kernels { built: false, architectures: Vec::new(), reason: Some("not built in this version") },
+        kernels: Kernels::new(cuda::build_report()),
         compiler: Compiler::probe(),
     };
     let text = if arguments.json {
@@ -59,8 +83,21 @@ impl Report {
         if gpu.devices.is_empty() {
             lines.push(("gpu", "none found".into()));
         }
-        lines.push(("kernels", self.kernels.reason.unwrap_or_default().into()));
+        lines.push(("kernels", self.kernels.line()));
         lines.push(("compiler", self.compiler.line()));
         lines.iter().map(|(name, value)| format!("{name:<10}{value}")).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_of_in_both_cases() {
+        let built = BuildReport::Built { architectures: &["sm_80", "sm_90a"], compiler: "nvcc 13.0.88" };
+        assert_eq!(Kernels::new(built).line(), "sm_80 sm_90a, built by nvcc 13.0.88");
+        let not_built = BuildReport::NotBuilt { reason: "nvcc was not found" };
+        assert_eq!(Kernels::new(not_built).line(), "not built (nvcc was not found)");
     }
 }

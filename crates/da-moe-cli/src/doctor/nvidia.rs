@@ -68,7 +68,8 @@ fn devices() -> Vec<String> {
 
 #[derive(Serialize)]
 pub(super) struct Compiler {
-    /// nvcc, if it is there.
+    /// nvcc, if it is there: looked for as the library's build does, but for the project's own folder, which a program
+    /// does not know.
     nvcc: Option<PathBuf>,
     /// Why there is none.
     reason: Option<String>,
@@ -81,10 +82,11 @@ impl Compiler {
             return Self { nvcc: reason.is_none().then_some(named), reason };
         }
         let toolkits = ["CUDA_HOME", "CUDA_PATH"].into_iter().flat_map(folders).map(|folder| folder.join("bin"));
+        let wheels = folders("VIRTUAL_ENV").into_iter().flat_map(|environment| wheels_of(&environment));
         let usual = [PathBuf::from("/usr/local/cuda/bin")];
-        let found =
-            first_file(toolkits.chain(folders("PATH")).chain(usual), &format!("nvcc{}", env::consts::EXE_SUFFIX));
-        let reason = "nvcc is not in NVCC, CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda";
+        let all = toolkits.chain(folders("PATH")).chain(wheels).chain(usual);
+        let found = first_file(all, &format!("nvcc{}", env::consts::EXE_SUFFIX));
+        let reason = "nvcc is not in NVCC, CUDA_HOME, CUDA_PATH, PATH, VIRTUAL_ENV or /usr/local/cuda";
         Self { reason: found.is_none().then(|| reason.into()), nvcc: found }
     }
 
@@ -95,6 +97,12 @@ impl Compiler {
             (None, None) => "none".into(),
         }
     }
+}
+
+/// Where the compiler wheels of a Python environment put it.
+fn wheels_of(environment: &Path) -> Vec<PathBuf> {
+    let versions = fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("site-packages/nvidia/cu13/bin")).collect()
 }
 
 /// The folders of a search-path variable.

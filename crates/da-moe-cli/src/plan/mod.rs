@@ -1,0 +1,107 @@
+//! `da-moe plan`: every launch of a forward call on a GPU, what it does and how long a model says that takes.
+
+mod launches;
+mod report;
+
+use crate::args::PlanArgs;
+use crate::bench::shapes::{Experts, ShapeArg};
+use crate::{Error, Result};
+use da_moe::cuda::Launch;
+use da_moe::cuda::cost::{Bound, Contents, Machine, Work, work};
+use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Policy, Shape, Sizes};
+use std::io::{self, Write};
+
+/// The machine of the model.
+const MACHINE: Machine = Machine::H100;
+
+pub(crate) fn execute(arguments: &PlanArgs) -> Result<()> {
+    let shapes = match &arguments.shape {
+        Some(shape) => vec![shape.clone()],
+        None => Shape::ALL.map(ShapeArg::from).to_vec(),
+    };
+    let plans: Vec<Plan> = shapes.into_iter().map(|shape| Plan::new(shape, arguments)).collect::<Result<_>>()?;
+    let text = if arguments.json { report::json(&plans, &MACHINE)? } else { report::table(&plans, &MACHINE) };
+    io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)
+}
+
+/// The launches of one shape.
+struct Plan {
+    shape: ShapeArg,
+    activation: Activation,
+    dtype: DType,
+    experts: Experts,
+    /// R, where tokens get their mean number of experts.
+    rows: usize,
+    launches: Vec<Priced>,
+}
+
+/// A launch with its work and its time.
+struct Priced {
+    stage: &'static str,
+    launch: Launch,
+    work: Work,
+    seconds: f64,
+    bound: Bound,
+}
+
+impl Plan {
+    fn new(shape: ShapeArg, arguments: &PlanArgs) -> Result<Self> {
+        let experts = Experts::asked(arguments.k, arguments.mean_k, shape.usual);
+        let activation = arguments.act.unwrap_or(shape.activation);
+        let config = config(&shape, experts, activation)?;
+        expect_numbers(&config, shape.tokens)?;
+        let mean = match experts {
+            Experts::Fixed(k) => k as f64,
+            Experts::Mean(mean) => mean,
+        };
+        let rows = (shape.tokens as f64 * mean).round() as usize;
+        let contents = Contents { rows, pairs: launches::pairs(shape.tokens) };
+        let priced = |(stage, call)| {
+            let work = work(&call, &contents);
+            let (seconds, bound) = MACHINE.time(&work);
+            Priced { stage, launch: call.launch, work, seconds, bound }
+        };
+        let calls = launches::forward(&config, shape.tokens, arguments.dtype, MACHINE.multiprocessors)?;
+        let launches = calls.into_iter().map(priced).collect();
+        Ok(Self { shape, activation, dtype: arguments.dtype, experts, rows, launches })
+    }
+
+    fn seconds(&self) -> f64 {
+        self.launches.iter().map(|priced| priced.seconds).sum()
+    }
+
+    /// Seconds of each stage, in their order.
+    fn stages(&self) -> Vec<(&'static str, f64)> {
+        let mut stages: Vec<(&'static str, f64)> = Vec::new();
+        for priced in &self.launches {
+            match stages.last_mut() {
+                Some((stage, seconds)) if *stage == priced.stage => *seconds += priced.seconds,
+                _ => stages.push((priced.stage, priced.seconds)),
+            }
+        }
+        stages
+    }
+}
+
+fn config(shape: &ShapeArg, experts: Experts, activation: Activation) -> Result<LayerConfig> {
+    let most = experts.most(shape.experts)?;
+    let config = LayerConfig {
+        hidden_act: activation,
+        experts_per_token: match experts {
+            Experts::Fixed(k) => ExpertsPerToken::new(Policy::Fixed { k }),
+            Experts::Mean(_) => ExpertsPerToken::between(Policy::Proportional { scale: None }, 1, most),
+        },
+        ..LayerConfig::da_moe(shape.hidden, shape.width, shape.experts, most)
+    };
+    config.validate()?;
+    Ok(config)
+}
+
+/// Kernels count in i32: what does not fit would be planned as something else.
+fn expect_numbers(config: &LayerConfig, tokens: usize) -> Result<()> {
+    let sizes = Sizes::new(config, tokens)?;
+    match [sizes.hidden, sizes.rows_in, tokens].into_iter().find(|size| i32::try_from(*size).is_err()) {
+        Some(size) => Err(Error::Usage(format!("a size of {size} is more than kernels count to"))),
+        None => Ok(()),
+    }
+}

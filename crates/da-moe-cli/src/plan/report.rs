@@ -1,0 +1,211 @@
+//! What plan tells: a table for people, an object for programs.
+
+use super::launches::{HEAD_WIDTH, SEQUENCE};
+use super::{Plan, Priced};
+use crate::bench::shapes::Experts;
+use crate::{Error, Result};
+use da_moe::cuda::cost::{Bound, Machine, Unit};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+const HEADINGS: [&str; 10] =
+    ["stage", "kernel", "grid", "threads", "shared", "tiles", "MiB", "GFLOP", "us", "bound by"];
+
+/// A table for each shape, and what the times are made of.
+pub(super) fn table(plans: &[Plan], machine: &Machine) -> String {
+    let mut text = String::new();
+    for plan in plans {
+        text += &heading(plan);
+        text += &row(&HEADINGS.map(String::from));
+        for (place, priced) in plan.launches.iter().enumerate() {
+            let repeated = place > 0 && plan.launches[place - 1].stage == priced.stage;
+            text += &row(&cells(priced, if repeated { "" } else { priced.stage }));
+        }
+        let share = |(stage, seconds): (&str, f64)| {
+            format!("{stage} {:.1} us ({:.0}%)", seconds * 1e6, 100.0 * seconds / plan.seconds())
+        };
+        let stages: Vec<_> = plan.stages().into_iter().map(share).collect();
+        let total = plan.seconds() * 1e6;
+        writeln!(text, "forward {total:.1} us: {}\n", stages.join(", ")).expect("a string takes every line");
+    }
+    text + &model(machine)
+}
+
+fn heading(plan: &Plan) -> String {
+    let (shape, k) = (&plan.shape, experts(plan.experts));
+    let activation = serde_json::to_string(&plan.activation).unwrap_or_default();
+    format!(
+        "{}: T {} D {} F {} E {}, {}, {}, {k}, {} rows\n",
+        shape.name,
+        shape.tokens,
+        shape.hidden,
+        shape.width,
+        shape.experts,
+        activation.trim_matches('"'),
+        plan.dtype,
+        plan.rows
+    )
+}
+
+fn experts(experts: Experts) -> String {
+    match experts {
+        Experts::Fixed(k) => format!("k {k}"),
+        Experts::Mean(mean) => format!("mean k {mean}"),
+    }
+}
+
+fn cells(priced: &Priced, stage: &str) -> [String; 10] {
+    let (launch, work) = (&priced.launch, &priced.work);
+    [
+        stage.into(),
+        launch.kernel.into(),
+        launch.grid.map(|blocks| blocks.to_string()).join("x"),
+        launch.threads.to_string(),
+        launch.shared.to_string(),
+        work.tiles.to_string(),
+        format!("{:.2}", work.bytes / 1048576.0),
+        format!("{:.2}", work.operations / 1e9),
+        format!("{:.1}", priced.seconds * 1e6),
+        bound(priced.bound).into(),
+    ]
+}
+
+fn row([stage, kernel, grid, threads, shared, tiles, bytes, operations, time, bound]: &[String; 10]) -> String {
+    format!(
+        "  {stage:<10}  {kernel:<30}  {grid:>11}  {threads:>7}  {shared:>6}  {tiles:>7}  {bytes:>9}  {operations:>9}  \
+         {time:>9}  {bound}\n"
+    )
+}
+
+fn bound(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Launch => "launch",
+        Bound::Bytes => "bytes",
+        Bound::Operations => "operations",
+    }
+}
+
+fn model(machine: &Machine) -> String {
+    let tera = |rate: f64| rate / 1e12;
+    format!(
+        "model, not a measurement; not yet run on a GPU\n\
+         time      {:.0} us a launch, and the longer of moving its bytes and doing its operations\n\
+         {:<8}  {:.1} TB/s; {:.0} TFLOP/s in 16 bits, the {:.0}% of {:.0} that mma.sync reaches; {:.0} in TF32; {:.0} in \
+         f32; {} multiprocessors\n\
+         call      rows spread evenly over experts; importance is received-max of queries and keys with their\n          \
+         log-sum-exp: D/{HEAD_WIDTH} heads, {HEAD_WIDTH} wide, and sequences of {SEQUENCE} tokens\n",
+        machine.launch * 1e6,
+        machine.name,
+        tera(machine.bandwidth),
+        tera(machine.rate(Unit::Tensor16)),
+        100.0 * machine.mma_sync,
+        tera(machine.tensor),
+        tera(machine.rate(Unit::Tensor32)),
+        tera(machine.rate(Unit::Scalar)),
+        machine.multiprocessors,
+    )
+}
+
+/// What `--json` prints; the letters of the specification name the sizes.
+#[derive(Serialize)]
+struct Object<'a> {
+    model: Model,
+    shapes: Vec<ShapePlan<'a>>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    machine: &'static str,
+    measured: bool,
+    bytes_per_second: f64,
+    tensor_flops: f64,
+    mma_sync_share: f64,
+    f32_flops: f64,
+    launch_us: f64,
+    multiprocessors: usize,
+}
+
+#[derive(Serialize)]
+struct ShapePlan<'a> {
+    shape: &'a str,
+    #[serde(rename = "T")]
+    tokens: usize,
+    #[serde(rename = "D")]
+    hidden: usize,
+    #[serde(rename = "F")]
+    width: usize,
+    #[serde(rename = "E")]
+    experts: usize,
+    activation: da_moe::Activation,
+    dtype: &'a str,
+    mean_k: f64,
+    rows: usize,
+    launches: Vec<LaunchPlan>,
+    stages_us: BTreeMap<&'static str, f64>,
+    forward_us: f64,
+}
+
+#[derive(Serialize)]
+struct LaunchPlan {
+    stage: &'static str,
+    kernel: &'static str,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: u32,
+    tiles: u64,
+    bytes: f64,
+    operations: f64,
+    us: f64,
+    bound: &'static str,
+}
+
+/// One line with one object.
+pub(super) fn json(plans: &[Plan], machine: &Machine) -> Result<String> {
+    let model = Model {
+        machine: machine.name,
+        measured: false,
+        bytes_per_second: machine.bandwidth,
+        tensor_flops: machine.tensor,
+        mma_sync_share: machine.mma_sync,
+        f32_flops: machine.scalar,
+        launch_us: machine.launch * 1e6,
+        multiprocessors: machine.multiprocessors,
+    };
+    let object = Object { model, shapes: plans.iter().map(shape_plan).collect() };
+    Ok(serde_json::to_string(&object).map_err(|error| Error::Stdout(error.into()))? + "\n")
+}
+
+fn shape_plan(plan: &Plan) -> ShapePlan<'_> {
+    let shape = &plan.shape;
+    ShapePlan {
+        shape: &shape.name,
+        tokens: shape.tokens,
+        hidden: shape.hidden,
+        width: shape.width,
+        experts: shape.experts,
+        activation: plan.activation,
+        dtype: plan.dtype.name(),
+        mean_k: plan.rows as f64 / shape.tokens as f64,
+        rows: plan.rows,
+        launches: plan.launches.iter().map(launch_plan).collect(),
+        stages_us: plan.stages().into_iter().map(|(stage, seconds)| (stage, seconds * 1e6)).collect(),
+        forward_us: plan.seconds() * 1e6,
+    }
+}
+
+fn launch_plan(priced: &Priced) -> LaunchPlan {
+    let (launch, work) = (&priced.launch, &priced.work);
+    LaunchPlan {
+        stage: priced.stage,
+        kernel: launch.kernel,
+        grid: launch.grid,
+        threads: launch.threads,
+        shared_bytes: launch.shared,
+        tiles: work.tiles,
+        bytes: work.bytes,
+        operations: work.operations,
+        us: priced.seconds * 1e6,
+        bound: bound(priced.bound),
+    }
+}

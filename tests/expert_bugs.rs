@@ -1,0 +1,238 @@
+//! The checks of the grouped product can fail: bugs planted in its scheduler, its main loops and its epilogue.
+
+mod harness;
+
+use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, Policy, Source};
+use harness::case::Case;
+use harness::planted::Shows::{Report, Wrong};
+use harness::planted::{BOUNDS, Bug, RACE, UNINITIALISED, assert_all_found, assert_clean};
+
+/// Several experts, steps and fragments, nothing a multiple of anything.
+fn layer(hidden: usize, width: usize, act: Activation) -> LayerConfig {
+    let mut config = LayerConfig { hidden_act: act, ..LayerConfig::da_moe(hidden, width, 3, 2) };
+    config.importance.source = Source::External;
+    config.importance.normalize = Normalize::None;
+    config.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 2 });
+    config
+}
+
+/// Rows that start at multiples of 16 bytes: copied in the background.
+fn aligned() -> Case {
+    let lengths = vec![30];
+    Case { dtype: DType::Bf16, lengths, biases: true, ..Case::plain(layer(200, 72, Activation::Swiglu)) }
+}
+
+fn anywhere() -> Case {
+    Case { dtype: DType::F16, lengths: vec![30], ..Case::plain(layer(37, 13, Activation::Gelu)) }
+}
+
+fn in_f32() -> Case {
+    Case { lengths: vec![70], biases: true, ..Case::plain(layer(37, 21, Activation::Reglu)) }
+}
+
+const BUGS: &[Bug] = &[
+    // The scheduler.
+    Bug {
+        file: "gemm/scheduler.cuh",
+        from: "next_ += gridDim.x;",
+        to: "next_ += gridDim.x + 1;",
+        shows: UNINITIALISED,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/scheduler.cuh",
+        from: "return {expert, row, min(end_row(expert) - row, TILE_ROWS),",
+        to: "return {expert, row, TILE_ROWS,",
+        shows: Report("race|out of bounds|uninitialised"),
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/scheduler.cuh",
+        from: "tile % tiles * TILE_ROWS;",
+        to: "tile / tiles * TILE_ROWS;",
+        shows: RACE,
+        call: in_f32,
+    },
+    // Operands.
+    Bug {
+        file: "gemm/operands.cuh",
+        from: "p.row_token == nullptr ? row : p.row_token[row];",
+        to: "row;",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/operands.cuh",
+        from: "i / GROUP % 2 == 1",
+        to: "i / GROUP % 2 == 0",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/operands.cuh",
+        from: "    if (column >= p.columns) {\n        return nullptr;\n    }\n",
+        to: "",
+        shows: BOUNDS,
+        call: anywhere,
+    },
+    Bug {
+        file: "gemm/operands.cuh",
+        from: "tile.expert * p.b_expert_stride",
+        to: "(tile.expert ^ 1) * p.b_expert_stride",
+        shows: Report("out of bounds"),
+        call: anywhere,
+    },
+    // The tensor-core loop.
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "ptx::cp_async_wait<STAGES - 2>();",
+        to: "ptx::cp_async_wait<STAGES - 1>();",
+        shows: Report("asynchronous|cp.async|race|uninitialised"),
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "ptx::cp_async_wait<STAGES - 2>();\n            __syncthreads();",
+        to: "ptx::cp_async_wait<STAGES - 2>();",
+        shows: Report("race|asynchronous|uninitialised"),
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "        // No thread may fill a stage from which another still writes the tile before.\n        __syncthreads();\n",
+        to: "",
+        shows: RACE,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "fill(step + STAGES - 1, steps);",
+        to: "fill(step + STAGES, steps);",
+        shows: Report("race|asynchronous|uninitialised"),
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "min(max(p_.depth - first, 0), CHUNK)",
+        to: "CHUNK",
+        shows: Report("out of bounds|uninitialised"),
+        call: anywhere,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "if (f < fragments_) {",
+        to: "if (f + 1 < fragments_) {",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "2 * k + lane / 16));",
+        to: "2 * k + lane / 8 % 2));",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "{{b[0], b[1]}, {b[2], b[3]}}",
+        to: "{{b[0], b[2]}, {b[1], b[3]}}",
+        shows: Wrong,
+        call: aligned,
+    },
+    // The f32 loop.
+    Bug {
+        file: "gemm/f32_loop.cuh",
+        from: "            }\n            __syncthreads();\n#pragma unroll\n            for (int k = 0;",
+        to: "            }\n#pragma unroll\n            for (int k = 0;",
+        shows: Report("race|uninitialised"),
+        call: in_f32,
+    },
+    Bug {
+        file: "gemm/f32_loop.cuh",
+        from: "step += STEP) {\n            __syncthreads();",
+        to: "step += STEP) {",
+        shows: RACE,
+        call: in_f32,
+    },
+    Bug {
+        file: "gemm/f32_loop.cuh",
+        from: "step + first + i < p_.depth;",
+        to: "step + first + i <= p_.depth;",
+        shows: Report("out of bounds"),
+        call: in_f32,
+    },
+    // On the way out.
+    Bug {
+        file: "grouped_gemm_sm80.cu",
+        from: "        const auto output = loop.output();\n        __syncthreads();",
+        to: "        const auto output = loop.output();",
+        shows: RACE,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "        ptx::cp_async_wait<0>();\n        __syncthreads();",
+        to: "        ptx::cp_async_wait<0>();",
+        shows: RACE,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "i < tile.rows * CHUNKS;",
+        to: "i < (tile.rows + 1) * CHUNKS;",
+        shows: Report("race|out of bounds|uninitialised"),
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "const int count = min(p_.columns - column, OUTPUT_CHUNK);",
+        to: "const int count = OUTPUT_CHUNK;",
+        shows: Report("race|out of bounds"),
+        call: anywhere,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "count == OUTPUT_CHUNK && reinterpret_cast<uintptr_t>(to) % 16 == 0",
+        to: "count == OUTPUT_CHUNK",
+        shows: Report("misaligned"),
+        call: anywhere,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "load(up, tile.expert, row, from, GROUP, p_.columns + column, count);",
+        to: "load(up, tile.expert, row, from, GROUP, column, count);",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "h[i] = activate(p_.activation, h[i]);",
+        to: "h[i] = activate(p_.activation, -h[i]);",
+        shows: Wrong,
+        call: in_f32,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "keep(up, to * p_.hidden_stride + p_.columns + column, count);",
+        to: "keep(h, to * p_.hidden_stride + p_.columns + column, count);",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "column / GROUP * 2 * GROUP + column % GROUP + offset",
+        to: "column + offset",
+        shows: Wrong,
+        call: in_f32,
+    },
+];
+
+#[test]
+fn every_planted_bug_is_found_in_every_order() {
+    assert_all_found(BUGS);
+}
+
+#[test]
+fn the_kernels_without_a_bug_pass_every_call() {
+    [aligned, anywhere, in_f32].into_iter().for_each(assert_clean);
+}

@@ -1,0 +1,94 @@
+//! The kernels as subjects: their own sources on the emulator, in several orders of execution, and on a GPU where there is
+//! one.
+
+use super::case::Case;
+use super::data::Data;
+use super::{Subject, Through, bits};
+use da_moe::Error;
+use da_moe::cuda::{Driver, Emulated, Staged};
+use da_moe_emulator::{Module, Schedule};
+use da_moe_reference::check::Outcome;
+use std::env;
+use std::io::{self, Write};
+use std::sync::{Arc, OnceLock};
+
+/// Orders of execution that every call is run in; their results must have the same bits.
+const SCHEDULES: u64 = 2;
+
+/// Where compiled kernels are kept.
+pub const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+
+/// Every kernel, compiled once for all test programs.
+pub fn module() -> Arc<Module> {
+    static MODULE: OnceLock<Arc<Module>> = OnceLock::new();
+    let compile = || Emulated::compiler(CACHE).compile().unwrap_or_else(|error| panic!("{error}"));
+    MODULE.get_or_init(compile).clone()
+}
+
+/// The kernels on the emulator, in one order of execution.
+pub fn emulated(seed: u64) -> Staged<Emulated> {
+    Staged::new(Emulated::new(module(), Schedule::from_seed(seed)))
+}
+
+/// The kernels on the emulator.
+pub struct Kernels;
+
+impl Subject for Kernels {
+    fn name(&self) -> String {
+        "emulated kernels".into()
+    }
+
+    fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
+        let first = Through(emulated(case.seed)).run(data, case)?;
+        for schedule in 1..SCHEDULES {
+            let other = Through(emulated(case.seed.wrapping_add(schedule))).run(data, case)?;
+            if let Some(result) = bits::difference(&first, &other) {
+                let problem = format!("`{result}` depends on the order of execution");
+                return Err(Error::Kernel { kernel: "a layer's".into(), problem });
+            }
+        }
+        Ok(first)
+    }
+}
+
+/// Whether the emulator is to be used. `DA_MOE_EMULATOR=0` leaves it out where there is a GPU: a machine that only has that
+/// has no compiler for the kernels' sources.
+pub fn is_emulator_wanted() -> bool {
+    on_gpu().is_none() || env::var_os("DA_MOE_EMULATOR").is_none_or(|wanted| wanted != "0")
+}
+
+/// The kernels wherever they run here.
+pub fn subjects() -> Vec<Box<dyn Subject>> {
+    let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
+    subjects.extend(on_gpu().map(|gpu| Box::new(Through(gpu)) as Box<dyn Subject>));
+    if is_emulator_wanted() {
+        subjects.push(Box::new(Kernels));
+    }
+    subjects
+}
+
+/// As [`subjects`], for tests that look at more than a layer's outcome: each calls the one that is there.
+pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<Arc<Driver>>)) {
+    if is_emulator_wanted() {
+        emulator(emulated(5));
+    }
+    if let Some(device) = on_gpu() {
+        gpu(device);
+    }
+}
+
+/// The kernels on this machine's GPU; without one, a line on standard error says why, past the test runner, which keeps
+/// what passing tests print to itself.
+pub fn on_gpu() -> Option<Staged<Arc<Driver>>> {
+    static GPU: OnceLock<Option<Arc<Driver>>> = OnceLock::new();
+    let open = || {
+        let driver = Driver::open(0);
+        let line = match &driver {
+            Ok(driver) => format!("the kernels also run on {driver:?}"),
+            Err(error) => format!("the kernels run on the emulator only: {error}"),
+        };
+        writeln!(io::stderr(), "{line}").expect("a line on standard error");
+        driver.ok().map(Arc::new)
+    };
+    GPU.get_or_init(open).clone().map(Staged::new)
+}
