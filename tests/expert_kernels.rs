@@ -3,6 +3,7 @@
 
 mod harness;
 
+use da_moe::cuda::Staged;
 use da_moe::cuda::experts::Factors;
 use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, NullExpert, Policy, Source};
 use harness::case::Case;
@@ -73,6 +74,14 @@ fn strided_rows_and_capacity() {
 }
 
 #[test]
+fn a_router_in_f32_beside_rows_of_any_type() {
+    for (hidden, experts) in [(1, 3), (37, 70), (64, 5)] {
+        let case = Case { lengths: vec![66], padding: 3, ..Case::plain(config(hidden, 8, experts, Activation::Silu)) };
+        agrees(&Case { router_f32: true, ..case });
+    }
+}
+
+#[test]
 fn tf32_keeps_three_digits() {
     for (hidden, width) in [(48, 40), (35, 17)] {
         let mut plain = config(hidden, width, 3, Activation::Swiglu);
@@ -80,7 +89,8 @@ fn tf32_keeps_three_digits() {
         let case = Case { lengths: vec![40], ..Case::plain(plain) };
         let data = Data::new(&case);
         let exact = Through(emulated(1)).run(&data, &case).unwrap();
-        let fast = Through(emulated(1).factors(Factors::Tf32)).run(&data, &case).unwrap();
+        let fast =
+            Through(Staged::new(emulated(1).kernels().clone().factors(Factors::Tf32))).run(&data, &case).unwrap();
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let error = norm(&mut exact.y.iter().zip(&fast.y).map(|(a, b)| a - b)) / norm(&mut exact.y.iter().copied());
         assert!(error > 1e-6 && error < 1e-3, "{error}: neither f32 nor wrong");

@@ -20,7 +20,7 @@ fn config(normalize: Normalize, policy: Policy) -> LayerConfig {
 }
 
 fn values(state: &State) -> [f32; STATE_LEN] {
-    state.values.as_slice::<f32>().unwrap().try_into().unwrap()
+    state.values.to_host().unwrap().as_slice::<f32>().unwrap().try_into().unwrap()
 }
 
 const RUNNING: Normalize = Normalize::Running { momentum: 0.75 };
@@ -131,7 +131,7 @@ fn under_a_running_price_tokens_are_independent_of_their_batch<B: Backend<Stream
     let price = 0.17;
     let k = |data: &Data| {
         let mut state = layer.state().unwrap();
-        state.values = Buffer::from(vec![0.0, 1.0, price, 8.0]);
+        state.values = Buffer::from(vec![0.0, 1.0, price, 8.0]).into();
         let mut step = layer.step(data.tokens, data.dtype, da_moe::Keep::Hidden).unwrap();
         call(&layer, data, &mut state, &mut step).unwrap().k
     };

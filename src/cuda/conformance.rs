@@ -7,6 +7,7 @@ use super::device::{Device, Launch};
 use super::tray::Tray;
 use crate::{Error, Result};
 use std::ffi::c_void;
+use std::sync::Arc;
 
 /// One kernel and the sizes that it was written for.
 #[derive(Clone, Copy, Debug)]
@@ -75,27 +76,30 @@ pub const KERNELS: &[MicroKernel] = &[
 ///
 /// # Errors
 /// [`Error::Kernel`] for another number of words than it reads, and where it leaves output unwritten; the device's.
-pub fn run(device: &impl Device, kernel: &MicroKernel, input: &[u32]) -> Result<Vec<u32>> {
+pub fn run<D: Device>(device: &Arc<D>, kernel: &MicroKernel, input: &[u32]) -> Result<Vec<u32>> {
     let failed = |problem| Error::Kernel { kernel: kernel.name.into(), problem };
     if input.len() != kernel.input_words {
         return Err(failed(format!("reads {} words and was given {}", kernel.input_words, input.len())));
     }
-    let mut tray = Tray::new(device, kernel.name);
-    let from = tray.scratch("in", size_of_val(input))?;
-    device.upload(from, &input.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>())?;
-    device.read_only(from)?;
+    let words = input.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     let mut bytes = vec![0; kernel.output_words * size_of::<u32>()];
-    let to = tray.scratch("out", bytes.len())?;
+    let mut tray = Tray::host(device, kernel.name);
+    let (from, to) = (tray.scratch("in", words.len())?, tray.scratch("out", bytes.len())?);
     let address = |value: &u64| std::ptr::from_ref(value).cast_mut().cast::<c_void>();
     // SAFETY: two addresses, as every kernel of the file takes them, of allocations as large as this kernel's entry in
     // `KERNELS` says; nobody outside this file can make an entry, and the emulator holds each against its kernel.
-    unsafe {
-        device.launch(&Launch::linear(kernel.name, kernel.blocks, kernel.threads), &[address(&from), address(&to)])
-    }?;
-    match device.unwritten(to)? {
-        0 => device.download(to, &mut bytes)?,
-        count => return Err(failed(format!("{count} bytes of its output were not written"))),
+    let unwritten = unsafe {
+        device.upload(0, from, &words)?;
+        device.read_only(from)?;
+        let launch = Launch::linear(kernel.name, kernel.blocks, kernel.threads);
+        device.launch(0, &launch, &[address(&from), address(&to)])?;
+        device.unwritten(to)?
+    };
+    if unwritten > 0 {
+        return Err(failed(format!("{unwritten} bytes of its output were not written")));
     }
+    // SAFETY: as above.
+    unsafe { device.download(0, to, &mut bytes) }?;
     let (words, _) = bytes.as_chunks();
     Ok(words.iter().copied().map(u32::from_ne_bytes).collect())
 }

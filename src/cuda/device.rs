@@ -6,7 +6,7 @@
 use super::abi;
 use crate::Result;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A kernel by name and how many threads run it: a pure function of sizes and types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,54 +86,115 @@ impl Call {
         Self { launch, parameters: parameters.into() }
     }
 
-    /// Runs the kernel, in order with everything else on this device.
+    /// Starts the kernel on a stream.
     ///
     /// # Errors
     /// The device's.
     ///
     /// # Safety
-    /// Every pointer in the parameters is null where `kernels/abi.h` allows it, or the address of memory of this device
+    /// The stream is one of `device`; every pointer in the parameters is null where `kernels/abi.h` allows it, or the address of memory of this device
     /// that is as large as is said there.
-    pub unsafe fn run(&self, device: &(impl Device + ?Sized)) -> Result<()> {
+    pub unsafe fn run(&self, device: &(impl Device + ?Sized), stream: u64) -> Result<()> {
         // SAFETY: the address is of a live struct of the type that this kernel takes; its pointers are the caller's word.
-        unsafe { device.launch(&self.launch, &[self.parameters.address()]) }
+        unsafe { device.launch(stream, &self.launch, &[self.parameters.address()]) }
     }
 }
 
-/// Memory and launches of one device. Calls are ordered: a download sees what was launched before it.
-pub trait Device: Send + Sync {
+/// Memory, streams and launches of one device. What is started on one stream happens in the order in which it was
+/// started; stream 0 is always there.
+pub trait Device: Send + Sync + 'static {
+    /// The same for devices that can reach each other's memory and streams, and for no others.
+    fn id(&self) -> u64;
+
     /// What it is, for people.
     fn describe(&self) -> String;
 
     /// How many multiprocessors it has, for kernels whose blocks stay and take tile after tile.
     fn multiprocessors(&self) -> usize;
 
-    /// The address of `bytes` bytes of uninitialised memory, aligned to 256. `name` is for reports.
+    /// The address of `bytes` bytes of uninitialised memory, aligned to 256. `name` is for reports. May wait.
     ///
     /// # Errors
     /// When the memory cannot be had.
     fn alloc(&self, name: &str, bytes: usize) -> Result<u64>;
 
-    /// Gives back what [`Device::alloc`] gave.
-    fn free(&self, address: u64);
+    /// Gives back what [`Device::alloc`] gave. What was started before may still use it.
+    ///
+    /// # Safety
+    /// The address came from [`Device::alloc`], and was not given back before.
+    unsafe fn free(&self, address: u64);
 
-    /// Copies to the device.
+    /// Another stream.
     ///
     /// # Errors
     /// The device's.
-    fn upload(&self, address: u64, bytes: &[u8]) -> Result<()>;
+    fn open_stream(&self) -> Result<u64>;
 
-    /// Copies from the device, after everything launched before.
+    /// Gives a stream back when what was started on it has ended.
+    ///
+    /// # Safety
+    /// The stream came from [`Device::open_stream`], and was not given back before.
+    unsafe fn close_stream(&self, stream: u64);
+
+    /// Waits for everything started on a stream.
+    ///
+    /// # Errors
+    /// The device's, what went wrong in a kernel included.
+    ///
+    /// # Safety
+    /// The stream is one of this device.
+    unsafe fn synchronize(&self, stream: u64) -> Result<()>;
+
+    /// Waits for everything started on any stream.
+    ///
+    /// # Errors
+    /// As [`Device::synchronize`].
+    fn synchronize_all(&self) -> Result<()>;
+
+    /// What is started on `later` from now on waits, on the device, for what was started on `earlier` so far.
     ///
     /// # Errors
     /// The device's.
-    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<()>;
+    ///
+    /// # Safety
+    /// Both are streams of this device.
+    unsafe fn order(&self, earlier: u64, later: u64) -> Result<()>;
+
+    /// Sets bytes to `value`.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The stream is one of this device, and the bytes are memory of it.
+    unsafe fn fill(&self, stream: u64, address: u64, value: u8, bytes: usize) -> Result<()>;
+
+    /// Copies to the device; the source may change as soon as this returns.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The stream is one of this device, and the bytes are memory of it.
+    unsafe fn upload(&self, stream: u64, address: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies from the device, and waits for that.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The stream is one of this device, and the bytes are memory of it.
+    unsafe fn download(&self, stream: u64, address: u64, bytes: &mut [u8]) -> Result<()>;
 
     /// From now on kernels may only read this allocation, where the device can watch that.
     ///
     /// # Errors
     /// The device's.
-    fn read_only(&self, _address: u64) -> Result<()> {
+    ///
+    /// # Safety
+    /// The address came from [`Device::alloc`].
+    unsafe fn read_only(&self, _address: u64) -> Result<()> {
         Ok(())
     }
 
@@ -141,7 +202,10 @@ pub trait Device: Send + Sync {
     ///
     /// # Errors
     /// The device's.
-    fn unwritten(&self, _address: u64) -> Result<usize> {
+    ///
+    /// # Safety
+    /// The address came from [`Device::alloc`].
+    unsafe fn unwritten(&self, _address: u64) -> Result<usize> {
         Ok(0)
     }
 
@@ -151,46 +215,57 @@ pub trait Device: Send + Sync {
     /// The device's.
     ///
     /// # Safety
-    /// The parameters are of the kernel's types, and what they point to is memory of this device of the size the kernel
-    /// expects.
-    unsafe fn launch(&self, launch: &Launch, parameters: &[*mut c_void]) -> Result<()>;
-}
+    /// The stream is one of this device; the parameters are of the kernel's types, and what they point to is memory of this
+    /// device of the size the kernel expects.
+    unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()>;
 
-impl<D: Device + ?Sized> Device for Arc<D> {
-    fn describe(&self) -> String {
-        (**self).describe()
-    }
+    /// From now on what is started on a stream is recorded instead.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The stream is one of this device.
+    unsafe fn begin_capture(&self, stream: u64) -> Result<()>;
 
-    fn multiprocessors(&self) -> usize {
-        (**self).multiprocessors()
-    }
+    /// What was recorded, as a graph.
+    ///
+    /// # Errors
+    /// The device's; the recording is over then too.
+    ///
+    /// # Safety
+    /// The stream is one of this device.
+    unsafe fn end_capture(&self, stream: u64) -> Result<u64>;
 
-    fn alloc(&self, name: &str, bytes: usize) -> Result<u64> {
-        (**self).alloc(name, bytes)
-    }
+    /// Starts everything that a graph recorded, in order.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// Graph and stream are of this device; what the recorded kernels point to is still memory of this device, as large as it was.
+    unsafe fn replay(&self, graph: u64, stream: u64) -> Result<()>;
 
-    fn free(&self, address: u64) {
-        (**self).free(address);
-    }
+    /// Gives a graph back.
+    ///
+    /// # Safety
+    /// The graph came from [`Device::end_capture`], and was not given back before.
+    unsafe fn forget_graph(&self, graph: u64);
 
-    fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        (**self).upload(address, bytes)
-    }
-
-    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        (**self).download(address, bytes)
-    }
-
-    fn read_only(&self, address: u64) -> Result<()> {
-        (**self).read_only(address)
-    }
-
-    fn unwritten(&self, address: u64) -> Result<usize> {
-        (**self).unwritten(address)
-    }
-
-    unsafe fn launch(&self, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
-        // SAFETY: the caller's word.
-        unsafe { (**self).launch(launch, parameters) }
+    /// How long the device takes for what `work` starts on a stream. Waits.
+    ///
+    /// # Errors
+    /// The device's, or that of `work`.
+    ///
+    /// # Safety
+    /// The stream is one of this device.
+    unsafe fn time(&self, stream: u64, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        // SAFETY: the caller's.
+        unsafe { self.synchronize(stream) }?;
+        let start = Instant::now();
+        work()?;
+        // SAFETY: the caller's.
+        unsafe { self.synchronize(stream) }?;
+        Ok(start.elapsed())
     }
 }

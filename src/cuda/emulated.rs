@@ -5,16 +5,36 @@
 use super::device::{Device, Launch};
 use crate::{Error, Result};
 use da_moe_emulator as emulator;
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device whose kernels run on the CPU. Everything a kernel does wrong (races, accesses out of bounds, reads of what was
-/// never written, divergence, deadlocks) is an [`Error::Kernel`] with file and line.
-#[derive(Clone, Debug)]
+/// never written, divergence, deadlocks) is an [`Error::Kernel`] with file and line. Whatever is started has ended when the
+/// call returns, so all streams are one, but for recording.
+#[derive(Debug)]
 pub struct Emulated {
-    device: Arc<emulator::Device>,
+    device: emulator::Device,
     schedule: emulator::Schedule,
+    id: u64,
+    recorder: Mutex<Recorder>,
+}
+
+/// Streams that record, and graphs that were recorded.
+#[derive(Debug, Default)]
+struct Recorder {
+    last_handle: u64,
+    recording: HashMap<u64, Vec<Recorded>>,
+    graphs: HashMap<u64, Arc<[Recorded]>>,
+}
+
+/// Something to be done again.
+#[derive(Clone, Debug)]
+enum Recorded {
+    Launch { launch: Launch, parameters: Vec<Vec<u8>> },
+    Fill { address: u64, value: u8, bytes: usize },
 }
 
 impl Emulated {
@@ -32,7 +52,44 @@ impl Emulated {
 
     /// A device that runs the kernels of `module` in the order of `schedule`.
     pub fn new(module: Arc<emulator::Module>, schedule: emulator::Schedule) -> Self {
-        Self { device: Arc::new(emulator::Device::new(module, schedule)), schedule }
+        static DEVICES: AtomicU64 = AtomicU64::new(0);
+        let id = DEVICES.fetch_add(1, Ordering::Relaxed);
+        Self { device: emulator::Device::new(module, schedule), schedule, id, recorder: Mutex::default() }
+    }
+
+    /// Every change under the lock is complete, so a panicking thread leaves nothing half-done.
+    fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of each parameter of a kernel.
+    ///
+    /// # Safety
+    /// The parameters are of the kernel's types.
+    unsafe fn copies(&self, kernel: &str, parameters: &[*mut c_void]) -> Result<Vec<Vec<u8>>> {
+        let sizes = self.device.module().parameter_sizes(kernel).map_err(|error| failed(kernel, error))?;
+        // SAFETY: the caller's word: each address is of a value of its parameter's type, which has that size.
+        let copy = |(&address, &size): (&*mut c_void, &usize)| unsafe {
+            std::slice::from_raw_parts(address.cast::<u8>().cast_const(), size).to_vec()
+        };
+        Ok(parameters.iter().zip(sizes).map(copy).collect())
+    }
+
+    /// Addresses are checked by the emulator, so any may be tried.
+    fn set(&self, address: u64, value: u8, bytes: usize) -> Result<()> {
+        self.device.upload(address, &vec![value; bytes]).map_err(|error| failed("fill", error))
+    }
+
+    fn again(&self, recorded: &Recorded) -> Result<()> {
+        match recorded {
+            Recorded::Fill { address, value, bytes } => self.set(*address, *value, *bytes),
+            Recorded::Launch { launch, parameters } => {
+                let parameters: Vec<&[u8]> = parameters.iter().map(Vec::as_slice).collect();
+                self.device
+                    .launch_bytes(launch.kernel, launch.grid, [launch.threads, 1, 1], launch.shared, &parameters)
+                    .map_err(|error| failed(launch.kernel, error))
+            }
+        }
     }
 }
 
@@ -55,7 +112,15 @@ fn failed(kernel: &str, error: emulator::Error) -> Error {
     Error::Kernel { kernel: kernel.into(), problem: error.to_string() }
 }
 
+fn unknown(call: &str, handle: u64) -> Error {
+    Error::Kernel { kernel: call.into(), problem: format!("{handle} is not recorded, or not recording") }
+}
+
 impl Device for Emulated {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
     fn describe(&self) -> String {
         format!("emulated kernels, {:?}", self.schedule)
     }
@@ -69,30 +134,90 @@ impl Device for Emulated {
         self.device.alloc(name, bytes).map_err(|error| failed(name, error))
     }
 
-    fn free(&self, address: u64) {
+    unsafe fn free(&self, address: u64) {
         // An address that is not an allocation leaves nothing to give back.
         let _ = self.device.free(address);
     }
 
-    fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
+    fn open_stream(&self) -> Result<u64> {
+        let mut recorder = self.recorder();
+        recorder.last_handle += 1;
+        Ok(recorder.last_handle)
+    }
+
+    unsafe fn close_stream(&self, stream: u64) {
+        self.recorder().recording.remove(&stream);
+    }
+
+    unsafe fn synchronize(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize_all(&self) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn order(&self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn fill(&self, stream: u64, address: u64, value: u8, bytes: usize) -> Result<()> {
+        if let Some(recording) = self.recorder().recording.get_mut(&stream) {
+            recording.push(Recorded::Fill { address, value, bytes });
+            return Ok(());
+        }
+        self.set(address, value, bytes)
+    }
+
+    unsafe fn upload(&self, _: u64, address: u64, bytes: &[u8]) -> Result<()> {
         self.device.upload(address, bytes).map_err(|error| failed("upload", error))
     }
 
-    fn download(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, _: u64, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.device.download(address, bytes).map_err(|error| failed("download", error))
     }
 
-    fn read_only(&self, address: u64) -> Result<()> {
+    unsafe fn read_only(&self, address: u64) -> Result<()> {
         self.device.read_only(address).map_err(|error| failed("read_only", error))
     }
 
-    fn unwritten(&self, address: u64) -> Result<usize> {
+    unsafe fn unwritten(&self, address: u64) -> Result<usize> {
         self.device.unwritten(address).map_err(|error| failed("unwritten", error))
     }
 
-    unsafe fn launch(&self, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
+    unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
+        if self.recorder().recording.contains_key(&stream) {
+            // SAFETY: the caller's word.
+            let parameters = unsafe { self.copies(launch.kernel, parameters) }?;
+            let launch = Recorded::Launch { launch: *launch, parameters };
+            self.recorder().recording.entry(stream).or_default().push(launch);
+            return Ok(());
+        }
         // SAFETY: the caller's word; accesses of the kernel itself are checked by the emulator.
         unsafe { self.device.launch(launch.kernel, launch.grid, [launch.threads, 1, 1], launch.shared, parameters) }
             .map_err(|error| failed(launch.kernel, error))
+    }
+
+    unsafe fn begin_capture(&self, stream: u64) -> Result<()> {
+        self.recorder().recording.insert(stream, Vec::new());
+        Ok(())
+    }
+
+    unsafe fn end_capture(&self, stream: u64) -> Result<u64> {
+        let mut recorder = self.recorder();
+        let recorded = recorder.recording.remove(&stream).ok_or_else(|| unknown("end_capture", stream))?;
+        recorder.last_handle += 1;
+        let handle = recorder.last_handle;
+        recorder.graphs.insert(handle, recorded.into());
+        Ok(handle)
+    }
+
+    unsafe fn replay(&self, graph: u64, _: u64) -> Result<()> {
+        let recorded = self.recorder().graphs.get(&graph).cloned().ok_or_else(|| unknown("replay", graph))?;
+        recorded.iter().try_for_each(|recorded| self.again(recorded))
+    }
+
+    unsafe fn forget_graph(&self, graph: u64) {
+        self.recorder().graphs.remove(&graph);
     }
 }

@@ -90,7 +90,7 @@ pub fn place(p: &mut abi::Gate, base: u64) -> Workspace {
     let blocks = grid(p.tokens, p.tokens_per_warp) as usize;
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
-    let zeroed = carver.used();
+    let zeroed = carver.end_header();
     p.block_load = carver.take(blocks * p.candidates as usize);
     p.block_shares = carver.take(blocks * p.candidates as usize);
     p.block_z = carver.take(blocks);
@@ -132,7 +132,7 @@ pub fn place_budget(p: &mut abi::Budget, base: u64) -> Workspace {
     let mut carver = Carver::new(base);
     p.search = carver.take(abi::SEARCH_LENGTH as usize);
     p.histogram = carver.take(abi::BUDGET_BINS as usize);
-    let zeroed = carver.used();
+    let zeroed = carver.end_header();
     p.ties = carver.take(budget_grid(p) as usize * p.levels as usize);
     p.ties_before = carver.take(budget_grid(p) as usize);
     Workspace { zeroed, bytes: carver.used() }
@@ -162,7 +162,7 @@ pub fn place_routing(p: &mut abi::GivenRouting, base: u64) -> Workspace {
     let blocks = grid(p.tokens, p.tokens_per_warp) as usize;
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
-    let zeroed = carver.used();
+    let zeroed = carver.end_header();
     p.block_load = carver.take(blocks * p.candidates as usize);
     p.block_unmasked = carver.take(blocks);
     Workspace { zeroed, bytes: carver.used() }

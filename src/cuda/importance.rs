@@ -61,19 +61,29 @@ struct Scratch {
 fn scratch(tensors: &Tensors, base: u64) -> (Scratch, usize) {
     let heads = tensors.attention.as_ref().map_or(1, Attention::heads);
     let lacking = if tensors.attention.as_ref().is_some_and(Attention::lacks_lse) { heads } else { 0 };
+    carve(tensors.tokens, heads, lacking, base)
+}
+
+fn carve(tokens: usize, heads: usize, lacking: usize, base: u64) -> (Scratch, usize) {
     let mut carver = Carver::new(base);
+    carver.end_header();
     let scratch = Scratch {
-        values: carver.take(tensors.tokens.saturating_mul(heads)),
-        lse: carver.take(tensors.tokens.saturating_mul(lacking)),
-        part: carver.take(tensors.tokens),
-        sum: carver.take(tensors.tokens),
+        values: carver.take(tokens.saturating_mul(heads)),
+        lse: carver.take(tokens.saturating_mul(lacking)),
+        part: carver.take(tokens),
+        sum: carver.take(tokens),
     };
     (scratch, carver.used())
 }
 
-/// How large the workspace must be; it need not be zero.
+/// How large the workspace must be.
 pub fn workspace(tensors: &Tensors) -> Workspace {
     Workspace { zeroed: 0, bytes: scratch(tensors, 0).1 }
+}
+
+/// The largest that any call needs which reads so many heads of attention: one that has to compute their log-sum-exp.
+pub fn largest_workspace(tokens: usize, heads: usize) -> Workspace {
+    Workspace { zeroed: 0, bytes: carve(tokens, heads.max(1), heads, 0).1 }
 }
 
 /// Where a part's values go: `out = weight · value`, or added to it.

@@ -4,13 +4,16 @@
 //! - [`importance`], [`attention`], [`gate`], [`permute`] and [`combine`] say which launches a stage makes, with how many
 //!   threads and how much workspace: pure functions of sizes, types and addresses.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
+//! - [`Kernels`] is the backend: [`Layer`](crate::Layer)`<Cuda>` calls it with [`DeviceMemory`] and a [`Stream`].
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
 
 pub mod abi;
 pub mod attention;
+mod bytes;
 pub mod combine;
 #[cfg(feature = "emulator")]
 pub mod conformance;
+mod copies;
 pub mod cost;
 mod device;
 #[cfg(feature = "cuda")]
@@ -21,18 +24,33 @@ pub mod experts;
 pub mod gate;
 mod images;
 pub mod importance;
+mod kernels;
 #[doc(hidden)]
 pub mod layout;
+mod memory;
 pub mod permute;
+#[cfg(feature = "emulator")]
+mod shim;
 mod staged;
+mod stages;
+mod stream;
 mod tray;
 mod workspace;
 
+pub use copies::Copies;
 pub use device::{Call, Device, Launch, Parameters};
 #[cfg(feature = "cuda")]
 pub use driver::Driver;
+/// The kernels on an NVIDIA GPU.
+#[cfg(feature = "cuda")]
+pub type Cuda = Kernels<Driver>;
 #[cfg(feature = "emulator")]
 pub use emulated::Emulated;
 pub use images::{BuildReport, Image, build_report, kernels, require_kernels};
+pub use kernels::Kernels;
+pub use memory::DeviceMemory;
+#[cfg(feature = "emulator")]
+pub use shim::{Counts, Failing, Shim};
 pub use staged::Staged;
+pub use stream::{Graph, Stream};
 pub use workspace::Workspace;

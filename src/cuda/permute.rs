@@ -35,7 +35,7 @@ fn grid(p: &abi::Permute) -> u32 {
 pub fn place(p: &mut abi::Permute, base: u64) -> Workspace {
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
-    let zeroed = carver.used();
+    let zeroed = carver.end_header();
     p.block_counts = carver.take(grid(p) as usize * p.candidates as usize);
     if p.capacity_factor >= 0.0 {
         let rows = p.tokens as usize * p.slots as usize;

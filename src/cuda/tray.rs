@@ -1,21 +1,38 @@
-//! Host tensors on a device for the time of one stage: copied in, computed, copied out, given back.
+//! The tensors of one stage's call: already on the device, or host tensors that are copied there for the time of the call.
 
 #![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
 
+use super::bytes::{bytes_of, bytes_of_mut};
 use super::device::{Call, Device};
+use super::memory::DeviceMemory;
+use super::stream::Stream;
 use super::workspace::Workspace;
 use crate::{Element, Error, Result, Slice, SliceMut, TensorMut, TensorRef};
+use std::any::Any;
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-/// The device memory of one stage's call; given back when dropped, on every path.
-pub(super) struct Tray<'a, D: Device> {
-    device: &'a D,
-    stage: &'static str,
-    held: Vec<u64>,
+/// Where the tensors of a call are.
+enum Place<'a, D: Device> {
+    /// On the device; the stream's workspace is theirs to work in.
+    Device {
+        stream: &'a Stream<D>,
+        /// Bytes of it that the call uses so far.
+        used: usize,
+    },
+    /// In host memory. Each has an allocation of its own, of exactly its size, for the time of the stage.
+    Host(Vec<u64>),
 }
 
-/// An output on its way: where it is on the device and where it goes.
+/// Turns the tensors of one stage's call into addresses. What it allocated is given back when dropped, on every path.
+pub(super) struct Tray<'a, D: Device> {
+    device: &'a Arc<D>,
+    stage: &'static str,
+    place: Place<'a, D>,
+}
+
+/// An output on its way: where it is on the device and, for one in host memory, where it goes.
 pub(super) struct Output<'a, T> {
     name: &'static str,
     address: u64,
@@ -31,14 +48,27 @@ impl<T> Output<'_, T> {
 }
 
 impl<'a, D: Device> Tray<'a, D> {
-    pub fn new(device: &'a D, stage: &'static str) -> Self {
-        Self { device, stage, held: Vec::new() }
+    /// For tensors in host memory.
+    pub fn host(device: &'a Arc<D>, stage: &'static str) -> Self {
+        Self { device, stage, place: Place::Host(Vec::new()) }
     }
 
-    fn alloc(&mut self, name: &str, bytes: usize) -> Result<u64> {
-        let address = self.device.alloc(name, bytes)?;
-        self.held.push(address);
-        Ok(address)
+    /// For tensors on the device.
+    pub fn device(device: &'a Arc<D>, stage: &'static str, stream: &'a Stream<D>) -> Result<Self> {
+        stream.expect_device(stage, device)?;
+        Ok(Self { device, stage, place: Place::Device { stream, used: Workspace::HEADER } })
+    }
+
+    /// How many multiprocessors the device has.
+    pub fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors()
+    }
+
+    fn stream(&self) -> u64 {
+        match &self.place {
+            Place::Device { stream, .. } => stream.handle(),
+            Place::Host(_) => 0,
+        }
     }
 
     /// The elements of type `T` that a view reaches, from its first to its last, for reading only.
@@ -53,11 +83,16 @@ impl<'a, D: Device> Tray<'a, D> {
 
     /// As [`Tray::input`], of whatever type.
     pub fn storage<const R: usize>(&mut self, name: &'static str, view: &TensorRef<'_, R>) -> Result<*const c_void> {
-        let reached = reach(view);
-        let bytes = &bytes_of(view.data())[..reached * view.dtype().size()];
-        let address = self.alloc(name, bytes.len())?;
-        self.device.upload(address, bytes)?;
-        self.device.read_only(address)?;
+        let Place::Host(held) = &mut self.place else {
+            return on_device(self.device, self.stage, name, view.data()).map(|address| address as *const c_void);
+        };
+        let bytes = &host_bytes(self.stage, name, view.data())?[..reach(view) * view.dtype().size()];
+        let address = alloc(self.device, held, name, bytes.len())?;
+        // SAFETY: the allocation has as many bytes.
+        unsafe {
+            self.device.upload(0, address, bytes)?;
+            self.device.read_only(address)?;
+        }
         Ok(address as *const c_void)
     }
 
@@ -79,7 +114,7 @@ impl<'a, D: Device> Tray<'a, D> {
         view.as_ref().map_or(Ok(std::ptr::null()), |view| self.storage(name, view))
     }
 
-    /// Uninitialised room for a tensor of type `T` that the stage writes.
+    /// Room for a tensor of type `T` that the stage writes.
     pub fn output<'t, T: Element, const R: usize>(
         &mut self,
         name: &'static str,
@@ -97,7 +132,13 @@ impl<'a, D: Device> Tray<'a, D> {
         view: TensorMut<'t, R>,
     ) -> Result<Output<'t, c_void>> {
         let to = view.into_data();
-        let address = self.alloc(name, to.as_ref().len() * to.as_ref().dtype().size())?;
+        let address = match &mut self.place {
+            Place::Device { .. } => on_device(self.device, self.stage, name, to.as_ref())?,
+            Place::Host(held) => {
+                let bytes = host_bytes(self.stage, name, to.as_ref())?.len();
+                alloc(self.device, held, name, bytes)?
+            }
+        };
         Ok(Output { name, address, to, of: PhantomData })
     }
 
@@ -108,53 +149,120 @@ impl<'a, D: Device> Tray<'a, D> {
         view: TensorMut<'t, R>,
     ) -> Result<Output<'t, T>> {
         let output = self.output(name, view)?;
-        self.device.upload(output.address, bytes_of(output.to.as_ref()))?;
+        if let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of(output.to.as_ref())) {
+            // SAFETY: the allocation has as many bytes.
+            unsafe { self.device.upload(0, output.address, bytes) }?;
+        }
         Ok(output)
     }
 
-    /// Uninitialised room for what passes between two launches.
+    /// Room for what passes between launches: header zero, uninitialised elsewhere. The same room every time, so for one set
+    /// of launches after another.
+    pub fn workspace(&mut self, needed: Workspace) -> Result<u64> {
+        match &mut self.place {
+            Place::Device { stream, .. } => stream.workspace(self.stage, needed),
+            Place::Host(held) => {
+                let address = alloc(self.device, held, "workspace", needed.bytes)?;
+                // SAFETY: the header is a part of the allocation.
+                unsafe { self.device.fill(0, address, 0, needed.zeroed) }?;
+                Ok(address)
+            }
+        }
+    }
+
+    /// Uninitialised room for `bytes` bytes that pass between launches; never the same as other scratch of the call, so for
+    /// stages that have no [`Tray::workspace`].
     pub fn scratch(&mut self, name: &str, bytes: usize) -> Result<u64> {
-        self.alloc(name, bytes)
+        match &mut self.place {
+            Place::Device { stream, used } => {
+                let at = *used;
+                *used = at.saturating_add(bytes).div_ceil(256).saturating_mul(256);
+                Ok(stream.workspace(self.stage, Workspace { zeroed: 0, bytes: *used })? + at as u64)
+            }
+            Place::Host(held) => alloc(self.device, held, name, bytes),
+        }
     }
 
-    /// A stage's workspace: zero where it must be, uninitialised elsewhere.
-    pub fn workspace(&mut self, workspace: Workspace) -> Result<u64> {
-        let address = self.alloc("workspace", workspace.bytes)?;
-        self.device.upload(address, &vec![0; workspace.zeroed])?;
-        Ok(address)
-    }
-
-    /// Runs launches in order.
+    /// Starts launches in order.
     ///
     /// # Safety
     /// As [`Call::run`].
     pub unsafe fn run(&self, calls: impl IntoIterator<Item = Call>) -> Result<()> {
         // SAFETY: the caller's.
-        calls.into_iter().try_for_each(|call| unsafe { call.run(self.device) })
+        calls.into_iter().try_for_each(|call| unsafe { call.run(&**self.device, self.stream()) })
     }
 
-    /// Copies an output back; every element of it must have been written.
-    pub fn take<T>(&self, output: Output<'_, T>) -> Result<()> {
-        match self.device.unwritten(output.address)? {
-            0 => self.device.download(output.address, bytes_of_mut(output.to)),
-            bytes => Err(Error::Kernel {
-                kernel: self.stage.into(),
-                problem: format!("{bytes} bytes of the output `{}` were not written", output.name),
-            }),
+    /// Sets an output to zeros.
+    pub fn zero<T>(&self, output: &Output<'_, T>) -> Result<()> {
+        let of = output.to.as_ref();
+        // SAFETY: where the output is there is room for all of its elements.
+        unsafe { self.device.fill(self.stream(), output.address, 0, of.len() * of.dtype().size()) }
+    }
+
+    /// Brings an output back to host memory, if that is where it belongs; every element must have been written.
+    pub fn take<'t, T>(&self, output: Output<'t, T>) -> Result<SliceMut<'t>> {
+        let mut to = output.to;
+        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of_mut(to.reborrow())) else { return Ok(to) };
+        // SAFETY: the allocation is of this call, and has as many bytes.
+        match unsafe { self.device.unwritten(output.address) }? {
+            // SAFETY: as above.
+            0 => unsafe { self.device.download(0, output.address, bytes) }?,
+            bytes => {
+                let problem = format!("{bytes} bytes of the output `{}` were not written", output.name);
+                return Err(Error::Kernel { kernel: self.stage.into(), problem });
+            }
         }
+        Ok(to)
     }
 
-    /// Copies the first `count` elements of an output back; the rest means nothing and need not have been written.
-    pub fn take_first<T>(&self, output: Output<'_, T>, count: usize) -> Result<()> {
+    /// As [`Tray::take`] for the first `count` elements; the rest means nothing and need not have been written.
+    pub fn take_first<T>(&self, mut output: Output<'_, T>, count: usize) -> Result<()> {
         let size = output.to.as_ref().dtype().size();
-        self.device.download(output.address, &mut bytes_of_mut(output.to)[..count * size])
+        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of_mut(output.to.reborrow())) else { return Ok(()) };
+        let bytes = &mut bytes[..count * size];
+        // SAFETY: the allocation is of this call, and has at least as many bytes.
+        unsafe { self.device.download(0, output.address, bytes) }
     }
 }
 
-impl<D: Device> Drop for Tray<'_, D> {
+impl<D: Device> std::ops::Drop for Tray<'_, D> {
     fn drop(&mut self) {
-        self.held.iter().for_each(|&address| self.device.free(address));
+        if let Place::Host(held) = &self.place {
+            // SAFETY: allocated by this call, which has waited for its results or failed.
+            held.iter().for_each(|&address| unsafe { self.device.free(address) });
+        }
     }
+}
+
+fn alloc<D: Device>(device: &Arc<D>, held: &mut Vec<u64>, name: &str, bytes: usize) -> Result<u64> {
+    let address = device.alloc(name, bytes)?;
+    held.push(address);
+    Ok(address)
+}
+
+fn host_bytes<'b>(op: &'static str, argument: &'static str, data: Slice<'b>) -> Result<&'b [u8]> {
+    crate::expect_host(op, argument, data)?;
+    Ok(bytes_of(data).unwrap_or_default())
+}
+
+/// Device address of elements that `device` reaches.
+pub(super) fn on_device<D: Device>(
+    device: &Arc<D>,
+    op: &'static str,
+    argument: &'static str,
+    data: Slice<'_>,
+) -> Result<u64> {
+    let found = match data {
+        Slice::Foreign(memory) => {
+            let any: &dyn Any = memory;
+            match any.downcast_ref::<DeviceMemory<D>>() {
+                Some(memory) if memory.device().id() == device.id() => return Ok(memory.address()),
+                _ => memory.place(),
+            }
+        }
+        _ => "host memory".into(),
+    };
+    Err(Error::Place { op, argument, expected: format!("memory of {}", device.describe()), found })
 }
 
 /// Elements from a view's first to its last.
@@ -163,35 +271,4 @@ fn reach<const R: usize>(view: &TensorRef<'_, R>) -> usize {
         return 0;
     }
     view.shape().iter().zip(view.strides()).map(|(extent, stride)| (extent - 1) * stride).sum::<usize>() + 1
-}
-
-/// The bytes of elements.
-fn bytes_of(slice: Slice<'_>) -> &[u8] {
-    fn of<T: Element>(elements: &[T]) -> &[u8] {
-        // SAFETY: every `Element` is an integer or a float, without padding, and any byte may be read as u8.
-        unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
-    }
-    match slice {
-        Slice::F32(s) => of(s),
-        Slice::Bf16(s) => of(s),
-        Slice::F16(s) => of(s),
-        Slice::I32(s) => of(s),
-        Slice::U8(s) => s,
-    }
-}
-
-/// As [`bytes_of`], for writing.
-fn bytes_of_mut(slice: SliceMut<'_>) -> &mut [u8] {
-    fn of<T: Element>(elements: &mut [T]) -> &mut [u8] {
-        let bytes = size_of_val(elements);
-        // SAFETY: every `Element` is an integer or a float: no padding, and every bit pattern is a value.
-        unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), bytes) }
-    }
-    match slice {
-        SliceMut::F32(s) => of(s),
-        SliceMut::Bf16(s) => of(s),
-        SliceMut::F16(s) => of(s),
-        SliceMut::I32(s) => of(s),
-        SliceMut::U8(s) => s,
-    }
 }

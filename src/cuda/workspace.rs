@@ -1,12 +1,23 @@
 //! Device memory that a stage needs while it runs: the caller's, one block a stage, cut up here.
 
-/// How much a stage needs.
+/// How much a stage needs. The first [`Workspace::HEADER`] bytes are a header that must be zero before the first launch and
+/// that the kernels leave zero, so all stages and layers of one stream can share one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Workspace {
-    /// Bytes at the front that must be zero before the first launch; the kernels leave them zero.
+    /// Bytes of the header that the stage uses.
     pub zeroed: usize,
-    /// Bytes in all, with those.
+    /// Bytes in all, with the whole header.
     pub bytes: usize,
+}
+
+impl Workspace {
+    /// Bytes that are zero between launches.
+    pub const HEADER: usize = 16 << 10;
+
+    /// Room for `bytes` bytes behind the header.
+    pub(super) fn scratch(bytes: usize) -> Self {
+        Self { zeroed: 0, bytes: bytes.saturating_add(Self::HEADER) }
+    }
 }
 
 /// Cuts a block of device memory into arrays, each aligned to [`Carver::ALIGN`].
@@ -31,6 +42,13 @@ impl Carver {
         at as *mut T
     }
 
+    /// Ends what has to be zero; what is taken from here on need not be.
+    pub fn end_header(&mut self) -> usize {
+        let zeroed = self.used;
+        self.used = zeroed.max(Workspace::HEADER);
+        zeroed
+    }
+
     pub fn used(&self) -> usize {
         self.used
     }
@@ -52,6 +70,7 @@ mod tests {
         let (bytes, doubles, more) = (carver.take::<u8>(3), carver.take::<f64>(17), carver.take::<i32>(0));
         assert_eq!((bytes as u64, doubles as u64, more as u64), (256, 384, 640));
         assert_eq!(carver.used(), 384);
+        assert_eq!((carver.end_header(), carver.used()), (384, Workspace::HEADER));
         carver.take::<u64>(usize::MAX);
         assert!(carver.used() > usize::MAX / 2);
     }

@@ -34,21 +34,21 @@ fn compiler() -> Compiler {
 }
 
 /// The emulator, in one order of execution; `None` where it is left out, as in `harness::kernels`.
-fn emulated(schedule: u64) -> Option<Emulated> {
+fn emulated(schedule: u64) -> Option<Arc<Emulated>> {
     static MODULE: OnceLock<Arc<Module>> = OnceLock::new();
     if !harness::kernels::is_emulator_wanted() {
         return None;
     }
     let compile = || compiler().compile().unwrap_or_else(|error| panic!("{error}"));
-    Some(Emulated::new(MODULE.get_or_init(compile).clone(), Schedule::from_seed(schedule)))
+    Some(Arc::new(Emulated::new(MODULE.get_or_init(compile).clone(), Schedule::from_seed(schedule))))
 }
 
-fn run(device: &impl Device, case: &Case, input: &[u32]) -> Vec<u32> {
+fn run<D: Device>(device: &Arc<D>, case: &Case, input: &[u32]) -> Vec<u32> {
     conformance::run(device, case.kernel(), input).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What is wrong with a kernel on a device.
-fn problem(device: &impl Device, case: &Case, seed: u64) -> Option<String> {
+fn problem<D: Device>(device: &Arc<D>, case: &Case, seed: u64) -> Option<String> {
     let input = case.input(seed);
     match conformance::run(device, case.kernel(), &input) {
         Ok(output) => wrong(&case.expected(&input), &output),
@@ -68,7 +68,7 @@ fn the_emulator_does_what_the_manuals_say() {
 }
 
 /// What a device gives, and where that is not what the manuals say or another than the emulator's.
-fn compare(device: &impl Device) -> (Recording, Vec<String>) {
+fn compare<D: Device>(device: &Arc<D>) -> (Recording, Vec<String>) {
     let (emulator, mut problems) = (emulated(0), Vec::new());
     let vector = |case: &Case| {
         let (name, input) = (case.kernel().name(), case.input(SEED));
@@ -85,7 +85,7 @@ fn compare(device: &impl Device) -> (Recording, Vec<String>) {
 #[test]
 fn a_gpu_does_what_the_manuals_say_and_what_the_emulator_does() {
     let Some(gpu) = on_gpu() else { return };
-    let (recording, problems) = compare(gpu.device());
+    let (recording, problems) = compare(gpu.kernels().device());
     // What a GPU gives is worth keeping most where it is not what was expected.
     if env::var("DA_MOE_RECORD").is_ok_and(|wanted| wanted == "1") {
         record(&recording);
@@ -248,7 +248,7 @@ fn planted_bugs_are_found() {
         let module = compiler().replace(file, from, to).compile().unwrap_or_else(|error| panic!("{error}"));
         let case = CASES.iter().find(|case| case.kernel().name() == *kernel).expect("a kernel");
         for schedule in 0..SCHEDULES / 2 {
-            let device = Emulated::new(module.clone(), Schedule::from_seed(schedule));
+            let device = Arc::new(Emulated::new(module.clone(), Schedule::from_seed(schedule)));
             assert!(problem(&device, case, SEED).is_some(), "not found under schedule {schedule}: {from} -> {to}");
         }
     }

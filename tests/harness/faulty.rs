@@ -1,10 +1,10 @@
 //! The CPU backend with one planted bug: what the harness must notice.
 
 use da_moe::{
-    Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, Cpu, DType, Error, ExpertGradients, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Normalize, NormalizeWeights,
-    NullExpert, PermuteArgs, PermuteBackwardArgs, RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows, TensorMut,
-    TensorRef,
+    Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, Cpu, DType, Error, ExpertGradients, ExpertsArgs,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, Normalize,
+    NormalizeWeights, NullExpert, PermuteArgs, PermuteBackwardArgs, RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows,
+    TensorMut, TensorRef,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,7 +92,7 @@ impl Backend for Faulty {
         format!("cpu with {:?}", self.fault)
     }
 
-    fn allocate(&self, dtype: DType, len: usize) -> Result<Buffer, Error> {
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Memory, Error> {
         self.inner.allocate(dtype, len)
     }
 

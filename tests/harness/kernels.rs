@@ -5,7 +5,7 @@ use super::case::Case;
 use super::data::Data;
 use super::{Subject, Through, bits};
 use da_moe::Error;
-use da_moe::cuda::{Driver, Emulated, Staged};
+use da_moe::cuda::{Driver, Emulated, Kernels, Staged};
 use da_moe_emulator::{Module, Schedule};
 use da_moe_reference::check::Outcome;
 use std::env;
@@ -27,13 +27,13 @@ pub fn module() -> Arc<Module> {
 
 /// The kernels on the emulator, in one order of execution.
 pub fn emulated(seed: u64) -> Staged<Emulated> {
-    Staged::new(Emulated::new(module(), Schedule::from_seed(seed)))
+    Staged::new(Kernels::new(Emulated::new(module(), Schedule::from_seed(seed))))
 }
 
 /// The kernels on the emulator.
-pub struct Kernels;
+pub struct EmulatedKernels;
 
-impl Subject for Kernels {
+impl Subject for EmulatedKernels {
     fn name(&self) -> String {
         "emulated kernels".into()
     }
@@ -62,13 +62,13 @@ pub fn subjects() -> Vec<Box<dyn Subject>> {
     let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
     subjects.extend(on_gpu().map(|gpu| Box::new(Through(gpu)) as Box<dyn Subject>));
     if is_emulator_wanted() {
-        subjects.push(Box::new(Kernels));
+        subjects.push(Box::new(EmulatedKernels));
     }
     subjects
 }
 
 /// As [`subjects`], for tests that look at more than a layer's outcome: each calls the one that is there.
-pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<Arc<Driver>>)) {
+pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<Driver>)) {
     if is_emulator_wanted() {
         emulator(emulated(5));
     }
@@ -79,10 +79,10 @@ pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<
 
 /// The kernels on this machine's GPU; without one, a line on standard error says why, past the test runner, which keeps
 /// what passing tests print to itself.
-pub fn on_gpu() -> Option<Staged<Arc<Driver>>> {
+pub fn on_gpu() -> Option<Staged<Driver>> {
     static GPU: OnceLock<Option<Arc<Driver>>> = OnceLock::new();
     let open = || {
-        let driver = Driver::open(0);
+        let driver = Driver::open(0).map(|driver| driver.poisoned(0xff));
         let line = match &driver {
             Ok(driver) => format!("the kernels also run on {driver:?}"),
             Err(error) => format!("the kernels run on the emulator only: {error}"),
@@ -90,5 +90,5 @@ pub fn on_gpu() -> Option<Staged<Arc<Driver>>> {
         writeln!(io::stderr(), "{line}").expect("a line on standard error");
         driver.ok().map(Arc::new)
     };
-    GPU.get_or_init(open).clone().map(Staged::new)
+    GPU.get_or_init(open).clone().map(|driver| Staged::new(Kernels::new(driver)))
 }

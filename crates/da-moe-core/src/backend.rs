@@ -7,8 +7,8 @@
 
 use crate::{
     CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs, GateBackwardArgs,
-    ImportanceArgs, LayerConfig, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs, RoutingArgs,
-    RoutingBackwardArgs, TensorMut, TensorRef,
+    ImportanceArgs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs, RoutingArgs,
+    RoutingBackwardArgs, Slice, TensorMut, TensorRef, expect_host,
 };
 
 /// How the selection bias follows the load (SPEC §3).
@@ -38,7 +38,29 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// When the memory cannot be had.
-    fn allocate(&self, dtype: DType, len: usize) -> Result<crate::Buffer>;
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Memory>;
+
+    /// Refuses memory that this backend cannot reach. [`Layer`](crate::Layer) asks for every tensor before it writes any.
+    ///
+    /// # Errors
+    /// [`Error::Place`](crate::Error::Place) naming `op` and `argument`.
+    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        expect_host(op, argument, memory)
+    }
+
+    /// Refuses a stream that cannot carry a call of these sizes: another device's, or one without room to work in.
+    ///
+    /// # Errors
+    /// [`Error::Place`](crate::Error::Place) or [`Error::Workspace`](crate::Error::Workspace).
+    fn check_stream(
+        &self,
+        _op: &'static str,
+        _stream: &Self::Stream,
+        _config: &LayerConfig,
+        _inputs: &crate::Inputs<'_>,
+    ) -> Result<()> {
+        Ok(())
+    }
 
     /// The type in which everything per row (hidden, activated, output, their gradients) passes between stages, for a
     /// storage type.

@@ -79,6 +79,19 @@ pub enum Error {
         found: DType,
     },
 
+    /// A tensor is not where the backend can reach it.
+    #[error("{op}: `{argument}` is in {found}, expected {expected}")]
+    Place {
+        /// The operation that refused.
+        op: &'static str,
+        /// The tensor's name.
+        argument: &'static str,
+        /// What the backend reaches.
+        expected: String,
+        /// Where the tensor is.
+        found: String,
+    },
+
     /// The configuration needs a tensor that was not given.
     #[error("{op}: `{argument}` is missing: {why}")]
     Missing {

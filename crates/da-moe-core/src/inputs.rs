@@ -1,6 +1,9 @@
 //! What a caller hands to a layer call, and the checks that happen before anything is written (SPEC §7).
 
-use crate::{Attention, DType, Error, LayerConfig, Policy, Result, Routing, Sizes, Source, TensorRef};
+use crate::{Attention, DType, Error, LayerConfig, Policy, Result, Routing, Sizes, Slice, Source, TensorRef};
+
+/// What looks at the memory of tensors, by name, and may refuse it.
+pub(crate) type See<'s> = &'s mut dyn FnMut(&'static str, Slice<'_>) -> Result<()>;
 
 const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
@@ -77,6 +80,41 @@ impl<'a> Inputs<'a> {
             None => self.check_sources(op, config, tokens)?,
         }
         Ok(sizes)
+    }
+
+    /// Shows every tensor that is there, by name.
+    pub(crate) fn visit(&self, see: See<'_>) -> Result<()> {
+        see("x", self.x.data())?;
+        let vectors = [
+            ("cu_seqlens", self.cu_seqlens),
+            ("mask", self.mask),
+            ("importance", self.importance),
+            ("token_ids", self.token_ids),
+            ("token_frequency", self.token_frequency),
+            ("k_given", self.k_given),
+        ];
+        vectors.into_iter().try_for_each(|(name, vector)| vector.map_or(Ok(()), |vector| see(name, vector.data())))?;
+        match &self.attention {
+            Some(Attention::QueryKey { q, k, lse }) => {
+                see("q", q.data())?;
+                see("k", k.data())?;
+                lse.map_or(Ok(()), |lse| see("lse", lse.data()))?;
+            }
+            Some(Attention::Probabilities(p)) => see("attn_probs", p.data())?,
+            None => {}
+        }
+        match &self.routing {
+            Some(Routing::Padded { experts, weights }) => {
+                see("routing.experts", experts.data())?;
+                see("routing.weights", weights.data())
+            }
+            Some(Routing::Csr { offsets, experts, weights }) => {
+                see("routing.offsets", offsets.data())?;
+                see("routing.experts", experts.data())?;
+                see("routing.weights", weights.data())
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_sources(&self, op: &'static str, config: &LayerConfig, tokens: usize) -> Result<()> {

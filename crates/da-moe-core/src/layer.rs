@@ -5,7 +5,7 @@ use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertGradients, ExpertWeights, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, Gradients, ImportanceArgs, Inputs, Keep, LayerConfig, PermuteArgs,
     PermuteBackwardArgs, Plan, Result, RouterArgs, RouterBackward, RoutingArgs, RoutingBackwardArgs, Rows, STATE_LEN,
-    Sizes, State, Step, TensorMut, TensorRef, Weights,
+    Sizes, Slice, State, Step, TensorMut, TensorRef, Weights,
 };
 
 /// A DA-MoE layer: a valid configuration and the backend that executes it. Weights and buffers are the caller's.
@@ -80,11 +80,13 @@ impl<B: Backend> Layer<B> {
         mut y: TensorMut<'_, 2>,
     ) -> Result<()> {
         let op = "forward";
-        let sizes = self.check_call(op, inputs, weights, step)?;
+        let sizes = self.check_call(op, stream, inputs, weights, step)?;
         y.expect_shape(op, "y", inputs.x.shape())?;
         y.expect_dtype(op, "y", &[inputs.x.dtype()])?;
+        self.backend.check_place(op, "y", y.as_ref().data())?;
         let carried = TensorRef::new(&state.values, [STATE_LEN])?;
         carried.expect_dtype(op, "state", &[DType::F32])?;
+        self.backend.check_place(op, "state", carried.data())?;
         step.last = None;
         match inputs.routing {
             Some(routing) => {
@@ -234,10 +236,12 @@ impl<B: Backend> Layer<B> {
         gradients: &mut Gradients<'_>,
     ) -> Result<()> {
         let op = "backward";
-        let sizes = self.check_call(op, inputs, weights, step)?;
+        let sizes = self.check_call(op, stream, inputs, weights, step)?;
         dy.expect_shape(op, "dy", inputs.x.shape())?;
         dy.expect_dtype(op, "dy", &[inputs.x.dtype()])?;
+        self.backend.check_place(op, "dy", dy.data())?;
         gradients.check(op, inputs, weights)?;
+        gradients.visit(&mut |argument, memory| self.backend.check_place(op, argument, memory))?;
         if step.keep == Keep::Nothing {
             return Err(Error::Workspace { op, problem: "the step was made with Keep::Nothing".into() });
         }
@@ -388,12 +392,24 @@ impl<B: Backend> Layer<B> {
     ) -> Result<()> {
         bias.expect_shape("update_bias", "router.bias", [self.config.candidates()])?;
         bias.expect_dtype("update_bias", "router.bias", &[DType::F32])?;
+        self.backend.check_place("update_bias", "router.bias", bias.as_ref().data())?;
         self.backend.update_bias(stream, update, step.load()?, bias)
     }
 
-    fn check_call(&self, op: &'static str, inputs: &Inputs<'_>, weights: &Weights<'_>, step: &Step) -> Result<Sizes> {
+    fn check_call(
+        &self,
+        op: &'static str,
+        stream: &B::Stream,
+        inputs: &Inputs<'_>,
+        weights: &Weights<'_>,
+        step: &Step,
+    ) -> Result<Sizes> {
         let sizes = inputs.check(op, &self.config)?;
         weights.check(op, &self.config, inputs.x.dtype())?;
+        let mut see = |argument, memory: Slice<'_>| self.backend.check_place(op, argument, memory);
+        inputs.visit(&mut see)?;
+        weights.visit(&mut see)?;
+        see("step", step.place())?;
         let most = step.made_for.tokens;
         if sizes.tokens > most {
             let problem = format!("{} tokens, but the step was made for {most}", sizes.tokens);
@@ -406,6 +422,7 @@ impl<B: Backend> Layer<B> {
             let problem = format!("x is {}, but the step was made for {}", inputs.x.dtype(), step.dtype);
             return Err(Error::Workspace { op, problem });
         }
+        self.backend.check_stream(op, stream, &self.config, inputs)?;
         self.backend.check_contents(&self.config, inputs, sizes.tokens)?;
         Ok(sizes)
     }

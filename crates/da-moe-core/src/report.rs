@@ -24,10 +24,10 @@ pub struct Report {
 }
 
 impl Step {
-    /// Figures of the last forward.
+    /// Figures of the last forward. Waits for it where it runs on a device.
     ///
     /// # Errors
-    /// [`Error::Workspace`] when no forward has run.
+    /// [`Error::Workspace`] when no forward has run, or the device's.
     pub fn report(&self) -> Result<Report> {
         let sizes = self.sizes()?;
         let load = elements::<i32>(self.load()?)?[..sizes.candidates].to_vec();
@@ -48,8 +48,10 @@ impl Step {
     }
 }
 
-fn elements<T: Element>(tensor: TensorRef<'_, 1>) -> Result<&[T]> {
-    tensor.elements().ok_or_else(|| Error::Workspace { op: "report", problem: "a buffer has another type".into() })
+fn elements<T: Element>(tensor: TensorRef<'_, 1>) -> Result<Vec<T>> {
+    let host = tensor.data().to_host()?;
+    let elements = host.as_slice().map(<[T]>::to_vec);
+    elements.ok_or_else(|| Error::Workspace { op: "report", problem: "a buffer has another type".into() })
 }
 
 fn entropy(load: &[i32], total: i64) -> f64 {

@@ -1,6 +1,6 @@
 //! Typed memory whose element type is known at run time only: borrowed, mutably borrowed, owned.
 
-use crate::{DType, Storage, bf16, f16};
+use crate::{DType, ForeignMemory, Result, Storage, bf16, f16};
 
 /// A type that a tensor's memory can hold.
 pub trait Element: Copy + Default + Send + Sync + 'static {
@@ -17,13 +17,17 @@ macro_rules! typed_memory {
         /// Shared borrow of elements.
         #[derive(Clone, Copy, Debug)]
         pub enum Slice<'a> {
-            $(#[doc = concat!("Elements of type ", stringify!($type), ".")] $variant(&'a [$type])),*
+            $(#[doc = concat!("Elements of type ", stringify!($type), ".")] $variant(&'a [$type]),)*
+            /// Elements on a device.
+            Foreign(&'a (dyn ForeignMemory + 'static)),
         }
 
         /// Exclusive borrow of elements.
         #[derive(Debug)]
         pub enum SliceMut<'a> {
-            $(#[doc = concat!("Elements of type ", stringify!($type), ".")] $variant(&'a mut [$type])),*
+            $(#[doc = concat!("Elements of type ", stringify!($type), ".")] $variant(&'a mut [$type]),)*
+            /// Elements on a device.
+            Foreign(&'a mut (dyn ForeignMemory + 'static)),
         }
 
         /// Owned elements.
@@ -35,12 +39,18 @@ macro_rules! typed_memory {
         impl Slice<'_> {
             /// Element type.
             pub fn dtype(&self) -> DType {
-                match self { $(Slice::$variant(_) => DType::$variant),* }
+                match self {
+                    $(Slice::$variant(_) => DType::$variant,)*
+                    Slice::Foreign(memory) => memory.dtype(),
+                }
             }
 
             /// Number of elements.
             pub fn len(&self) -> usize {
-                match self { $(Slice::$variant(s) => s.len()),* }
+                match self {
+                    $(Slice::$variant(s) => s.len(),)*
+                    Slice::Foreign(memory) => memory.count(),
+                }
             }
 
             /// Whether there are no elements.
@@ -49,14 +59,28 @@ macro_rules! typed_memory {
             }
         }
 
+        impl Slice<'_> {
+            /// A copy in host memory. Waits where the elements are on a device.
+            ///
+            /// # Errors
+            /// The device's.
+            pub fn to_host(self) -> Result<Buffer> {
+                match self {
+                    $(Slice::$variant(s) => Ok(s.to_vec().into()),)*
+                    Slice::Foreign(memory) => memory.read(),
+                }
+            }
+        }
+
         impl<'a> SliceMut<'a> {
-            /// The first `count` elements; all, when there are not as many.
+            /// The first `count` elements; all, when there are not as many, or when they are on a device.
             pub(crate) fn first(self, count: usize) -> SliceMut<'a> {
                 match self {
                     $(SliceMut::$variant(s) => {
                         let count = count.min(s.len());
                         SliceMut::$variant(&mut s[..count])
                     })*
+                    SliceMut::Foreign(memory) => SliceMut::Foreign(memory),
                 }
             }
         }
@@ -64,12 +88,18 @@ macro_rules! typed_memory {
         impl SliceMut<'_> {
             /// The same elements, read-only.
             pub fn as_ref(&self) -> Slice<'_> {
-                match self { $(SliceMut::$variant(s) => Slice::$variant(s)),* }
+                match self {
+                    $(SliceMut::$variant(s) => Slice::$variant(s),)*
+                    SliceMut::Foreign(memory) => Slice::Foreign(&**memory),
+                }
             }
 
             /// The same borrow for a shorter time.
             pub fn reborrow(&mut self) -> SliceMut<'_> {
-                match self { $(SliceMut::$variant(s) => SliceMut::$variant(s)),* }
+                match self {
+                    $(SliceMut::$variant(s) => SliceMut::$variant(s),)*
+                    SliceMut::Foreign(memory) => SliceMut::Foreign(&mut **memory),
+                }
             }
         }
 

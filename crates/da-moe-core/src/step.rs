@@ -1,7 +1,7 @@
 //! Buffers of a layer call: allocated once for a largest number of tokens, reused by every call.
 
 use crate::{
-    Backend, Buffer, DType, Error, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, TensorMut, TensorRef,
+    Backend, DType, Error, Memory, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, Slice, TensorMut, TensorRef,
 };
 
 /// Number of f32 values carried between steps: minimum, maximum, price `λ`, training steps that moved the first two.
@@ -12,7 +12,7 @@ pub const STATE_LEN: usize = 4;
 pub struct State {
     /// `[STATE_LEN]` f32: running minimum and maximum of importance, price `λ`, training steps that moved
     /// minimum and maximum; zeros at first.
-    pub values: Buffer,
+    pub values: Memory,
 }
 
 impl State {
@@ -35,29 +35,29 @@ pub enum Keep {
 /// The results of a forward call that backward and reports read.
 #[derive(Debug)]
 pub(crate) struct Saved {
-    pub(crate) importance: Buffer,
-    pub(crate) logits: Buffer,
+    pub(crate) importance: Memory,
+    pub(crate) logits: Memory,
     pub(crate) selection: SelectionBuffers,
-    pub(crate) load: Buffer,
-    pub(crate) unmasked: Buffer,
-    pub(crate) losses: Buffer,
+    pub(crate) load: Memory,
+    pub(crate) unmasked: Memory,
+    pub(crate) losses: Memory,
     pub(crate) plan: PlanBuffers,
-    pub(crate) hidden: Buffer,
-    pub(crate) shared_hidden: Buffer,
+    pub(crate) hidden: Memory,
+    pub(crate) shared_hidden: Memory,
 }
 
 /// Scratch that means nothing between calls.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    pub(crate) positions: Buffer,
-    pub(crate) rows: Buffer,
-    pub(crate) shared: Buffer,
-    pub(crate) d_weights: Buffer,
-    pub(crate) d_row_weight: Buffer,
-    pub(crate) d_logits: Buffer,
-    pub(crate) dx: Buffer,
-    pub(crate) d_hidden: Buffer,
-    pub(crate) activated: Buffer,
+    pub(crate) positions: Memory,
+    pub(crate) rows: Memory,
+    pub(crate) shared: Memory,
+    pub(crate) d_weights: Memory,
+    pub(crate) d_row_weight: Memory,
+    pub(crate) d_logits: Memory,
+    pub(crate) dx: Memory,
+    pub(crate) d_hidden: Memory,
+    pub(crate) activated: Memory,
 }
 
 /// The forward call that a step's results are of.
@@ -262,23 +262,30 @@ impl Step {
     }
 }
 
+impl Step {
+    /// A buffer of every call, which is where all others are.
+    pub(crate) fn place(&self) -> Slice<'_> {
+        (&self.saved.load).into()
+    }
+}
+
 /// A dense view of a buffer's first elements.
-pub(crate) fn view<const R: usize>(buffer: &Buffer, shape: [usize; R]) -> Result<TensorRef<'_, R>> {
+pub(crate) fn view<const R: usize>(buffer: &Memory, shape: [usize; R]) -> Result<TensorRef<'_, R>> {
     TensorRef::prefix(buffer, shape)
 }
 
 /// A writable dense view of a buffer's first elements.
-pub(crate) fn view_mut<const R: usize>(buffer: &mut Buffer, shape: [usize; R]) -> Result<TensorMut<'_, R>> {
+pub(crate) fn view_mut<const R: usize>(buffer: &mut Memory, shape: [usize; R]) -> Result<TensorMut<'_, R>> {
     TensorMut::prefix(buffer, shape)
 }
 
 /// The gate's outputs.
 #[derive(Debug)]
 pub(crate) struct SelectionBuffers {
-    k: Buffer,
-    experts: Buffer,
-    weights: Buffer,
-    ranked: Buffer,
+    k: Memory,
+    experts: Memory,
+    weights: Memory,
+    ranked: Memory,
 }
 
 impl SelectionBuffers {
@@ -306,12 +313,12 @@ impl SelectionBuffers {
 /// The dispatch plan.
 #[derive(Debug)]
 pub(crate) struct PlanBuffers {
-    counts: Buffer,
-    offsets: Buffer,
-    row_token: Buffer,
-    row_weight: Buffer,
-    token_row: Buffer,
-    dropped: Buffer,
+    counts: Memory,
+    offsets: Memory,
+    row_token: Memory,
+    row_weight: Memory,
+    token_row: Memory,
+    dropped: Memory,
 }
 
 impl PlanBuffers {

@@ -72,6 +72,16 @@ impl<'a, const R: usize> TensorRef<'a, R> {
         T::from_slice(self.data)
     }
 
+    /// As [`TensorRef::elements`], or what is wrong.
+    ///
+    /// # Errors
+    /// [`Error::Place`] when they are on a device, [`Error::DType`] when they are of another type.
+    pub fn host_elements<T: Element>(&self, op: &'static str, argument: &'static str) -> Result<&'a [T]> {
+        expect_host(op, argument, self.data)?;
+        let expected = || T::DTYPE.to_string();
+        self.elements().ok_or_else(|| Error::DType { op, argument, expected: expected(), found: self.dtype() })
+    }
+
     /// Refuses a view that has not this shape.
     ///
     /// # Errors
@@ -129,6 +139,16 @@ impl<'a, const R: usize> TensorMut<'a, R> {
         T::from_slice_mut(self.data).map(|elements| &mut elements[..count])
     }
 
+    /// As [`TensorMut::into_elements`], or what is wrong.
+    ///
+    /// # Errors
+    /// [`Error::Place`] when they are on a device, [`Error::DType`] when they are of another type.
+    pub fn into_host_elements<T: Element>(self, op: &'static str, argument: &'static str) -> Result<&'a mut [T]> {
+        let found = self.data.as_ref().dtype();
+        expect_host(op, argument, self.data.as_ref())?;
+        self.into_elements().ok_or_else(|| Error::DType { op, argument, expected: T::DTYPE.to_string(), found })
+    }
+
     /// Extents.
     pub fn shape(&self) -> [usize; R] {
         self.shape
@@ -158,6 +178,19 @@ impl<'a, const R: usize> TensorMut<'a, R> {
     /// [`Error::DType`] naming `op` and `argument`.
     pub fn expect_dtype(&self, op: &'static str, argument: &'static str, accepted: &[DType]) -> Result<()> {
         one_of(op, argument, self.data.as_ref().dtype(), accepted)
+    }
+}
+
+/// Refuses memory that only a device can reach.
+///
+/// # Errors
+/// [`Error::Place`] naming `op` and `argument`.
+pub fn expect_host(op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+    match memory {
+        Slice::Foreign(memory) => {
+            Err(Error::Place { op, argument, expected: "host memory".into(), found: memory.place() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,9 +1,9 @@
 //! A backend that keeps a stopwatch for each stage and direction.
 
 use crate::{
-    Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
-    GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs,
-    RoutingArgs, RoutingBackwardArgs, TensorMut, TensorRef,
+    Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
+    GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
+    RouterArgs, RoutingArgs, RoutingBackwardArgs, Slice, TensorMut, TensorRef,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -98,8 +98,22 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.intermediate(storage)
     }
 
-    fn allocate(&self, dtype: DType, len: usize) -> Result<Buffer> {
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Memory> {
         self.backend.allocate(dtype, len)
+    }
+
+    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        self.backend.check_place(op, argument, memory)
+    }
+
+    fn check_stream(
+        &self,
+        op: &'static str,
+        stream: &B::Stream,
+        config: &LayerConfig,
+        inputs: &Inputs<'_>,
+    ) -> Result<()> {
+        self.backend.check_stream(op, stream, config, inputs)
     }
 
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {

@@ -1,8 +1,14 @@
 //! What is learned, where its gradients go, and the checks that happen before anything is written (SPEC §7).
 
+use crate::inputs::See;
 use crate::{
     DType, Error, ExpertGradients, ExpertWeights, Inputs, LayerConfig, NullExpert, Result, TensorMut, TensorRef,
 };
+
+const EXPERTS: [&str; 4] = ["experts.w_in", "experts.w_out", "experts.b_in", "experts.b_out"];
+const SHARED: [&str; 4] = ["shared.w_in", "shared.w_out", "shared.b_in", "shared.b_out"];
+const D_EXPERTS: [&str; 4] = ["d.experts.w_in", "d.experts.w_out", "d.experts.b_in", "d.experts.b_out"];
+const D_SHARED: [&str; 4] = ["d.shared.w_in", "d.shared.w_out", "d.shared.b_in", "d.shared.b_out"];
 
 /// Everything that is learned.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +41,9 @@ impl<'a> Weights<'a> {
             bias.expect_shape(op, "router.bias", [candidates])?;
             bias.expect_dtype(op, "router.bias", &[DType::F32])?;
         }
-        let names = ["experts.w_in", "experts.w_out", "experts.b_in", "experts.b_out"];
         check_experts(
             op,
-            names,
+            EXPERTS,
             &self.experts,
             [config.num_experts, config.rows_in(), config.moe_intermediate_size, d],
             dtype,
@@ -54,12 +59,33 @@ impl<'a> Weights<'a> {
                 return Err(Error::Missing { op, argument: "shared.w_in", why });
             }
             (Some(shared), width) => {
-                let names = ["shared.w_in", "shared.w_out", "shared.b_in", "shared.b_out"];
-                check_experts(op, names, shared, [1, config.shared_rows_in(), width, d], dtype)?;
+                check_experts(op, SHARED, shared, [1, config.shared_rows_in(), width, d], dtype)?;
             }
         }
         check_constants(op, config, self.constants.map(|c| (c.shape(), c.dtype())), dtype)
     }
+}
+
+impl Weights<'_> {
+    /// Shows every tensor that is there, by name.
+    pub(crate) fn visit(&self, see: See<'_>) -> Result<()> {
+        see("router.weight", self.router.data())?;
+        self.router_bias.map_or(Ok(()), |bias| see("router.bias", bias.data()))?;
+        self.constants.map_or(Ok(()), |constants| see("null.constants", constants.data()))?;
+        visit_experts(&self.experts, EXPERTS, see)?;
+        self.shared.as_ref().map_or(Ok(()), |shared| visit_experts(shared, SHARED, see))
+    }
+}
+
+fn visit_experts(
+    experts: &ExpertWeights<'_>,
+    [w_in, w_out, b_in, b_out]: [&'static str; 4],
+    see: See<'_>,
+) -> Result<()> {
+    see(w_in, experts.w_in.data())?;
+    see(w_out, experts.w_out.data())?;
+    experts.b_in.map_or(Ok(()), |bias| see(b_in, bias.data()))?;
+    experts.b_out.map_or(Ok(()), |bias| see(b_out, bias.data()))
 }
 
 fn check_experts(
@@ -140,12 +166,10 @@ impl Gradients<'_> {
         self.x.expect_dtype(op, "d.x", &[inputs.x.dtype()])?;
         let router = inputs.routing.is_none().then_some(weights.router);
         twin(op, "d.router.weight", self.router.as_ref(), router)?;
-        let names = ["d.experts.w_in", "d.experts.w_out", "d.experts.b_in", "d.experts.b_out"];
-        check_expert_gradients(op, names, &self.experts, &weights.experts)?;
+        check_expert_gradients(op, D_EXPERTS, &self.experts, &weights.experts)?;
         match (&self.shared, &weights.shared) {
             (Some(gradients), Some(shared)) => {
-                let names = ["d.shared.w_in", "d.shared.w_out", "d.shared.b_in", "d.shared.b_out"];
-                check_expert_gradients(op, names, gradients, shared)?;
+                check_expert_gradients(op, D_SHARED, gradients, shared)?;
             }
             (None, None) => {}
             (given, _) => return Err(unpaired(op, "d.shared.w_in", given.is_some())),
@@ -160,6 +184,29 @@ impl Gradients<'_> {
             (None, _) => Ok(()),
         }
     }
+}
+
+impl Gradients<'_> {
+    /// Shows every tensor that is there, by name.
+    pub(crate) fn visit(&self, see: See<'_>) -> Result<()> {
+        see("d.x", self.x.as_ref().data())?;
+        self.router.as_ref().map_or(Ok(()), |router| see("d.router.weight", router.as_ref().data()))?;
+        self.constants.as_ref().map_or(Ok(()), |constants| see("d.null.constants", constants.as_ref().data()))?;
+        self.routing.as_ref().map_or(Ok(()), |routing| see("d.routing.weights", routing.as_ref().data()))?;
+        visit_expert_gradients(&self.experts, D_EXPERTS, see)?;
+        self.shared.as_ref().map_or(Ok(()), |shared| visit_expert_gradients(shared, D_SHARED, see))
+    }
+}
+
+fn visit_expert_gradients(
+    gradients: &ExpertGradients<'_>,
+    [w_in, w_out, b_in, b_out]: [&'static str; 4],
+    see: See<'_>,
+) -> Result<()> {
+    see(w_in, gradients.w_in.as_ref().data())?;
+    see(w_out, gradients.w_out.as_ref().data())?;
+    gradients.b_in.as_ref().map_or(Ok(()), |bias| see(b_in, bias.as_ref().data()))?;
+    gradients.b_out.as_ref().map_or(Ok(()), |bias| see(b_out, bias.as_ref().data()))
 }
 
 fn check_expert_gradients(

@@ -23,7 +23,7 @@ pub use pool::Cpu;
 
 use da_moe_core::{
     Attention, Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, PermuteArgs,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs,
     PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Source, TensorMut, TensorRef,
 };
 
@@ -34,7 +34,7 @@ impl Backend for Cpu {
         format!("cpu, {} threads", self.threads())
     }
 
-    fn allocate(&self, dtype: DType, len: usize) -> Result<Buffer> {
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Memory> {
         let limit = isize::MAX as usize / dtype.size();
         if len > limit {
             return Err(Error::Overflow { what: "buffer", sizes: vec![len], limit });
@@ -43,7 +43,7 @@ impl Backend for Cpu {
         // into an error.
         let bytes = len * dtype.size();
         Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| Error::Memory { bytes })?;
-        Ok(Buffer::zeros(dtype, len))
+        Ok(Buffer::zeros(dtype, len).into())
     }
 
     /// f32 always: products are f32 here, so rounding in between would cost accuracy and time.

@@ -1,6 +1,6 @@
 //! Typed, row-wise reading of checked views.
 
-use da_moe_core::{DType, Element, Error, Result, Storage, TensorMut, TensorRef};
+use da_moe_core::{Element, Error, Result, Storage, TensorMut, TensorRef};
 
 /// A matrix of which rows are read: the last dimension is contiguous, rows may be strided.
 #[derive(Clone, Copy)]
@@ -17,17 +17,13 @@ impl<'a, S: Copy> Rows<'a, S> {
     }
 }
 
-fn wrong_type<S: Element>(op: &'static str, argument: &'static str, found: DType) -> Error {
-    Error::DType { op, argument, expected: S::DTYPE.to_string(), found }
-}
-
 /// The rows of a rank-2 view.
 pub(crate) fn rows<'a, S: Element>(
     op: &'static str,
     argument: &'static str,
     view: &TensorRef<'a, 2>,
 ) -> Result<Rows<'a, S>> {
-    let data = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+    let data = view.host_elements(op, argument)?;
     let cols = view.shape()[1];
     // Rows of no elements all start at the first, wherever the view's strides would put them.
     Ok(Rows { data, stride: if cols == 0 { 0 } else { view.strides()[0] }, cols })
@@ -56,7 +52,7 @@ pub(crate) fn vector<'a, S: Element>(
     argument: &'static str,
     view: &TensorRef<'a, 1>,
 ) -> Result<&'a [S]> {
-    let data: &[S] = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+    let data: &[S] = view.host_elements(op, argument)?;
     Ok(&data[..view.shape()[0]])
 }
 
@@ -80,8 +76,7 @@ pub(crate) fn output<'a, S: Element, const R: usize>(
     argument: &'static str,
     view: TensorMut<'a, R>,
 ) -> Result<&'a mut [S]> {
-    let found = view.as_ref().dtype();
-    view.into_elements().ok_or_else(|| wrong_type::<S>(op, argument, found))
+    view.into_host_elements(op, argument)
 }
 
 /// One matrix of a stack `[E, rows, cols]`.
@@ -95,7 +90,7 @@ pub(crate) struct Stack<'a, S> {
 
 impl<'a, S: Storage> Stack<'a, S> {
     pub fn new(op: &'static str, argument: &'static str, view: &TensorRef<'a, 3>) -> Result<Self> {
-        let data = view.elements().ok_or_else(|| wrong_type::<S>(op, argument, view.dtype()))?;
+        let data = view.host_elements(op, argument)?;
         let ([_, rows, cols], [outer, inner, _]) = (view.shape(), view.strides());
         Ok(Self { data, strides: [outer, inner], rows, cols })
     }

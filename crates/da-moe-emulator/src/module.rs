@@ -104,6 +104,11 @@ impl Module {
         self.kernels.iter().any(|kernel| kernel.name == name)
     }
 
+    /// Bytes of each parameter of a kernel.
+    pub fn parameter_sizes(&self, name: &str) -> Result<&[usize], Error> {
+        self.find(name).map(|(_, kernel)| kernel.parameters.as_slice())
+    }
+
     pub(crate) fn find(&self, name: &str) -> Result<(usize, &Kernel), Error> {
         let found = self.kernels.iter().enumerate().find(|(_, kernel)| kernel.name == name);
         found.ok_or_else(|| Error::NoKernel { name: name.into(), kernels: self.kernels() })

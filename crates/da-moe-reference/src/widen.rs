@@ -2,7 +2,7 @@
 
 use crate::problem::{OP, refuse};
 use crate::{Attention, Experts, Problem};
-use da_moe_core::{Error, ExpertWeights, Inputs, LayerConfig, Result, Routing, Slice, TensorRef, Weights, expert_id};
+use da_moe_core::{Buffer, Error, ExpertWeights, Inputs, LayerConfig, Result, Routing, TensorRef, Weights, expert_id};
 
 impl Problem {
     /// The problem that a layer of this configuration solves when it is called with these views and this state.
@@ -21,22 +21,25 @@ impl Problem {
         };
         let problem = Self {
             tokens,
-            x: values(inputs.x),
+            x: values(inputs.x)?,
             cu_seqlens,
-            mask: inputs.mask.map_or(vec![true; tokens], |mask| integers(mask).iter().map(|&m| m != 0).collect()),
-            attention: inputs.attention.map(attention),
-            importance: inputs.importance.map(values),
-            token_ids: inputs.token_ids.map(integers),
-            token_frequency: inputs.token_frequency.map(values),
-            k_given: inputs.k_given.map(integers),
+            mask: match inputs.mask {
+                None => vec![true; tokens],
+                Some(mask) => integers(mask)?.into_iter().map(|m| m != 0).collect(),
+            },
+            attention: inputs.attention.map(attention).transpose()?,
+            importance: inputs.importance.map(values).transpose()?,
+            token_ids: inputs.token_ids.map(integers).transpose()?,
+            token_frequency: inputs.token_frequency.map(values).transpose()?,
+            k_given: inputs.k_given.map(integers).transpose()?,
             routing: inputs.routing.map(|routing| read_routing(routing, tokens, candidates)).transpose()?,
             training: inputs.training,
             state: state.map(f64::from),
-            router: values(weights.router),
-            router_bias: weights.router_bias.map(values),
-            experts: experts(weights.experts),
-            shared: weights.shared.map(experts),
-            constants: weights.constants.map(values),
+            router: values(weights.router)?,
+            router_bias: weights.router_bias.map(values).transpose()?,
+            experts: experts(weights.experts)?,
+            shared: weights.shared.map(experts).transpose()?,
+            constants: weights.constants.map(values).transpose()?,
             config,
         };
         problem.check()?;
@@ -44,29 +47,36 @@ impl Problem {
     }
 }
 
-fn attention(attention: da_moe_core::Attention<'_>) -> Attention {
-    match attention {
+fn attention(attention: da_moe_core::Attention<'_>) -> Result<Attention> {
+    Ok(match attention {
         da_moe_core::Attention::QueryKey { q, k, lse } => {
             let ([_, heads, width], [_, key_heads, _]) = (q.shape(), k.shape());
-            Attention::QueryKey { q: values(q), k: values(k), lse: lse.map(values), heads, key_heads, width }
+            Attention::QueryKey {
+                q: values(q)?,
+                k: values(k)?,
+                lse: lse.map(values).transpose()?,
+                heads,
+                key_heads,
+                width,
+            }
         }
         da_moe_core::Attention::Probabilities(p) => {
             let [_, heads, side, _] = p.shape();
-            Attention::Probabilities { p: values(p), heads, side }
+            Attention::Probabilities { p: values(p)?, heads, side }
         }
-    }
+    })
 }
 
-fn experts(weights: ExpertWeights<'_>) -> Experts {
+fn experts(weights: ExpertWeights<'_>) -> Result<Experts> {
     let [count, _, width] = weights.w_out.shape();
-    Experts {
-        w_in: values(weights.w_in),
-        w_out: values(weights.w_out),
-        b_in: weights.b_in.map(values),
-        b_out: weights.b_out.map(values),
+    Ok(Experts {
+        w_in: values(weights.w_in)?,
+        w_out: values(weights.w_out)?,
+        b_in: weights.b_in.map(values).transpose()?,
+        b_out: weights.b_out.map(values).transpose()?,
         count,
         width,
-    }
+    })
 }
 
 /// Padded rows keep their "none" entries, as id `E + Z`, so that positions are the caller's.
@@ -80,13 +90,13 @@ fn read_routing(routing: Routing<'_>, tokens: usize, candidates: usize) -> Resul
             let [_, slots] = experts.shape();
             experts.expect_shape(OP, "routing.experts", [tokens, slots])?;
             weights.expect_shape(OP, "routing.weights", [tokens, slots])?;
-            let (experts, weights) = (integers(experts), values(weights));
+            let (experts, weights) = (integers(experts)?, values(weights)?);
             let row = |t: usize| (t * slots..(t + 1) * slots).map(|at| entry((&experts[at], &weights[at]))).collect();
             Ok((0..tokens).map(row).collect())
         }
         Routing::Csr { offsets, experts, weights } => {
             let offsets = indices("routing.offsets", offsets)?;
-            let (experts, weights) = (integers(experts), values(weights));
+            let (experts, weights) = (integers(experts)?, values(weights)?);
             let rows =
                 offsets.windows(2).map(|span| match (experts.get(span[0]..span[1]), weights.get(span[0]..span[1])) {
                     (Some(experts), Some(weights)) => Ok(experts.iter().zip(weights).map(entry).collect()),
@@ -102,24 +112,25 @@ fn indices(argument: &'static str, tensor: TensorRef<'_, 1>) -> Result<Vec<usize
         let problem = format!("{value} is negative");
         usize::try_from(value).map_err(|_| Error::Value { op: OP, argument, problem })
     };
-    integers(tensor).into_iter().map(convert).collect()
+    integers(tensor)?.into_iter().map(convert).collect()
 }
 
 /// Elements in row-major order as f64; every element type widens exactly.
-pub(crate) fn values<const R: usize>(tensor: TensorRef<'_, R>) -> Vec<f64> {
-    let pick = |at: usize| match tensor.data() {
-        Slice::F32(v) => f64::from(v[at]),
-        Slice::Bf16(v) => v[at].to_f64(),
-        Slice::F16(v) => v[at].to_f64(),
-        Slice::I32(v) => f64::from(v[at]),
-        Slice::U8(v) => f64::from(v[at]),
+pub(crate) fn values<const R: usize>(tensor: TensorRef<'_, R>) -> Result<Vec<f64>> {
+    let host = tensor.data().to_host()?;
+    let pick = |at: usize| match &host {
+        Buffer::F32(v) => f64::from(v[at]),
+        Buffer::Bf16(v) => v[at].to_f64(),
+        Buffer::F16(v) => v[at].to_f64(),
+        Buffer::I32(v) => f64::from(v[at]),
+        Buffer::U8(v) => f64::from(v[at]),
     };
-    positions(&tensor).into_iter().map(pick).collect()
+    Ok(positions(&tensor).into_iter().map(pick).collect())
 }
 
 /// Elements in row-major order as i64; floats truncate, but no integer tensor is made of them.
-pub(crate) fn integers<const R: usize>(tensor: TensorRef<'_, R>) -> Vec<i64> {
-    values(tensor).into_iter().map(|value| value as i64).collect()
+pub(crate) fn integers<const R: usize>(tensor: TensorRef<'_, R>) -> Result<Vec<i64>> {
+    Ok(values(tensor)?.into_iter().map(|value| value as i64).collect())
 }
 
 /// Where each element lies in memory, in row-major order of the view. The view has checked that they exist.

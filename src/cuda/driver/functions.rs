@@ -1,6 +1,6 @@
 //! The kernels of all images, by name.
 
-use super::refused;
+use super::context::refused;
 use crate::cuda::{BuildReport, Image, build_report};
 use crate::{Error, Result};
 use cudarc::driver::result;

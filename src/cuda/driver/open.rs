@@ -1,6 +1,6 @@
 //! From nothing to a GPU: the driver's library, the driver, the device.
 
-use super::refused;
+use super::context::refused;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};

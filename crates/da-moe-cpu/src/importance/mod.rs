@@ -233,13 +233,7 @@ struct HeadRows<'a, S> {
 
 impl<'a, S: da_moe_core::Storage> HeadRows<'a, S> {
     fn new(argument: &'static str, view: &TensorRef<'a, 3>) -> Result<Self> {
-        let found = view.dtype();
-        let data = view.elements().ok_or_else(|| Error::DType {
-            op: "importance",
-            argument,
-            expected: S::DTYPE.to_string(),
-            found,
-        })?;
+        let data = view.host_elements("importance", argument)?;
         let [token, head, _] = view.strides();
         Ok(Self { data, strides: [token, head], width: view.shape()[2] })
     }

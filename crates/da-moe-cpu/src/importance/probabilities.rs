@@ -29,12 +29,7 @@ fn run<S: Storage>(
 ) -> Result<()> {
     let [_, heads, _, side] = p.shape();
     let [outer, middle, inner, _] = p.strides();
-    let data: &[S] = p.elements().ok_or_else(|| Error::DType {
-        op: "importance",
-        argument: "attn_probs",
-        expected: S::DTYPE.to_string(),
-        found: p.dtype(),
-    })?;
+    let data: &[S] = p.host_elements("importance", "attn_probs")?;
     let values = &mut scratch[..out.len()];
     for head in 0..heads {
         for (index, (part, first)) in sequences.parts.iter().enumerate() {

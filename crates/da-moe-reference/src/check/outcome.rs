@@ -3,7 +3,7 @@
 use super::report::Report;
 use crate::widen::{integers, values};
 use crate::{Experts, Forward, Gradients, Problem, Slot};
-use da_moe_core::{ExpertGradients, Result, Step, TensorRef};
+use da_moe_core::{ExpertGradients, Result, Step, TensorMut, TensorRef};
 
 /// The outcome of a forward call and, where there was one, its backward call. Layouts are those of
 /// [`Selection`](da_moe_core::Selection) and [`Plan`](da_moe_core::Plan).
@@ -47,34 +47,27 @@ impl Outcome {
     /// What the layer's last call left in its buffers.
     ///
     /// # Errors
-    /// When no forward has run.
+    /// When no forward has run, or the device's where the buffers are on one.
     pub fn from_step(step: &Step, y: TensorRef<'_, 2>, gradients: Option<&da_moe_core::Gradients<'_>>) -> Result<Self> {
         let (selection, plan) = (step.selection()?, step.plan()?);
         Ok(Self {
             // A routing from outside has neither.
-            importance: step.importance().map(values).unwrap_or_default(),
-            logits: step.logits().map(values).unwrap_or_default(),
-            k: integers(selection.k),
-            experts: integers(selection.experts),
-            weights: values(selection.weights),
-            ranked: integers(selection.ranked),
-            load: integers(step.load()?),
-            counts: integers(plan.counts),
-            offsets: integers(plan.offsets),
-            row_token: integers(plan.row_token),
-            row_weight: values(plan.row_weight),
-            token_row: integers(plan.token_row),
-            dropped: integers(plan.dropped),
-            losses: values(step.losses()?),
-            y: values(y),
-            gradients: gradients.map(|gradients| Gradients {
-                x: values(gradients.x.as_ref()),
-                router: gradients.router.as_ref().map(|g| values(g.as_ref())),
-                experts: expert_gradients(&gradients.experts),
-                shared: gradients.shared.as_ref().map(expert_gradients),
-                constants: gradients.constants.as_ref().map(|g| values(g.as_ref())),
-                routing: gradients.routing.as_ref().map(|g| values(g.as_ref())),
-            }),
+            importance: gated(step.importance())?,
+            logits: gated(step.logits())?,
+            k: integers(selection.k)?,
+            experts: integers(selection.experts)?,
+            weights: values(selection.weights)?,
+            ranked: integers(selection.ranked)?,
+            load: integers(step.load()?)?,
+            counts: integers(plan.counts)?,
+            offsets: integers(plan.offsets)?,
+            row_token: integers(plan.row_token)?,
+            row_weight: values(plan.row_weight)?,
+            token_row: integers(plan.token_row)?,
+            dropped: integers(plan.dropped)?,
+            losses: values(step.losses()?)?,
+            y: values(y)?,
+            gradients: gradients.map(widened).transpose()?,
         })
     }
 
@@ -140,15 +133,35 @@ pub(super) fn padded<T: Copy>(lists: impl IntoIterator<Item = Vec<T>>, k_max: us
     lists.into_iter().flat_map(fill).collect()
 }
 
-fn expert_gradients(gradients: &ExpertGradients<'_>) -> Experts {
+/// Values that a routing from outside does not have.
+fn gated<const R: usize>(tensor: Result<TensorRef<'_, R>>) -> Result<Vec<f64>> {
+    tensor.map_or(Ok(Vec::new()), values)
+}
+
+fn widened(gradients: &da_moe_core::Gradients<'_>) -> Result<Gradients> {
+    Ok(Gradients {
+        x: values(gradients.x.as_ref())?,
+        router: optional(&gradients.router)?,
+        experts: expert_gradients(&gradients.experts)?,
+        shared: gradients.shared.as_ref().map(expert_gradients).transpose()?,
+        constants: optional(&gradients.constants)?,
+        routing: optional(&gradients.routing)?,
+    })
+}
+
+fn optional<const R: usize>(gradient: &Option<TensorMut<'_, R>>) -> Result<Option<Vec<f64>>> {
+    gradient.as_ref().map(|gradient| values(gradient.as_ref())).transpose()
+}
+
+fn expert_gradients(gradients: &ExpertGradients<'_>) -> Result<Experts> {
     let w_out = gradients.w_out.as_ref();
     let [count, _, width] = w_out.shape();
-    Experts {
-        w_in: values(gradients.w_in.as_ref()),
-        w_out: values(w_out),
-        b_in: gradients.b_in.as_ref().map(|g| values(g.as_ref())),
-        b_out: gradients.b_out.as_ref().map(|g| values(g.as_ref())),
+    Ok(Experts {
+        w_in: values(gradients.w_in.as_ref())?,
+        w_out: values(w_out)?,
+        b_in: optional(&gradients.b_in)?,
+        b_out: optional(&gradients.b_out)?,
         count,
         width,
-    }
+    })
 }

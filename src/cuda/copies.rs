@@ -1,0 +1,107 @@
+//! Host tensors copied to a device, for programs that have no device tensors of their own.
+
+use super::device::Device;
+use super::kernels::Kernels;
+use super::memory::DeviceMemory;
+use crate::{Attention, ExpertWeights, Inputs, Result, Routing, TensorRef, Weights};
+use typed_arena::Arena;
+
+/// Copies of tensors on one device, as long as they are needed. Every copy waits.
+///
+/// ```no_run
+/// # use da_moe::cuda::{Copies, Cuda};
+/// # fn call(inputs: &da_moe::Inputs<'_>, weights: &da_moe::Weights<'_>) -> da_moe::Result<()> {
+/// let cuda = Cuda::open(0)?;
+/// let copies = Copies::new(&cuda);
+/// let (inputs, weights) = (copies.inputs(inputs)?, copies.weights(weights)?);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Copies<D: Device> {
+    kernels: Kernels<D>,
+    memory: Arena<DeviceMemory<D>>,
+}
+
+impl<D: Device> Copies<D> {
+    /// None yet.
+    pub fn new(kernels: &Kernels<D>) -> Self {
+        Self { kernels: kernels.clone(), memory: Arena::new() }
+    }
+
+    /// A copy of the memory behind a view, seen in the same way.
+    ///
+    /// # Errors
+    /// When the memory cannot be had, or the device fails.
+    pub fn tensor<const R: usize>(&self, view: &TensorRef<'_, R>) -> Result<TensorRef<'_, R>> {
+        let memory: &DeviceMemory<D> = self.memory.alloc(self.kernels.upload(view.data())?);
+        TensorRef::strided(memory, view.shape(), view.strides())
+    }
+
+    fn optional<const R: usize>(&self, view: &Option<TensorRef<'_, R>>) -> Result<Option<TensorRef<'_, R>>> {
+        view.as_ref().map(|view| self.tensor(view)).transpose()
+    }
+
+    /// Copies of everything that is there.
+    ///
+    /// # Errors
+    /// As [`Copies::tensor`].
+    pub fn inputs(&self, inputs: &Inputs<'_>) -> Result<Inputs<'_>> {
+        Ok(Inputs {
+            x: self.tensor(&inputs.x)?,
+            cu_seqlens: self.optional(&inputs.cu_seqlens)?,
+            mask: self.optional(&inputs.mask)?,
+            attention: inputs.attention.as_ref().map(|attention| self.attention(attention)).transpose()?,
+            importance: self.optional(&inputs.importance)?,
+            token_ids: self.optional(&inputs.token_ids)?,
+            token_frequency: self.optional(&inputs.token_frequency)?,
+            k_given: self.optional(&inputs.k_given)?,
+            routing: inputs.routing.as_ref().map(|routing| self.routing(routing)).transpose()?,
+            training: inputs.training,
+        })
+    }
+
+    fn attention(&self, attention: &Attention<'_>) -> Result<Attention<'_>> {
+        Ok(match attention {
+            Attention::QueryKey { q, k, lse } => {
+                Attention::QueryKey { q: self.tensor(q)?, k: self.tensor(k)?, lse: self.optional(lse)? }
+            }
+            Attention::Probabilities(p) => Attention::Probabilities(self.tensor(p)?),
+        })
+    }
+
+    fn routing(&self, routing: &Routing<'_>) -> Result<Routing<'_>> {
+        Ok(match routing {
+            Routing::Padded { experts, weights } => {
+                Routing::Padded { experts: self.tensor(experts)?, weights: self.tensor(weights)? }
+            }
+            Routing::Csr { offsets, experts, weights } => Routing::Csr {
+                offsets: self.tensor(offsets)?,
+                experts: self.tensor(experts)?,
+                weights: self.tensor(weights)?,
+            },
+        })
+    }
+
+    /// Copies of everything that is there.
+    ///
+    /// # Errors
+    /// As [`Copies::tensor`].
+    pub fn weights(&self, weights: &Weights<'_>) -> Result<Weights<'_>> {
+        Ok(Weights {
+            router: self.tensor(&weights.router)?,
+            router_bias: self.optional(&weights.router_bias)?,
+            experts: self.experts(&weights.experts)?,
+            shared: weights.shared.as_ref().map(|shared| self.experts(shared)).transpose()?,
+            constants: self.optional(&weights.constants)?,
+        })
+    }
+
+    fn experts(&self, experts: &ExpertWeights<'_>) -> Result<ExpertWeights<'_>> {
+        Ok(ExpertWeights {
+            w_in: self.tensor(&experts.w_in)?,
+            w_out: self.tensor(&experts.w_out)?,
+            b_in: self.optional(&experts.b_in)?,
+            b_out: self.optional(&experts.b_out)?,
+        })
+    }
+}

@@ -1,0 +1,295 @@
+//! The backend: the stages' kernels on one device, for tensors that are there.
+
+#![allow(unsafe_code, reason = "memory and streams that an engine already owns are the engine's word")]
+
+use super::device::Device;
+use super::experts::Factors;
+use super::memory::DeviceMemory;
+use super::stages::{self, Options};
+use super::stream::Stream;
+use super::tray::{Tray, on_device};
+use super::workspace::Workspace;
+use super::{experts, gate, importance, permute};
+use crate::{
+    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs, ExpertsBackwardArgs,
+    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
+    RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
+};
+use std::fmt;
+use std::sync::Arc;
+
+/// The kernels on a device `D`: a [`Backend`] whose tensors are [`DeviceMemory`] and whose calls are queued on a [`Stream`].
+///
+/// Cheap to clone; any number of threads may use it, each with its own streams.
+pub struct Kernels<D: Device> {
+    device: Arc<D>,
+    options: Options,
+}
+
+impl<D: Device> Kernels<D> {
+    /// The kernels on `device`.
+    pub fn new(device: impl Into<Arc<D>>) -> Self {
+        Self { device: device.into(), options: Options::default() }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    pub(super) fn options(&self) -> Options {
+        self.options
+    }
+
+    /// The same with so many tokens for each warp of the gate, whatever the number of tokens: what large batches do, in a
+    /// small one.
+    pub fn tokens_per_warp(mut self, tokens: usize) -> Self {
+        self.options.tokens_per_warp = Some(tokens);
+        self
+    }
+
+    /// The same with f32 operands multiplied as `factors` says.
+    pub fn factors(mut self, factors: Factors) -> Self {
+        self.options.factors = factors;
+        self
+    }
+
+    /// A new stream with `workspace` bytes to work in, see [`Kernels::workspace_bytes`].
+    ///
+    /// # Errors
+    /// When memory or stream cannot be had.
+    pub fn stream(&self, workspace: usize) -> Result<Stream<D>> {
+        Stream::new(&self.device, workspace)
+    }
+
+    /// An engine's own stream, by its handle (a `CUstream` as a number), with U8 memory to work in.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`], [`Error::DType`] or [`Error::Place`] for memory that cannot be that.
+    ///
+    /// # Safety
+    /// The handle is of a stream of this device's context, which is still there when the result is dropped.
+    pub unsafe fn borrow_stream(&self, handle: u64, workspace: DeviceMemory<D>) -> Result<Stream<D>> {
+        // SAFETY: the caller's.
+        unsafe { Stream::on(&self.device, handle, workspace) }
+    }
+
+    /// `count` zeros of type `dtype` on the device. Waits.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn zeros(&self, dtype: DType, count: usize) -> Result<DeviceMemory<D>> {
+        let mut memory = DeviceMemory::alloc(&self.device, "zeros", dtype, count)?;
+        memory.fill(0, 0)?;
+        self.device.synchronize_all()?;
+        Ok(memory)
+    }
+
+    /// A copy of elements in host memory. Waits.
+    ///
+    /// # Errors
+    /// When the memory cannot be had, or [`Error::Place`] for elements that are not in host memory.
+    pub fn upload<'a>(&self, elements: impl Into<Slice<'a>>) -> Result<DeviceMemory<D>> {
+        let elements = elements.into();
+        let mut memory = DeviceMemory::alloc(&self.device, "upload", elements.dtype(), elements.len())?;
+        crate::ForeignMemory::write(&mut memory, elements)?;
+        Ok(memory)
+    }
+
+    /// Elements that an engine owns, by the address of the first: never given back by this library.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for an address that is null or misaligned.
+    ///
+    /// # Safety
+    /// There are `count` elements of type `dtype`, in memory that this device's context reaches, until the result is
+    /// dropped. While a view of the result is in use they are read and written through it alone, in its stream's order.
+    pub unsafe fn borrow(&self, dtype: DType, address: u64, count: usize) -> Result<DeviceMemory<D>> {
+        // SAFETY: the caller's.
+        unsafe { DeviceMemory::borrow(&self.device, address, dtype, count) }
+    }
+
+    /// Bytes of workspace with which a stream can carry any call of a layer over up to `tokens` tokens stored as `dtype`,
+    /// its importance read off `heads` heads of attention (0 where it is not).
+    ///
+    /// # Errors
+    /// [`Error::Overflow`].
+    pub fn workspace_bytes(&self, config: &LayerConfig, tokens: usize, dtype: DType, heads: usize) -> Result<usize> {
+        let sizes = Sizes::new(config, tokens)?;
+        Ok(self.stage_workspaces(config, &sizes, dtype, heads).into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
+    }
+
+    /// The same stage by stage.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`].
+    pub fn workspace_bytes_by_stage(
+        &self,
+        config: &LayerConfig,
+        tokens: usize,
+        dtype: DType,
+        heads: usize,
+    ) -> Result<[(&'static str, usize); 4]> {
+        Ok(self.stage_workspaces(config, &Sizes::new(config, tokens)?, dtype, heads))
+    }
+
+    fn stage_workspaces(
+        &self,
+        config: &LayerConfig,
+        sizes: &Sizes,
+        dtype: DType,
+        heads: usize,
+    ) -> [(&'static str, usize); 4] {
+        let tokens = sizes.tokens;
+        let mut of_gate = gate::parameters(config, tokens, true);
+        if let Some(chosen) = self.options.tokens_per_warp {
+            of_gate.tokens_per_warp = chosen as i32;
+        }
+        let mut of_routing = gate::routing(tokens, config.candidates(), config.k_max());
+        of_routing.tokens_per_warp = of_gate.tokens_per_warp;
+        let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::place_budget(&mut p, 0).bytes);
+        let gate = gate::place(&mut of_gate, 0).bytes.max(gate::place_routing(&mut of_routing, 0).bytes).max(budget);
+        let permute = permute::place(&mut permute::parameters(config, tokens), 0).bytes;
+        [
+            ("importance", importance::largest_workspace(tokens, heads).bytes),
+            ("gate", gate),
+            ("permute", permute),
+            ("experts", experts::workspace(sizes, dtype).bytes),
+        ]
+    }
+
+    fn tray<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Tray<'a, D>> {
+        Tray::device(&self.device, stage, stream)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Kernels<super::Driver> {
+    /// The kernels on a GPU, by number.
+    ///
+    /// # Errors
+    /// [`Error::KernelsNotBuilt`]; [`Error::NoDevice`] without a driver or a GPU of that number; [`Error::Cuda`] where the
+    /// driver refuses the GPU or the kernels.
+    pub fn open(ordinal: u32) -> Result<Self> {
+        super::Driver::open(ordinal).map(Self::new)
+    }
+}
+
+impl<D: Device> Clone for Kernels<D> {
+    fn clone(&self) -> Self {
+        Self { device: self.device.clone(), options: self.options }
+    }
+}
+
+impl<D: Device> fmt::Debug for Kernels<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernels({}, {:?})", self.device.describe(), self.options)
+    }
+}
+
+/// There are no kernels for the way back yet.
+fn no_backward(op: &'static str) -> Result<()> {
+    Err(Error::Workspace { op, problem: "there are no kernels for backward yet".into() })
+}
+
+impl<D: Device> Backend for Kernels<D> {
+    type Stream = Stream<D>;
+
+    fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    fn allocate(&self, dtype: DType, len: usize) -> Result<Memory> {
+        Ok(Memory::Foreign(Box::new(self.zeros(dtype, len)?)))
+    }
+
+    /// f32: rounding in between would cost accuracy (SPEC §8).
+    fn intermediate(&self, _: DType) -> DType {
+        DType::F32
+    }
+
+    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        on_device(&self.device, op, argument, memory).map(drop)
+    }
+
+    fn check_stream(
+        &self,
+        op: &'static str,
+        stream: &Stream<D>,
+        config: &LayerConfig,
+        inputs: &Inputs<'_>,
+    ) -> Result<()> {
+        stream.expect_device(op, &self.device)?;
+        let heads = match &inputs.attention {
+            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
+            Some(Attention::Probabilities(p)) => p.shape()[1],
+            None => 0,
+        };
+        let bytes = self.workspace_bytes(config, inputs.x.shape()[0], inputs.x.dtype(), heads)?;
+        stream.workspace(op, Workspace { zeroed: 0, bytes }).map(drop)
+    }
+
+    /// Nothing is read without waiting. Kernels do not trust contents with memory: an id, row or offset out of range counts
+    /// as none.
+    fn check_contents(&self, _: &LayerConfig, _: &Inputs<'_>, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn router(&self, stream: &Stream<D>, args: RouterArgs<'_>) -> Result<()> {
+        stages::router(&mut self.tray("router", stream)?, args)
+    }
+
+    fn importance(&self, stream: &Stream<D>, args: ImportanceArgs<'_>) -> Result<()> {
+        stages::importance(&mut self.tray("importance", stream)?, args)
+    }
+
+    fn gate(&self, stream: &Stream<D>, args: GateArgs<'_>) -> Result<()> {
+        stages::gate(&mut self.tray("gate", stream)?, self.options, args)
+    }
+
+    fn routing(&self, stream: &Stream<D>, args: RoutingArgs<'_>) -> Result<()> {
+        stages::routing(&mut self.tray("routing", stream)?, self.options, args)
+    }
+
+    fn permute(&self, stream: &Stream<D>, args: PermuteArgs<'_>) -> Result<()> {
+        stages::permute(&mut self.tray("permute", stream)?, args)
+    }
+
+    fn experts(&self, stream: &Stream<D>, args: ExpertsArgs<'_>) -> Result<()> {
+        stages::experts(&mut self.tray("experts", stream)?, self.options, args)
+    }
+
+    fn combine(&self, stream: &Stream<D>, args: CombineArgs<'_>) -> Result<()> {
+        stages::combine(&mut self.tray("combine", stream)?, args)
+    }
+
+    fn combine_backward(&self, _: &Stream<D>, _: CombineBackwardArgs<'_>) -> Result<()> {
+        no_backward("combine_backward")
+    }
+
+    fn experts_backward(&self, _: &Stream<D>, _: ExpertsBackwardArgs<'_>) -> Result<()> {
+        no_backward("experts_backward")
+    }
+
+    fn permute_backward(&self, _: &Stream<D>, _: PermuteBackwardArgs<'_>) -> Result<()> {
+        no_backward("permute_backward")
+    }
+
+    fn gate_backward(&self, _: &Stream<D>, _: GateBackwardArgs<'_>) -> Result<()> {
+        no_backward("gate_backward")
+    }
+
+    fn routing_backward(&self, _: &Stream<D>, _: RoutingBackwardArgs<'_>) -> Result<()> {
+        no_backward("routing_backward")
+    }
+
+    fn update_bias(
+        &self,
+        stream: &Stream<D>,
+        update: BiasUpdate,
+        load: TensorRef<'_, 1>,
+        bias: TensorMut<'_, 1>,
+    ) -> Result<()> {
+        stages::update_bias(&mut self.tray("update_bias", stream)?, update, load, bias)
+    }
+}

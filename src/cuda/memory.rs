@@ -1,0 +1,141 @@
+//! Elements in a device's memory.
+
+#![allow(unsafe_code, reason = "memory that an engine already owns is the engine's word")]
+
+use super::bytes::{bytes_of, bytes_of_mut};
+use super::device::Device;
+use crate::{Buffer, DType, Error, ForeignMemory, Result, Slice, SliceMut, expect_host, same_elements};
+use std::fmt;
+use std::sync::Arc;
+
+/// Elements on a device: owned and given back when dropped, or an engine's, borrowed and never given back.
+///
+/// `TensorRef::new(&memory, shape)` views them, for a [`Layer`](crate::Layer) on the same device.
+pub struct DeviceMemory<D: Device> {
+    device: Arc<D>,
+    address: u64,
+    dtype: DType,
+    count: usize,
+    owned: bool,
+}
+
+impl<D: Device> DeviceMemory<D> {
+    /// Uninitialised room for `count` elements.
+    pub(super) fn alloc(device: &Arc<D>, name: &str, dtype: DType, count: usize) -> Result<Self> {
+        let limit = isize::MAX as usize / dtype.size();
+        if count > limit {
+            return Err(Error::Overflow { what: "device memory", sizes: vec![count], limit });
+        }
+        let address = device.alloc(name, count * dtype.size())?;
+        Ok(Self { device: device.clone(), address, dtype, count, owned: true })
+    }
+
+    /// Sets every byte.
+    pub(super) fn fill(&mut self, stream: u64, value: u8) -> Result<()> {
+        // SAFETY: this is memory of the device; the stream is one that the device gave, or the one that is always there.
+        unsafe { self.device.fill(stream, self.address, value, self.count * self.dtype.size()) }
+    }
+
+    /// Elements that are there already.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for an address that is null or that no element of the type can have.
+    ///
+    /// # Safety
+    /// They stay there, in memory that `device` reaches, until the result is dropped. While a view of the result is in use
+    /// they are read and written through it alone, in the order of its stream.
+    pub(super) unsafe fn borrow(device: &Arc<D>, address: u64, dtype: DType, count: usize) -> Result<Self> {
+        let refuse = |problem| Err(Error::Value { op: "borrow", argument: "address", problem });
+        if address == 0 && count > 0 {
+            return refuse(format!("null, for {count} elements"));
+        }
+        if !address.is_multiple_of(dtype.size() as u64) {
+            return refuse(format!("{address:#x} is no multiple of {}, the size of {dtype}", dtype.size()));
+        }
+        Ok(Self { device: device.clone(), address, dtype, count, owned: false })
+    }
+
+    /// Device address of the first element.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<D> {
+        &self.device
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl<D: Device> ForeignMemory for DeviceMemory<D> {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn place(&self) -> String {
+        format!("memory of {}", self.device.describe())
+    }
+
+    fn read(&self) -> Result<Buffer> {
+        let mut buffer = Buffer::zeros(self.dtype, self.count);
+        self.device.synchronize_all()?;
+        let bytes = bytes_of_mut((&mut buffer).into()).unwrap_or_default();
+        // SAFETY: this is memory of the device, and the buffer has as many bytes.
+        unsafe { self.device.download(0, self.address, bytes) }?;
+        Ok(buffer)
+    }
+
+    fn write(&mut self, elements: Slice<'_>) -> Result<()> {
+        same_elements(self.dtype, self.count, elements)?;
+        expect_host("write", "elements", elements)?;
+        self.device.synchronize_all()?;
+        // SAFETY: this is memory of the device, and there are as many bytes: type and number were compared.
+        unsafe { self.device.upload(0, self.address, bytes_of(elements).unwrap_or_default()) }
+    }
+}
+
+impl<D: Device> Drop for DeviceMemory<D> {
+    fn drop(&mut self) {
+        if self.owned {
+            // SAFETY: allocated by `alloc`, and this is the only drop.
+            unsafe { self.device.free(self.address) };
+        }
+    }
+}
+
+impl<D: Device> fmt::Debug for DeviceMemory<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, dtype, count, owned, .. } = self;
+        write!(f, "DeviceMemory({count} of {dtype} at {address:#x}, owned: {owned})")
+    }
+}
+
+impl<'a, D: Device> From<&'a DeviceMemory<D>> for Slice<'a> {
+    fn from(memory: &'a DeviceMemory<D>) -> Self {
+        Slice::Foreign(memory)
+    }
+}
+
+impl<'a, D: Device> From<&'a mut DeviceMemory<D>> for SliceMut<'a> {
+    fn from(memory: &'a mut DeviceMemory<D>) -> Self {
+        SliceMut::Foreign(memory)
+    }
+}

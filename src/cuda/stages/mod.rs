@@ -1,0 +1,82 @@
+//! The stages: from checked tensors to launches, the same for tensors on the device and in host memory.
+
+mod combine;
+mod experts;
+mod gate;
+mod importance;
+mod permute;
+mod router;
+mod routing;
+
+pub(super) use combine::combine;
+pub(super) use experts::experts;
+pub(super) use gate::{gate, update_bias};
+pub(super) use importance::importance;
+pub(super) use permute::permute;
+pub(super) use router::router;
+pub(super) use routing::routing;
+
+use super::device::Device;
+use super::experts::Factors;
+use super::tray::{Output, Tray};
+use crate::{DType, Result, SelectionMut, Slice, TensorMut, TensorRef};
+
+/// What is chosen once for all calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    /// Tokens for each warp of the gate, whatever their number.
+    pub tokens_per_warp: Option<usize>,
+    /// How f32 operands are multiplied.
+    pub factors: Factors,
+}
+
+/// What activations and weights may be stored as.
+const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
+/// The distance between a matrix's rows.
+fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
+    view.strides()[R - 2] as i64
+}
+
+/// The last of some offsets, where the host knows it: rows that there are.
+fn last(offsets: Slice<'_>) -> Option<usize> {
+    let Slice::I32(offsets) = offsets else { return None };
+    offsets.last().and_then(|&rows| usize::try_from(rows).ok())
+}
+
+/// The selection's outputs, which gate and routing share.
+struct SelectionOutputs<'a> {
+    k: Output<'a, i32>,
+    experts: Output<'a, i32>,
+    weights: Output<'a, f32>,
+    ranked: Output<'a, i32>,
+    load: Output<'a, i32>,
+    unmasked: Output<'a, i32>,
+    losses: Output<'a, f32>,
+}
+
+impl<'a> SelectionOutputs<'a> {
+    fn new<D: Device>(
+        tray: &mut Tray<'_, D>,
+        selection: SelectionMut<'a>,
+        load: TensorMut<'a, 1>,
+        unmasked: TensorMut<'a, 1>,
+        losses: TensorMut<'a, 1>,
+    ) -> Result<Self> {
+        Ok(Self {
+            k: tray.output("k", selection.k)?,
+            experts: tray.output("experts", selection.experts)?,
+            weights: tray.output("weights", selection.weights)?,
+            ranked: tray.output("ranked", selection.ranked)?,
+            load: tray.output("load", load)?,
+            unmasked: tray.output("unmasked", unmasked)?,
+            losses: tray.output("losses", losses)?,
+        })
+    }
+
+    fn take<D: Device>(self, tray: &Tray<'_, D>) -> Result<()> {
+        let integers = [self.k, self.experts, self.ranked, self.load, self.unmasked];
+        integers.into_iter().try_for_each(|output| tray.take(output).map(drop))?;
+        [self.weights, self.losses].into_iter().try_for_each(|output| tray.take(output).map(drop))
+    }
+}

@@ -1,0 +1,37 @@
+//! Stage 3.
+
+#![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
+
+use super::{last, row_stride};
+use crate::cuda::device::Device;
+use crate::cuda::permute;
+use crate::cuda::tray::Tray;
+use crate::{PermuteArgs, Result};
+
+pub(in crate::cuda) fn permute<D: Device>(tray: &mut Tray<'_, D>, args: PermuteArgs<'_>) -> Result<()> {
+    args.check()?;
+    let [tokens, _] = args.selection.experts.shape();
+    let mut p = permute::parameters(args.config, tokens);
+    p.experts = tray.input("selection.experts", &args.selection.experts)?;
+    p.weights = tray.input("selection.weights", &args.selection.weights)?;
+    p.experts_stride = row_stride(&args.selection.experts);
+    p.weights_stride = row_stride(&args.selection.weights);
+    let counts = tray.output("counts", args.plan.counts)?;
+    let offsets = tray.output("offsets", args.plan.offsets)?;
+    let row_token = tray.output("row_token", args.plan.row_token)?;
+    let row_weight = tray.output("row_weight", args.plan.row_weight)?;
+    let token_row = tray.output("token_row", args.plan.token_row)?;
+    let dropped = tray.output("dropped", args.plan.dropped)?;
+    (p.counts, p.offsets, p.dropped) = (counts.address(), offsets.address(), dropped.address());
+    (p.row_token, p.row_weight, p.token_row) = (row_token.address(), row_weight.address(), token_row.address());
+    let workspace = permute::place(&mut p, 0);
+    permute::place(&mut p, tray.workspace(workspace)?);
+    // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
+    unsafe { tray.run(permute::calls(p)) }?;
+    // Past R rows mean nothing; where R stays on the device, so do they.
+    if let Some(rows) = last(tray.take(offsets)?.as_ref()) {
+        tray.take_first(row_token, rows)?;
+        tray.take_first(row_weight, rows)?;
+    }
+    [counts, token_row, dropped].into_iter().try_for_each(|output| tray.take(output).map(drop))
+}

@@ -1,0 +1,37 @@
+//! Stage 2, its product.
+
+#![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
+
+use super::{STORAGE, row_stride};
+use crate::cuda::device::Device;
+use crate::cuda::tray::Tray;
+use crate::cuda::{abi, experts};
+use crate::{DType, Result, RouterArgs};
+
+pub(in crate::cuda) fn router<D: Device>(tray: &mut Tray<'_, D>, args: RouterArgs<'_>) -> Result<()> {
+    args.check()?;
+    let operands = experts::Operands { rows: args.x.dtype(), weights: args.weight.dtype() };
+    args.x.expect_dtype("router", "x", &STORAGE)?;
+    args.weight.expect_dtype("router", "router.weight", &[operands.rows, DType::F32])?;
+    let ([tokens, width], [candidates, _]) = (args.x.shape(), args.weight.shape());
+    let logits = tray.output::<f32, 2>("logits", args.logits)?;
+    let p = abi::GroupedGemm {
+        a: tray.storage("x", &args.x)?,
+        b: tray.storage("router.weight", &args.weight)?,
+        out: logits.address().cast(),
+        a_stride: row_stride(&args.x),
+        b_stride: row_stride(&args.weight),
+        out_stride: candidates as i64,
+        rows: tokens as i32,
+        a_rows: tokens as i32,
+        experts: 1,
+        depth: width as i32,
+        columns: candidates as i32,
+        activation: abi::ACTIVATION_NONE,
+        out_f32: 1,
+        ..Default::default()
+    };
+    // SAFETY: every address is of an allocation as large as the tensor it stands for.
+    unsafe { tray.run(experts::calls(operands, experts::Factors::F32, tray.multiprocessors(), p)) }?;
+    tray.take(logits).map(drop)
+}

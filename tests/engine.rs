@@ -1,0 +1,337 @@
+//! The kernels as an engine uses them: tensors on the device, streams, workspaces, graphs, and what happens when the device
+//! fails.
+
+#![allow(unsafe_code, reason = "an engine's own memory, streams and graphs are its word")]
+
+mod harness;
+
+use da_moe::cuda::{Copies, Counts, Device, Driver, Emulated, Failing, Kernels, Shim};
+use da_moe::{
+    Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, ForeignMemory, Inputs, Layer, LayerConfig,
+    Normalize, NullExpert, Policy, TensorMut, TensorRef, Weights,
+};
+use da_moe_emulator::Schedule;
+use da_moe_reference::check::Outcome;
+use harness::bits::assert_same_bits;
+use harness::case::{Case, attention_source, case, small_config};
+use harness::data::{Data, poison};
+use harness::device::{Engine, OnDevice};
+use harness::{Subject, Through, assert_agrees, judge, kernels};
+use proptest::prelude::*;
+use std::thread;
+
+fn emulator(seed: u64) -> Emulated {
+    Emulated::new(kernels::module(), Schedule::from_seed(seed))
+}
+
+fn emulated(seed: u64) -> Kernels<Emulated> {
+    Kernels::new(emulator(seed))
+}
+
+fn shimmed(failing: Option<Failing>) -> Kernels<Shim<Emulated>> {
+    Kernels::new(Shim::new(emulator(3), failing))
+}
+
+/// A layer with something in every stage: attention, a rule over sequences, a price, capacity, null and shared experts.
+fn rich() -> Case {
+    let mut config = LayerConfig {
+        num_null_experts: 2,
+        null_expert: NullExpert::Constant,
+        shared_intermediate_size: 5,
+        ..small_config()
+    };
+    config.importance.source = attention_source(AttentionSource::ReceivedMax);
+    config.importance.normalize = Normalize::MinMax;
+    config.experts_per_token = ExpertsPerToken::between(Policy::Budget { mean_k: 2.0 }, 0, 4);
+    config.router.capacity_factor = Some(1.0);
+    Case { dtype: DType::Bf16, masked_every: 5, biases: true, router_bias: true, ..Case::plain(config) }
+}
+
+proptest! {
+    #![proptest_config(harness::cases(120))]
+
+    #[test]
+    fn any_call_agrees_with_the_oracle(case in case()) {
+        if kernels::is_emulator_wanted() {
+            assert_agrees(&OnDevice(emulated(case.seed)), &case);
+        }
+        if let Some(gpu) = kernels::on_gpu() {
+            assert_agrees(&OnDevice(gpu.kernels().clone()), &case);
+        }
+    }
+}
+
+#[test]
+fn tensors_on_the_device_give_the_bits_of_host_tensors() {
+    let case = rich();
+    let data = Data::new(&case);
+    let staged = Outcome { gradients: None, ..Through(kernels::emulated(3)).run(&data, &case).unwrap() };
+    let on_device = OnDevice(emulated(3)).run(&data, &case).unwrap();
+    assert_same_bits("on the device", &trimmed(staged), &trimmed(on_device));
+}
+
+/// Without what is past R rows, which means nothing.
+fn trimmed(mut outcome: Outcome) -> Outcome {
+    let rows = *outcome.offsets.last().unwrap() as usize;
+    outcome.row_token.truncate(rows);
+    outcome.row_weight.truncate(rows);
+    outcome
+}
+
+#[test]
+fn a_call_neither_allocates_nor_waits() {
+    for routing in [0, 1, 2] {
+        let case = Case { routing, ..rich() };
+        let data = Data::new(&case);
+        let kernels = shimmed(None);
+        let copies = Copies::new(&kernels);
+        let (inputs, weights) =
+            (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
+        let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
+        let before = kernels.device().counts();
+        engine.forward(&inputs, &weights).unwrap();
+        let after = kernels.device().counts();
+        assert!(after.launches > before.launches);
+        let alone = Counts { launches: after.launches, fills: after.fills, ..before };
+        assert_eq!(after, alone, "launches and fills, and nothing else");
+    }
+}
+
+#[test]
+fn a_recorded_forward_serves_other_inputs() {
+    kernels_everywhere(check_recorded, check_recorded);
+}
+
+/// Runs a check on the emulator, and on the GPU where there is one.
+fn kernels_everywhere(on_emulator: impl FnOnce(&Kernels<Emulated>), on_gpu: impl FnOnce(&Kernels<Driver>)) {
+    kernels::on_each(|staged| on_emulator(staged.kernels()), |staged| on_gpu(staged.kernels()));
+}
+
+fn check_recorded<D: Device>(kernels: &Kernels<D>) {
+    let first = rich();
+    let data = Data::new(&first);
+    let fresh = Data::new(&Case { seed: 77, ..first.clone() });
+    let other = Data { x: fresh.x, q: fresh.q, k: fresh.k, ..data.clone() };
+    let copies = Copies::new(kernels);
+    let (rest, weights) =
+        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
+    let mut engine = Engine::new(kernels, &data, &first, 0).unwrap();
+    let [mut x, mut q, mut k] = [&data.x, &data.q, &data.k].map(|buffer| kernels.upload(buffer).unwrap());
+    let host = data.inputs().unwrap();
+    let Some(Attention::QueryKey { q: host_q, k: host_k, .. }) = host.attention else { panic!("not from q and k") };
+    let inputs = Inputs {
+        x: TensorRef::new(&x, host.x.shape()).unwrap(),
+        attention: Some(Attention::query_key(
+            TensorRef::new(&q, host_q.shape()).unwrap(),
+            TensorRef::new(&k, host_k.shape()).unwrap(),
+        )),
+        ..rest
+    };
+    let Engine { layer, stream, state, step, y } = &mut engine;
+    let graph = stream
+        .capture(|| layer.forward(stream, &inputs, &weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?))
+        .unwrap();
+    let (mut outputs, mut rows) = (Vec::new(), Vec::new());
+    for data in [&data, &other, &data] {
+        // What an engine does between steps: new activations where the old ones were.
+        for (memory, contents) in [(&mut x, &data.x), (&mut q, &data.q), (&mut k, &data.k)] {
+            memory.write(contents.into()).unwrap();
+        }
+        // SAFETY: all tensors are alive, and nothing else uses them.
+        unsafe { graph.launch(&engine.stream) }.unwrap();
+        let outcome = engine.outcome(data).unwrap();
+        judge(data, &outcome).unwrap();
+        rows.push(outcome.offsets.last().copied());
+        outputs.push(outcome.y);
+    }
+    assert!(outputs[0] != outputs[1] && outputs[0] == outputs[2], "only the inputs decide");
+    assert_ne!(rows[0], rows[1], "R is not part of the graph");
+}
+
+#[test]
+fn streams_of_several_threads_give_the_same_bits() {
+    let case = Case { lengths: vec![40, 7], ..rich() };
+    let data = Data::new(&case);
+    let kernels = emulated(5);
+    let run = || trimmed(OnDevice(kernels.clone()).run(&data, &case).unwrap());
+    let expected = run();
+    thread::scope(|scope| {
+        let threads = [0, 1, 2].map(|_| scope.spawn(run));
+        threads.into_iter().for_each(|thread| assert_same_bits("threads", &expected, &thread.join().unwrap()));
+    });
+}
+
+/// Refuses a call with this error, and starts nothing.
+fn refuses(engine: &mut Engine<Shim<Emulated>>, inputs: &Inputs<'_>, weights: &Weights<'_>, expected: &str) {
+    let device = engine.layer.backend().device().clone();
+    let before = device.counts();
+    let error = engine.forward(inputs, weights).expect_err(expected);
+    assert!(error.to_string().contains(expected), "{error}");
+    assert_eq!(device.counts(), before, "{expected}: nothing is started");
+}
+
+#[test]
+fn what_is_elsewhere_or_too_small_is_refused_before_anything_is_started() {
+    let (kernels, other) = (shimmed(None), shimmed(None));
+    let (copies, elsewhere) = (Copies::new(&kernels), Copies::new(&other));
+    let case = rich();
+    let data = Data::new(&case);
+    let (host_inputs, host_weights) = (data.inputs().unwrap(), data.weights().unwrap());
+    let (inputs, weights) = (copies.inputs(&host_inputs).unwrap(), copies.weights(&host_weights).unwrap());
+    let (far_inputs, far_weights) =
+        (elsewhere.inputs(&host_inputs).unwrap(), elsewhere.weights(&host_weights).unwrap());
+    let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
+
+    refuses(&mut engine, &Inputs { x: host_inputs.x, ..inputs }, &weights, "`x` is in host memory");
+    refuses(&mut engine, &Inputs { mask: far_inputs.mask, ..inputs }, &weights, "`mask` is in memory of emulated");
+    refuses(
+        &mut engine,
+        &Inputs { attention: far_inputs.attention, ..inputs },
+        &weights,
+        "`q` is in memory of emulated",
+    );
+    refuses(&mut engine, &inputs, &Weights { shared: far_weights.shared, ..weights }, "`shared.w_in` is in memory of");
+    let wide = kernels.upload(&data.x.to_f32()).unwrap();
+    let wide = TensorRef::new(&wide, inputs.x.shape()).unwrap();
+    refuses(&mut engine, &Inputs { x: wide, ..inputs }, &weights, "`router.weight` is bf16, expected f32");
+
+    let stream = std::mem::replace(&mut engine.stream, other.stream(1 << 20).unwrap());
+    refuses(&mut engine, &inputs, &weights, "`stream` is in emulated kernels");
+    engine.stream = kernels.stream(0).unwrap();
+    refuses(&mut engine, &inputs, &weights, "bytes of workspace are needed");
+    engine.stream = stream;
+    let far = Engine::new(&other, &data, &case, 0).unwrap();
+    let state = std::mem::replace(&mut engine.state, far.state);
+    refuses(&mut engine, &inputs, &weights, "`state` is in memory of emulated");
+    engine.state = state;
+    let step = std::mem::replace(&mut engine.step, far.step);
+    refuses(&mut engine, &inputs, &weights, "`step` is in memory of emulated");
+    engine.step = step;
+
+    // The CPU backend cannot reach a device's memory either.
+    let layer = Layer::new(Cpu::new(), data.config.clone()).unwrap();
+    let (mut state, mut step) = (layer.state().unwrap(), layer.step(data.tokens, data.dtype, case.keep).unwrap());
+    let mut y = poison(data.dtype, data.tokens * data.config.hidden_size);
+    let y = TensorMut::new(&mut y, inputs.x.shape()).unwrap();
+    let error = layer.forward(&(), &inputs, &host_weights, &mut state, &mut step, y).unwrap_err();
+    assert!(matches!(error, Error::Place { argument: "x", .. }), "{error}");
+
+    // Whatever was refused, the engine goes on.
+    engine.forward(&inputs, &weights).unwrap();
+    judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+}
+
+#[test]
+fn addresses_that_no_element_can_have_are_refused() {
+    let kernels = emulated(0);
+    let memory = kernels.zeros(DType::F32, 4).unwrap();
+    // SAFETY: what is not refused is memory that is there, and nothing uses it.
+    let borrow = |address, count| unsafe { kernels.borrow(DType::F32, address, count) };
+    assert!(matches!(borrow(0, 1), Err(Error::Value { .. })));
+    assert!(matches!(borrow(memory.address() + 2, 1), Err(Error::Value { .. })));
+    assert_eq!(borrow(memory.address() + 4, 3).unwrap().len(), 3);
+    assert!(matches!(kernels.zeros(DType::F32, usize::MAX), Err(Error::Overflow { .. })));
+}
+
+#[test]
+fn an_engines_own_memory_is_used_and_not_given_back() {
+    let case = rich();
+    let data = Data::new(&case);
+    let kernels = shimmed(None);
+    let copies = Copies::new(&kernels);
+    let (inputs, weights) =
+        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
+    let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
+    engine.forward(&inputs, &weights).unwrap();
+    let expected = engine.outcome(&data).unwrap();
+
+    let (x, room) =
+        (kernels.upload(&data.x).unwrap(), kernels.zeros(DType::U8, engine.stream.workspace_bytes()).unwrap());
+    // SAFETY: both allocations outlive what borrows them, and are used through that alone; the stream is the engine's.
+    let (borrowed, stream) = unsafe {
+        let workspace = kernels.borrow(DType::U8, room.address(), room.len()).unwrap();
+        (
+            kernels.borrow(data.dtype, x.address(), x.len()).unwrap(),
+            kernels.borrow_stream(engine.stream.handle(), workspace).unwrap(),
+        )
+    };
+    let _own = std::mem::replace(&mut engine.stream, stream);
+    engine.forward(&Inputs { x: TensorRef::new(&borrowed, inputs.x.shape()).unwrap(), ..inputs }, &weights).unwrap();
+    assert_same_bits("borrowed", &expected, &engine.outcome(&data).unwrap());
+    let frees = kernels.device().counts().frees;
+    drop((borrowed, engine.stream));
+    assert_eq!(kernels.device().counts().frees, frees, "borrowed memory is not given back");
+}
+
+/// One forward from nothing, on a device that may fail.
+fn attempt(kernels: &Kernels<Shim<Emulated>>) -> Result<(), Error> {
+    let case = rich();
+    OnDevice(kernels.clone()).run(&Data::new(&case), &case).map(drop)
+}
+
+/// What fails is told; nothing is left behind, and the next device works.
+fn assert_survived(failing: Failing) -> bool {
+    let kernels = shimmed(Some(failing));
+    let failed = attempt(&kernels).is_err();
+    let counts = kernels.device().counts();
+    assert_eq!(counts.allocations, counts.frees, "{failing:?}: memory");
+    assert_eq!((counts.streams, counts.graphs), (0, 0), "{failing:?}: streams and graphs");
+    failed
+}
+
+#[test]
+fn a_device_that_fails_leaves_nothing_behind() {
+    let kernels = shimmed(None);
+    attempt(&kernels).unwrap();
+    let Counts { allocations, launches, .. } = kernels.device().counts();
+    assert!(allocations > 30 && launches > 10);
+    for number in (0..allocations).step_by(3) {
+        assert!(assert_survived(Failing::Allocation(number)), "allocation {number}");
+    }
+    for number in 0..launches {
+        assert!(assert_survived(Failing::Launch(number)), "launch {number}");
+        assert!(assert_survived(Failing::LostAt(number)), "lost at launch {number}");
+    }
+    assert!(!assert_survived(Failing::Launch(launches)));
+}
+
+#[test]
+fn after_a_launch_that_failed_the_same_engine_goes_on() {
+    let case = rich();
+    let data = Data::new(&case);
+    let launches = {
+        let kernels = shimmed(None);
+        attempt(&kernels).unwrap();
+        kernels.device().counts().launches
+    };
+    for number in 0..launches {
+        let kernels = shimmed(Some(Failing::Launch(number)));
+        let copies = Copies::new(&kernels);
+        let (inputs, weights) =
+            (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
+        let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
+        let error = engine.forward(&inputs, &weights).unwrap_err();
+        assert!(matches!(error, Error::Cuda { .. }), "{error}");
+        assert!(engine.outcome(&data).is_err(), "there is no last forward");
+        engine.forward(&inputs, &weights).unwrap();
+        judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_recording_that_fails_is_over() {
+    let case = rich();
+    let data = Data::new(&case);
+    let kernels = shimmed(Some(Failing::Launch(4)));
+    let copies = Copies::new(&kernels);
+    let (inputs, weights) =
+        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
+    let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
+    let Engine { layer, stream, state, step, y } = &mut engine;
+    let failed = stream
+        .capture(|| layer.forward(stream, &inputs, &weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?));
+    assert!(failed.is_err());
+    assert_eq!(kernels.device().counts().graphs, 0);
+    engine.forward(&inputs, &weights).unwrap();
+    judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+}

@@ -1,0 +1,65 @@
+//! A layer as an engine calls it: tensors on the device, a stream, a workspace of exactly the size that was asked for.
+
+use super::Subject;
+use super::case::Case;
+use super::data::{Data, poison};
+use da_moe::cuda::{Copies, Device, DeviceMemory, Kernels, Stream};
+use da_moe::{Attention, Error, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
+use da_moe_reference::check::Outcome;
+
+/// The kernels under [`Layer`], with everything on the device.
+pub struct OnDevice<D: Device>(pub Kernels<D>);
+
+/// Everything that one layer's calls need.
+pub struct Engine<D: Device> {
+    pub layer: Layer<Kernels<D>>,
+    pub stream: Stream<D>,
+    pub state: State,
+    pub step: Step,
+    pub y: DeviceMemory<D>,
+}
+
+impl<D: Device> Engine<D> {
+    /// For calls of up to `room` more tokens than the case's.
+    pub fn new(kernels: &Kernels<D>, data: &Data, case: &Case, room: usize) -> Result<Self, Error> {
+        let tokens = data.tokens + room;
+        let heads = match data.inputs()?.attention {
+            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
+            Some(Attention::Probabilities(p)) => p.shape()[1],
+            None => 0,
+        };
+        let layer = Layer::new(kernels.clone(), data.config.clone())?;
+        Ok(Self {
+            stream: kernels.stream(kernels.workspace_bytes(&data.config, tokens, data.dtype, heads)?)?,
+            state: layer.state()?,
+            step: layer.step(tokens, data.dtype, case.keep)?,
+            y: kernels.upload(&poison(data.dtype, tokens * data.config.hidden_size))?,
+            layer,
+        })
+    }
+
+    pub fn forward(&mut self, inputs: &Inputs<'_>, weights: &Weights<'_>) -> Result<(), Error> {
+        let Self { layer, stream, state, step, y } = self;
+        layer.forward(stream, inputs, weights, state, step, TensorMut::prefix(y, inputs.x.shape())?)
+    }
+
+    /// What the last forward left.
+    pub fn outcome(&self, data: &Data) -> Result<Outcome, Error> {
+        let y = TensorRef::prefix(&self.y, [data.tokens, data.config.hidden_size])?;
+        Outcome::from_step(&self.step, y, None)
+    }
+}
+
+impl<D: Device> Subject for OnDevice<D> {
+    fn name(&self) -> String {
+        format!("{:?}, tensors on the device", self.0)
+    }
+
+    fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
+        let copies = Copies::new(&self.0);
+        let (inputs, weights) = (copies.inputs(&data.inputs()?)?, copies.weights(&data.weights()?)?);
+        let mut engine = Engine::new(&self.0, data, case, 3)?;
+        engine.forward(&inputs, &weights)?;
+        engine.outcome(data)
+    }
+}
