@@ -229,6 +229,10 @@ impl<D: Device> Backend for Kernels<D> {
         stream.workspace(op, Workspace { zeroed: 0, bytes }).map(drop)
     }
 
+    fn wait(&self, stream: &Stream<D>) -> Result<()> {
+        stream.synchronize()
+    }
+
     /// Nothing is read without waiting. Kernels do not trust contents with memory: an id, row or offset out of range counts
     /// as none.
     fn check_contents(&self, _: &LayerConfig, _: &Inputs<'_>, _: usize) -> Result<()> {

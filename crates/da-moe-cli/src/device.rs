@@ -1,7 +1,8 @@
 //! Where the layer is executed.
 
-use crate::{Error, Result};
-use da_moe::{Cpu, cuda};
+use crate::Result;
+use da_moe::cuda::Cuda;
+use da_moe::{Backend, Cpu};
 use std::fmt;
 use std::str::FromStr;
 
@@ -17,23 +18,31 @@ pub enum Device {
     Cuda(u32),
 }
 
+/// An opened device.
+#[derive(Clone, Debug)]
+pub(crate) enum Opened {
+    Cpu(Cpu),
+    Cuda(Cuda),
+}
+
 impl Device {
-    /// The backend for this device.
+    /// The backend for this device: for `auto` the first GPU, or the CPU where there is none or it cannot be used.
     ///
     /// # Errors
-    /// For a GPU, always: the library's error when it was built without kernels, else [`Error::Device`], because layers
-    /// do not run on it yet. Nothing is computed elsewhere instead.
-    pub fn open(self) -> Result<Cpu> {
+    /// The library's, for a GPU that was asked for by name: nothing is computed elsewhere instead.
+    pub(crate) fn open(self) -> Result<Opened> {
         match self {
-            Device::Auto | Device::Cpu => Ok(Cpu::new()),
-            Device::Cuda(_) => {
-                cuda::require_kernels()?;
-                Err(Error::Device {
-                    device: self.to_string(),
-                    problem: "this version has kernels for forward, but cannot run a layer on a GPU yet; use `auto` or \
-                              `cpu`",
-                })
-            }
+            Device::Cpu => Ok(Opened::Cpu(Cpu::new())),
+            Device::Cuda(ordinal) => Ok(Opened::Cuda(Cuda::open(ordinal)?)),
+            Device::Auto => Ok(Cuda::open(0).map_or_else(|_| Opened::Cpu(Cpu::new()), Opened::Cuda)),
+        }
+    }
+
+    /// What `auto` chooses here, and why, in one line.
+    pub(crate) fn explain_auto() -> String {
+        match Cuda::open(0) {
+            Ok(cuda) => cuda.describe(),
+            Err(error) => format!("{} ({error})", Cpu::new().describe()),
         }
     }
 }

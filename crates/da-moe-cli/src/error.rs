@@ -51,15 +51,6 @@ pub enum Error {
     #[error("the text {0}")]
     Text(&'static str),
 
-    /// The device cannot be used.
-    #[error("device `{device}`: {problem}")]
-    Device {
-        /// As on the command line.
-        device: String,
-        /// Why not.
-        problem: &'static str,
-    },
-
     /// The work does not fit into memory.
     #[error("{what} need {needed} MiB of memory, {available} MiB are available")]
     Memory {

@@ -14,6 +14,7 @@ mod error;
 mod memory;
 mod plan;
 pub mod run;
+mod target;
 
 pub use device::Device;
 pub use error::{Error, Result};

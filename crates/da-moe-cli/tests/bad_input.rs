@@ -185,15 +185,14 @@ fn files_that_are_not_there() {
 
 #[test]
 fn command_lines() {
-    let gpu =
-        if da_moe::cuda::kernels().is_some() { "device `cuda:1`: this version" } else { "CUDA kernels are not built" };
+    let gpu = if da_moe::cuda::kernels().is_some() { "no GPU: " } else { "CUDA kernels are not built" };
     let cases: [(&[&str], &str); 14] = [
         (&["frobnicate"], "frobnicate"),
         (&["run"], "--config"),
         (&["run", "--config"], "--config"),
         (&["run", "--config", "a", "--input", "b", "--output", "c", "--device", "tpu"], "tpu"),
         (&["run", "--config", "a", "--input", "b", "--output", "c", "--dtype", "i32"], "i32"),
-        (&["run", "--config", "a", "--input", "b", "--output", "c", "--device", "cuda:1"], gpu),
+        (&["run", "--config", "a", "--input", "b", "--output", "c", "--device", "cuda:99"], gpu),
         (&["bench", "--shape", "c-tiny"], "c-tiny"),
         (&["bench", "--repeats", "4"], "--repeats"),
         (&["bench", "--k", "2", "--mean-k", "2"], "--mean-k"),

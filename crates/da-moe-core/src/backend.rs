@@ -66,6 +66,14 @@ pub trait Backend: Send + Sync {
     /// storage type.
     fn intermediate(&self, storage: DType) -> DType;
 
+    /// Waits until everything started on a stream has ended; nothing where calls are synchronous.
+    ///
+    /// # Errors
+    /// What went wrong on the device.
+    fn wait(&self, _stream: &Self::Stream) -> Result<()> {
+        Ok(())
+    }
+
     /// Refuses contents that would index out of bounds, where the backend can read them without waiting.
     ///
     /// # Errors

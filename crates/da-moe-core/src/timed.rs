@@ -45,7 +45,7 @@ impl StageTimes {
 
 /// Delegates every stage to `B` and adds up how long each took.
 ///
-/// Time is what the calling thread waits. Where a backend only queues work on its stream, this is the time to queue it.
+/// Where a backend only queues work on its stream, every stage is waited for, so that its time is known.
 #[derive(Debug, Default)]
 pub struct Timed<B> {
     backend: B,
@@ -77,13 +77,21 @@ impl<B> Timed<B> {
     fn lock(&self) -> MutexGuard<'_, StageTimes> {
         self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn clock(&self, stage: fn(&mut StageTimes) -> &mut Duration, work: impl FnOnce(&B) -> Result<()>) -> Result<()> {
+impl<B: Backend> Timed<B> {
+    fn clock(
+        &self,
+        stream: &B::Stream,
+        stage: fn(&mut StageTimes) -> &mut Duration,
+        work: impl FnOnce(&B) -> Result<()>,
+    ) -> Result<()> {
         let start = Instant::now();
-        let outcome = work(&self.backend);
+        work(&self.backend)?;
+        self.backend.wait(stream)?;
         let elapsed = start.elapsed();
         *stage(&mut self.lock()) += elapsed;
-        outcome
+        Ok(())
     }
 }
 
@@ -116,56 +124,60 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.check_stream(op, stream, config, inputs)
     }
 
+    fn wait(&self, stream: &B::Stream) -> Result<()> {
+        self.backend.wait(stream)
+    }
+
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {
         self.backend.check_contents(config, inputs, tokens)
     }
 
     fn router(&self, stream: &B::Stream, args: RouterArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.gate, |backend| backend.router(stream, args))
+        self.clock(stream, |times| &mut times.gate, |backend| backend.router(stream, args))
     }
 
     fn importance(&self, stream: &B::Stream, args: ImportanceArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.importance, |backend| backend.importance(stream, args))
+        self.clock(stream, |times| &mut times.importance, |backend| backend.importance(stream, args))
     }
 
     fn gate(&self, stream: &B::Stream, args: GateArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.gate, |backend| backend.gate(stream, args))
+        self.clock(stream, |times| &mut times.gate, |backend| backend.gate(stream, args))
     }
 
     fn routing(&self, stream: &B::Stream, args: RoutingArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.gate, |backend| backend.routing(stream, args))
+        self.clock(stream, |times| &mut times.gate, |backend| backend.routing(stream, args))
     }
 
     fn permute(&self, stream: &B::Stream, args: PermuteArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.permute, |backend| backend.permute(stream, args))
+        self.clock(stream, |times| &mut times.permute, |backend| backend.permute(stream, args))
     }
 
     fn experts(&self, stream: &B::Stream, args: ExpertsArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.experts, |backend| backend.experts(stream, args))
+        self.clock(stream, |times| &mut times.experts, |backend| backend.experts(stream, args))
     }
 
     fn combine(&self, stream: &B::Stream, args: CombineArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.combine, |backend| backend.combine(stream, args))
+        self.clock(stream, |times| &mut times.combine, |backend| backend.combine(stream, args))
     }
 
     fn combine_backward(&self, stream: &B::Stream, args: CombineBackwardArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.combine_backward, |backend| backend.combine_backward(stream, args))
+        self.clock(stream, |times| &mut times.combine_backward, |backend| backend.combine_backward(stream, args))
     }
 
     fn experts_backward(&self, stream: &B::Stream, args: ExpertsBackwardArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.experts_backward, |backend| backend.experts_backward(stream, args))
+        self.clock(stream, |times| &mut times.experts_backward, |backend| backend.experts_backward(stream, args))
     }
 
     fn permute_backward(&self, stream: &B::Stream, args: PermuteBackwardArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.permute_backward, |backend| backend.permute_backward(stream, args))
+        self.clock(stream, |times| &mut times.permute_backward, |backend| backend.permute_backward(stream, args))
     }
 
     fn gate_backward(&self, stream: &B::Stream, args: GateBackwardArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.gate_backward, |backend| backend.gate_backward(stream, args))
+        self.clock(stream, |times| &mut times.gate_backward, |backend| backend.gate_backward(stream, args))
     }
 
     fn routing_backward(&self, stream: &B::Stream, args: RoutingBackwardArgs<'_>) -> Result<()> {
-        self.clock(|times| &mut times.gate_backward, |backend| backend.routing_backward(stream, args))
+        self.clock(stream, |times| &mut times.gate_backward, |backend| backend.routing_backward(stream, args))
     }
 
     /// Not part of a forward or a backward, so not timed.

@@ -5,9 +5,12 @@ mod report;
 pub(crate) mod shapes;
 
 use crate::args::BenchArgs;
+use crate::device::Opened;
+use crate::target::Target;
 use crate::{Result, memory};
 use da_moe::{
-    Backend, Buffer, Cpu, ExpertGradients, Gradients, Keep, Layer, StageTimes, Step, TensorMut, TensorRef, Timed,
+    Backend, ExpertGradients, Gradients, Inputs, Keep, Layer, Memory, StageTimes, Step, TensorMut, TensorRef, Timed,
+    Weights,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use problem::Problem;
@@ -18,7 +21,13 @@ use std::time::{Duration, Instant};
 const WARM_UP: u32 = 2;
 
 pub(crate) fn execute(arguments: &BenchArgs) -> Result<()> {
-    let backend = arguments.device.open()?;
+    match arguments.device.open()? {
+        Opened::Cpu(cpu) => bench_on(cpu, arguments),
+        Opened::Cuda(cuda) => bench_on(cuda, arguments),
+    }
+}
+
+fn bench_on<B: Target>(backend: B, arguments: &BenchArgs) -> Result<()> {
     let shape = &arguments.shape;
     let experts = Experts::asked(arguments.k, arguments.mean_k, shape.usual);
     let activation = arguments.act.unwrap_or(shape.activation);
@@ -29,7 +38,8 @@ pub(crate) fn execute(arguments: &BenchArgs) -> Result<()> {
     let before = memory::resident();
     memory::forget_peak();
     let layer = Layer::new(Timed::new(backend), problem.config.clone())?;
-    let mut call = Call::new(&layer, &problem, arguments)?;
+    let held = layer.backend().inner().held();
+    let mut call = Call::new(&layer, &held, &problem, arguments)?;
     for round in 0..arguments.repeats + WARM_UP {
         let sample = call.once()?;
         if round >= WARM_UP {
@@ -39,7 +49,7 @@ pub(crate) fn execute(arguments: &BenchArgs) -> Result<()> {
     }
     let peak_bytes = memory::peak().zip(before).map(|(peak, before)| peak.saturating_sub(before));
     progress.set_message("ceiling");
-    let ceiling = layer.backend().inner().dense_gflops();
+    let ceiling = layer.backend().inner().ceiling();
     progress.finish_and_clear();
 
     let report = call.step.report()?;
@@ -104,26 +114,28 @@ impl Samples {
 }
 
 /// A layer call that can be repeated: every buffer is allocated once.
-struct Call<'a> {
-    layer: &'a Layer<Timed<Cpu>>,
-    problem: &'a Problem,
+struct Call<'a, B: Target> {
+    layer: &'a Layer<Timed<B>>,
+    inputs: Inputs<'a>,
+    weights: Weights<'a>,
+    dy: TensorRef<'a, 2>,
+    stream: B::Stream,
     step: Step,
-    y: Buffer,
+    y: Memory,
     gradients: Option<GradientBuffers>,
 }
 
 struct GradientBuffers {
-    x: Buffer,
-    router: Buffer,
-    w_in: Buffer,
-    w_out: Buffer,
+    x: Memory,
+    router: Memory,
+    w_in: Memory,
+    w_out: Memory,
 }
 
-impl<'a> Call<'a> {
-    fn new(layer: &'a Layer<Timed<Cpu>>, problem: &'a Problem, arguments: &BenchArgs) -> Result<Self> {
-        let dtype = arguments.dtype;
+impl<'a, B: Target> Call<'a, B> {
+    fn new(layer: &'a Layer<Timed<B>>, held: &'a B::Held, problem: &'a Problem, arguments: &BenchArgs) -> Result<Self> {
+        let (dtype, target) = (arguments.dtype, layer.backend().inner());
         let keep = if arguments.backward { Keep::Hidden } else { Keep::Nothing };
-        let zeros = |of: &Buffer| Buffer::zeros(dtype, of.len());
         let outputs = if arguments.backward {
             problem.x.len() * 2 + problem.router.len() + problem.w_in.len() + problem.w_out.len()
         } else {
@@ -131,33 +143,39 @@ impl<'a> Call<'a> {
         };
         let bytes = layer.step_bytes(problem.tokens(), dtype, keep)?.saturating_add(outputs * dtype.size());
         memory::expect_room("the layer's buffers", bytes)?;
+        let (inputs, weights) = (B::inputs(held, &problem.inputs()?)?, B::weights(held, &problem.weights()?)?);
+        let gradients = || -> Result<GradientBuffers> {
+            Ok(GradientBuffers {
+                x: target.room(&problem.x)?,
+                router: target.room(&problem.router)?,
+                w_in: target.room(&problem.w_in)?,
+                w_out: target.room(&problem.w_out)?,
+            })
+        };
         Ok(Self {
             layer,
-            problem,
+            stream: target.stream_for(layer.config(), &inputs)?,
+            dy: B::matrix(held, &TensorRef::new(&problem.dy, inputs.x.shape())?)?,
             step: layer.step(problem.tokens(), dtype, keep)?,
-            y: zeros(&problem.x),
-            gradients: arguments.backward.then(|| GradientBuffers {
-                x: zeros(&problem.x),
-                router: zeros(&problem.router),
-                w_in: zeros(&problem.w_in),
-                w_out: zeros(&problem.w_out),
-            }),
+            y: target.room(&problem.x)?,
+            gradients: arguments.backward.then(gradients).transpose()?,
+            inputs,
+            weights,
         })
     }
 
     /// Wall time of forward, of backward (zero without one) and of the stages.
     fn once(&mut self) -> Result<(Duration, Duration, StageTimes)> {
-        let (inputs, weights) = (self.problem.inputs()?, self.problem.weights()?);
+        let Self { layer, inputs, weights, dy, stream, step, y, gradients } = self;
         let shape = inputs.x.shape();
-        let mut state = self.layer.state()?;
-        self.layer.backend().take();
+        let mut state = layer.state()?;
+        layer.backend().take();
         let start = Instant::now();
-        self.layer.forward(&(), &inputs, &weights, &mut state, &mut self.step, TensorMut::new(&mut self.y, shape)?)?;
+        layer.forward(stream, inputs, weights, &mut state, step, TensorMut::new(&mut *y, shape)?)?;
         let forward = start.elapsed();
-        let Some(buffers) = &mut self.gradients else {
-            return Ok((forward, Duration::ZERO, self.layer.backend().take()));
+        let Some(buffers) = gradients else {
+            return Ok((forward, Duration::ZERO, layer.backend().take()));
         };
-        let dy = TensorRef::new(&self.problem.dy, shape)?;
         let mut gradients = Gradients {
             x: TensorMut::new(&mut buffers.x, shape)?,
             router: Some(TensorMut::new(&mut buffers.router, weights.router.shape())?),
@@ -172,7 +190,7 @@ impl<'a> Call<'a> {
             routing: None,
         };
         let start = Instant::now();
-        self.layer.backward(&(), &inputs, &weights, dy, &mut self.step, &mut gradients)?;
-        Ok((forward, start.elapsed(), self.layer.backend().take()))
+        layer.backward(stream, inputs, weights, *dy, step, &mut gradients)?;
+        Ok((forward, start.elapsed(), layer.backend().take()))
     }
 }

@@ -40,7 +40,8 @@ pub(super) struct Measurement<'a> {
     /// Useful operations of a forward.
     pub(super) operations: f64,
     /// GFLOP/s.
-    pub(super) ceiling: f64,
+    /// Of dense products on this machine, where it was measured.
+    pub(super) ceiling: Option<f64>,
     pub(super) peak_bytes: Option<u64>,
     pub(super) repeats: u32,
 }
@@ -68,7 +69,7 @@ struct Object<'a> {
     backward_ms: Option<f64>,
     gflops_forward: f64,
     gflops_backward: Option<f64>,
-    ceiling_gflops: f64,
+    ceiling_gflops: Option<f64>,
     peak_bytes: Option<u64>,
     repeats: u32,
 }
@@ -164,7 +165,9 @@ impl Measurement<'_> {
         if let (Some(times), Some(rate)) = (self.backward, self.gflops_backward()) {
             self.direction(&mut text, "backward", times, &backward, rate);
         }
-        text += &format!("ceiling     {:>10.1} GFLOP/s   this machine's dense matrix product\n", self.ceiling);
+        if let Some(ceiling) = self.ceiling {
+            text += &format!("ceiling     {ceiling:>10.1} GFLOP/s   this machine's dense matrix product\n");
+        }
         if let Some(bytes) = self.peak_bytes {
             text += &format!("memory      {:>10.1} MiB       peak growth over the calls\n", bytes as f64 / 1048576.0);
         }
@@ -175,13 +178,14 @@ impl Measurement<'_> {
         for (stage, time) in stages {
             *text += &format!("  {stage:<10}{:>10.3} ms\n", milliseconds(*time));
         }
+        let share = self.ceiling.map(|ceiling| format!("   {:.0}% of the ceiling", 100.0 * rate / ceiling));
         *text += &format!(
-            "{name:<12}{:>10.3} ms        {:.3} to {:.3}\n{:<12}{rate:>10.1} GFLOP/s   {:.0}% of the ceiling\n\n",
+            "{name:<12}{:>10.3} ms        {:.3} to {:.3}\n{:<12}{rate:>10.1} GFLOP/s{}\n\n",
             milliseconds(times.median),
             milliseconds(times.min),
             milliseconds(times.max),
             "",
-            100.0 * rate / self.ceiling
+            share.unwrap_or_default()
         );
     }
 }

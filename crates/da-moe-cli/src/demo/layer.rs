@@ -2,10 +2,12 @@
 
 use super::text::Text;
 use super::vectors::{HEADS, Vectors, WIDTH};
+use crate::device::Opened;
 use crate::draw::Draw;
+use crate::target::Target;
 use crate::{Device, Error, Result};
 use da_moe::{
-    Attention, Backend, Buffer, Cpu, DType, Element, ExpertGradients, Gradients, Inputs, Keep, Layer, LayerConfig,
+    Attention, Backend, Buffer, DType, Element, ExpertGradients, Gradients, Inputs, Keep, Layer, LayerConfig, Memory,
     Report, StageTimes, Step, TensorMut, TensorRef, Timed, Weights,
 };
 
@@ -37,16 +39,16 @@ pub(super) struct Computed {
     pub(super) times: StageTimes,
     pub(super) device: String,
     pub(super) step: Step,
-    pub(super) y: Buffer,
+    pub(super) y: Memory,
     pub(super) gradients: GradientBuffers,
 }
 
 /// Where backward writes.
 pub(super) struct GradientBuffers {
-    pub(super) x: Buffer,
-    pub(super) router: Buffer,
-    pub(super) w_in: Buffer,
-    pub(super) w_out: Buffer,
+    pub(super) x: Memory,
+    pub(super) router: Memory,
+    pub(super) w_in: Memory,
+    pub(super) w_out: Memory,
 }
 
 impl Setup {
@@ -91,7 +93,14 @@ impl Setup {
 
     /// One forward and one backward.
     pub(super) fn run(&self, device: Device) -> Result<Computed> {
-        let layer = Layer::new(Timed::new(device.open()?), self.config.clone())?;
+        match device.open()? {
+            Opened::Cpu(cpu) => self.run_on(cpu),
+            Opened::Cuda(cuda) => self.run_on(cuda),
+        }
+    }
+
+    pub(super) fn run_on<B: Target>(&self, backend: B) -> Result<Computed> {
+        let layer = Layer::new(Timed::new(backend), self.config.clone())?;
         // The first call pays for threads and page faults, which would hide what the stages cost.
         self.call(&layer)?;
         layer.backend().take();
@@ -108,19 +117,23 @@ impl Setup {
         })
     }
 
-    fn call(&self, layer: &Layer<Timed<Cpu>>) -> Result<(Step, Buffer, GradientBuffers)> {
-        let (inputs, weights, shape) = (self.inputs()?, self.weights()?, [self.tokens, WIDTH]);
+    fn call<B: Target>(&self, layer: &Layer<Timed<B>>) -> Result<(Step, Memory, GradientBuffers)> {
+        let target = layer.backend().inner();
+        let held = target.held();
+        let (inputs, weights) = (B::inputs(&held, &self.inputs()?)?, B::weights(&held, &self.weights()?)?);
+        let (dy, shape) = (B::matrix(&held, &self.dy()?)?, [self.tokens, WIDTH]);
+        let stream = target.stream_for(layer.config(), &inputs)?;
         let mut step = layer.step(self.tokens, DType::F32, Keep::Hidden)?;
-        let zeros = |len| Buffer::zeros(DType::F32, len);
-        let mut y = zeros(self.x.len());
+        let zeros = |len| target.allocate(DType::F32, len);
+        let mut y = zeros(self.x.len())?;
         let mut buffers = GradientBuffers {
-            x: zeros(self.x.len()),
-            router: zeros(self.router.len()),
-            w_in: zeros(self.w_in.len()),
-            w_out: zeros(self.w_out.len()),
+            x: zeros(self.x.len())?,
+            router: zeros(self.router.len())?,
+            w_in: zeros(self.w_in.len())?,
+            w_out: zeros(self.w_out.len())?,
         };
-        layer.forward(&(), &inputs, &weights, &mut layer.state()?, &mut step, TensorMut::new(&mut y, shape)?)?;
-        layer.backward(&(), &inputs, &weights, self.dy()?, &mut step, &mut buffers.views(&weights, shape)?)?;
+        layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, TensorMut::new(&mut y, shape)?)?;
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut buffers.views(&weights, shape)?)?;
         Ok((step, y, buffers))
     }
 }
@@ -144,7 +157,8 @@ impl GradientBuffers {
 }
 
 fn elements<T: Element>(tensor: TensorRef<'_, 1>, count: usize) -> Result<Vec<T>> {
-    let found = tensor.elements::<T>().and_then(|elements| elements.get(..count));
+    let host = tensor.data().to_host()?;
+    let found = host.as_slice().and_then(|elements: &[T]| elements.get(..count));
     found.map(<[T]>::to_vec).ok_or_else(|| {
         let (argument, expected) = ("importance or k", T::DTYPE.to_string());
         Error::Layer(da_moe::Error::DType { op: "demo", argument, expected, found: tensor.dtype() })

@@ -1,10 +1,10 @@
-//! `da-moe doctor`: what this machine can do, found by looking at files only.
+//! `da-moe doctor`: what this machine can do, found by looking at files, and what `--device auto` chooses, found by trying.
 
 mod cpu;
 mod nvidia;
 
 use crate::args::DoctorArgs;
-use crate::{Error, Result};
+use crate::{Device, Error, Result};
 use cpu::Processor;
 use da_moe::Cpu;
 use da_moe::cuda::{self, BuildReport};
@@ -20,6 +20,8 @@ struct Report {
     gpu: Gpu,
     kernels: Kernels,
     compiler: Compiler,
+    /// What `--device auto` chooses, and why.
+    auto: String,
 }
 
 /// GPU code inside this program.
@@ -60,6 +62,7 @@ pub(crate) fn execute(arguments: &DoctorArgs) -> Result<()> {
         gpu: Gpu::probe(),
         kernels: Kernels::new(cuda::build_report()),
         compiler: Compiler::probe(),
+        auto: Device::explain_auto(),
     };
     let text = if arguments.json {
         serde_json::to_string(&report).map_err(|error| Error::Stdout(error.into()))?
@@ -85,6 +88,7 @@ impl Report {
         }
         lines.push(("kernels", self.kernels.line()));
         lines.push(("compiler", self.compiler.line()));
+        lines.push(("auto", self.auto.clone()));
         lines.iter().map(|(name, value)| format!("{name:<10}{value}")).collect::<Vec<_>>().join("\n")
     }
 }

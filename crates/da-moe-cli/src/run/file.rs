@@ -17,11 +17,6 @@ impl<const R: usize> Owned<R> {
     pub(super) fn view(&self) -> Result<TensorRef<'_, R>> {
         Ok(TensorRef::new(&self.data, self.shape)?)
     }
-
-    /// Zeros of the same shape and type: where its gradient goes.
-    pub(super) fn gradient(&self) -> Self {
-        Self { shape: self.shape, data: Buffer::zeros(self.data.dtype(), self.data.len()) }
-    }
 }
 
 /// What one extent of a tensor must be.

@@ -8,10 +8,12 @@ mod tensors;
 pub use output::Output;
 
 use crate::args::RunArgs;
+use crate::device::Opened;
+use crate::target::Target;
 use crate::{Device, Error, Result, memory};
-use da_moe::{Backend, DType, Keep, Layer, LayerConfig, Step, TensorMut};
-use file::{InputFile, Owned};
-use gradients::OwnedGradients;
+use da_moe::{DType, Keep, Layer, LayerConfig, Step};
+use file::InputFile;
+use gradients::{OwnedGradients, Room};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, Write};
@@ -84,7 +86,14 @@ fn text(path: &Path) -> Result<String> {
 /// Whatever is wrong with the configuration, the file or a tensor, by name.
 pub fn run(config: &str, safetensors: &[u8], options: &Options) -> Result<Outcome> {
     let config = LayerConfig::from_json(config)?;
-    let layer = Layer::new(options.device.open()?, config)?;
+    match options.device.open()? {
+        Opened::Cpu(cpu) => run_on(cpu, config, safetensors, options),
+        Opened::Cuda(cuda) => run_on(cuda, config, safetensors, options),
+    }
+}
+
+fn run_on<B: Target>(backend: B, config: LayerConfig, safetensors: &[u8], options: &Options) -> Result<Outcome> {
+    let layer = Layer::new(backend, config)?;
     let file = InputFile::parse(safetensors)?;
     let dtype = options.dtype.or_else(|| file.storage("x")).unwrap_or(DType::F32);
     let tensors = Tensors::read(&file, layer.config(), dtype, options.backward)?;
@@ -93,15 +102,19 @@ pub fn run(config: &str, safetensors: &[u8], options: &Options) -> Result<Outcom
     let tokens = tensors.x.shape[0];
     memory::expect_room("the layer's buffers", layer.step_bytes(tokens, dtype, keep)?)?;
     let mut step = layer.step(tokens, dtype, keep)?;
-    let mut y = tensors.x.gradient();
-    let (inputs, weights) = (tensors.inputs()?, tensors.weights()?);
-    layer.forward(&(), &inputs, &weights, &mut layer.state()?, &mut step, TensorMut::new(&mut y.data, y.shape)?)?;
+    let target = layer.backend();
+    let held = target.held();
+    let (inputs, weights) = (B::inputs(&held, &tensors.inputs()?)?, B::weights(&held, &tensors.weights()?)?);
+    let stream = target.stream_for(layer.config(), &inputs)?;
+    let mut y = Room::like(target, &tensors.x)?;
+    layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, y.view_mut()?)?;
 
     let mut outputs = forward_outputs(&step, y, tensors.routing.is_some())?;
     if let Some(dy) = &tensors.dy {
-        let mut gradients = OwnedGradients::new(&tensors);
-        layer.backward(&(), &inputs, &weights, dy.view()?, &mut step, &mut gradients.views()?)?;
-        outputs.extend(gradients.outputs(&tensors));
+        let mut gradients = OwnedGradients::new(target, &tensors)?;
+        let dy = B::matrix(&held, &dy.view()?)?;
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.views()?)?;
+        outputs.extend(gradients.outputs(&tensors)?);
     }
     let report = step.report()?;
     let summary = Summary {
@@ -115,11 +128,11 @@ pub fn run(config: &str, safetensors: &[u8], options: &Options) -> Result<Outcom
     Ok(Outcome { tensors: outputs, summary, unread: file.unread() })
 }
 
-fn forward_outputs(step: &Step, y: Owned<2>, routed_outside: bool) -> Result<Vec<Output>> {
+fn forward_outputs(step: &Step, y: Room<2>, routed_outside: bool) -> Result<Vec<Output>> {
     let sizes = step.sizes()?;
     let (plan, rows) = (step.plan()?, step.report()?.rows);
     let mut outputs = vec![
-        Output::new("y", &y.shape, y.data),
+        y.into_output("y")?,
         Output::copy::<i32, 1, 1>("experts_per_token", step.selection()?.k, [sizes.tokens])?,
         Output::copy::<i32, 1, 1>("expert.counts", plan.counts, [sizes.candidates])?,
         Output::copy::<i32, 1, 1>("expert.offsets", plan.offsets, [sizes.experts + 1])?,

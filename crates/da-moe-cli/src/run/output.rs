@@ -34,7 +34,8 @@ impl Output {
         Buffer: From<Vec<T>>,
     {
         let count = shape.iter().product::<usize>();
-        match tensor.elements::<T>().and_then(|elements| elements.get(..count)) {
+        let host = tensor.data().to_host()?;
+        match host.as_slice::<T>().and_then(|elements| elements.get(..count)) {
             Some(elements) => Ok(Self::new(name, &shape, elements.to_vec().into())),
             None => Err(da_moe::Error::DType {
                 op: "run",
