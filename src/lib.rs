@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+/// The examples of docs/ENGINES.md, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/ENGINES.md")]
+mod engines {}
+
 pub mod cuda;
 
 pub use da_moe_core::*;

@@ -5,12 +5,11 @@
 
 mod harness;
 
-use da_moe::cuda::{Copies, Counts, Device, Driver, Emulated, Failing, Kernels, Shim};
+use da_moe::cuda::{Copies, Counts, Device, Failing, Kernels, Shim, Staged};
 use da_moe::{
     Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, ForeignMemory, Inputs, Layer, LayerConfig,
     Normalize, NullExpert, Policy, TensorMut, TensorRef, Weights,
 };
-use da_moe_emulator::Schedule;
 use da_moe_reference::check::Outcome;
 use harness::bits::assert_same_bits;
 use harness::case::{Case, attention_source, case, small_config};
@@ -18,18 +17,40 @@ use harness::data::{Data, poison};
 use harness::device::{Engine, OnDevice};
 use harness::{Subject, Through, assert_agrees, judge, kernels};
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::thread;
 
-fn emulator(seed: u64) -> Emulated {
-    Emulated::new(kernels::module(), Schedule::from_seed(seed))
+/// A device that counts, and may fail.
+fn shimmed<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<Shim<D>> {
+    Kernels::new(Arc::new(Shim::new(device.clone(), failing)))
 }
 
-fn emulated(seed: u64) -> Kernels<Emulated> {
-    Kernels::new(emulator(seed))
+/// Each check runs on the emulator, and on the GPU where there is one.
+macro_rules! on_every_device {
+    ($($name:ident: $check:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                kernels::on_each(
+                    |staged| $check(staged.kernels().device()),
+                    |staged| $check(staged.kernels().device()),
+                );
+            }
+        )*
+    };
 }
 
-fn shimmed(failing: Option<Failing>) -> Kernels<Shim<Emulated>> {
-    Kernels::new(Shim::new(emulator(3), failing))
+on_every_device! {
+    tensors_on_the_device_give_the_bits_of_host_tensors: check_same_as_staged;
+    a_call_neither_allocates_nor_waits: check_quiet;
+    a_recorded_forward_serves_other_inputs: check_recorded;
+    streams_of_several_threads_give_the_same_bits: check_threads;
+    what_is_elsewhere_or_too_small_is_refused_before_anything_is_started: check_refusals;
+    addresses_that_no_element_can_have_are_refused: check_addresses;
+    an_engines_own_memory_is_used_and_not_given_back: check_borrowed;
+    a_device_that_fails_leaves_nothing_behind: check_failures;
+    after_a_launch_that_failed_the_same_engine_goes_on: check_going_on;
+    a_recording_that_fails_is_over: check_failed_recording;
 }
 
 /// A layer with something in every stage: attention, a rule over sequences, a price, capacity, null and shared experts.
@@ -53,7 +74,7 @@ proptest! {
     #[test]
     fn any_call_agrees_with_the_oracle(case in case()) {
         if kernels::is_emulator_wanted() {
-            assert_agrees(&OnDevice(emulated(case.seed)), &case);
+            assert_agrees(&OnDevice(kernels::emulated(case.seed).kernels().clone()), &case);
         }
         if let Some(gpu) = kernels::on_gpu() {
             assert_agrees(&OnDevice(gpu.kernels().clone()), &case);
@@ -61,12 +82,12 @@ proptest! {
     }
 }
 
-#[test]
-fn tensors_on_the_device_give_the_bits_of_host_tensors() {
+fn check_same_as_staged<D: Device>(device: &Arc<D>) {
     let case = rich();
     let data = Data::new(&case);
-    let staged = Outcome { gradients: None, ..Through(kernels::emulated(3)).run(&data, &case).unwrap() };
-    let on_device = OnDevice(emulated(3)).run(&data, &case).unwrap();
+    let staged =
+        Outcome { gradients: None, ..Through(Staged::new(Kernels::new(device.clone()))).run(&data, &case).unwrap() };
+    let on_device = OnDevice(Kernels::new(device.clone())).run(&data, &case).unwrap();
     assert_same_bits("on the device", &trimmed(staged), &trimmed(on_device));
 }
 
@@ -78,12 +99,11 @@ fn trimmed(mut outcome: Outcome) -> Outcome {
     outcome
 }
 
-#[test]
-fn a_call_neither_allocates_nor_waits() {
+fn check_quiet<D: Device>(device: &Arc<D>) {
     for routing in [0, 1, 2] {
         let case = Case { routing, ..rich() };
         let data = Data::new(&case);
-        let kernels = shimmed(None);
+        let kernels = shimmed(device, None);
         let copies = Copies::new(&kernels);
         let (inputs, weights) =
             (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
@@ -97,17 +117,8 @@ fn a_call_neither_allocates_nor_waits() {
     }
 }
 
-#[test]
-fn a_recorded_forward_serves_other_inputs() {
-    kernels_everywhere(check_recorded, check_recorded);
-}
-
-/// Runs a check on the emulator, and on the GPU where there is one.
-fn kernels_everywhere(on_emulator: impl FnOnce(&Kernels<Emulated>), on_gpu: impl FnOnce(&Kernels<Driver>)) {
-    kernels::on_each(|staged| on_emulator(staged.kernels()), |staged| on_gpu(staged.kernels()));
-}
-
-fn check_recorded<D: Device>(kernels: &Kernels<D>) {
+fn check_recorded<D: Device>(device: &Arc<D>) {
+    let kernels = &Kernels::new(device.clone());
     let first = rich();
     let data = Data::new(&first);
     let fresh = Data::new(&Case { seed: 77, ..first.clone() });
@@ -148,11 +159,10 @@ fn check_recorded<D: Device>(kernels: &Kernels<D>) {
     assert_ne!(rows[0], rows[1], "R is not part of the graph");
 }
 
-#[test]
-fn streams_of_several_threads_give_the_same_bits() {
+fn check_threads<D: Device>(device: &Arc<D>) {
     let case = Case { lengths: vec![40, 7], ..rich() };
     let data = Data::new(&case);
-    let kernels = emulated(5);
+    let kernels = Kernels::new(device.clone());
     let run = || trimmed(OnDevice(kernels.clone()).run(&data, &case).unwrap());
     let expected = run();
     thread::scope(|scope| {
@@ -162,7 +172,7 @@ fn streams_of_several_threads_give_the_same_bits() {
 }
 
 /// Refuses a call with this error, and starts nothing.
-fn refuses(engine: &mut Engine<Shim<Emulated>>, inputs: &Inputs<'_>, weights: &Weights<'_>, expected: &str) {
+fn refuses<D: Device>(engine: &mut Engine<Shim<D>>, inputs: &Inputs<'_>, weights: &Weights<'_>, expected: &str) {
     let device = engine.layer.backend().device().clone();
     let before = device.counts();
     let error = engine.forward(inputs, weights).expect_err(expected);
@@ -170,9 +180,8 @@ fn refuses(engine: &mut Engine<Shim<Emulated>>, inputs: &Inputs<'_>, weights: &W
     assert_eq!(device.counts(), before, "{expected}: nothing is started");
 }
 
-#[test]
-fn what_is_elsewhere_or_too_small_is_refused_before_anything_is_started() {
-    let (kernels, other) = (shimmed(None), shimmed(None));
+fn check_refusals<D: Device>(device: &Arc<D>) {
+    let (kernels, other) = (shimmed(device, None), Kernels::new(Arc::new(Shim::new(device.clone(), None).elsewhere())));
     let (copies, elsewhere) = (Copies::new(&kernels), Copies::new(&other));
     let case = rich();
     let data = Data::new(&case);
@@ -183,29 +192,24 @@ fn what_is_elsewhere_or_too_small_is_refused_before_anything_is_started() {
     let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
 
     refuses(&mut engine, &Inputs { x: host_inputs.x, ..inputs }, &weights, "`x` is in host memory");
-    refuses(&mut engine, &Inputs { mask: far_inputs.mask, ..inputs }, &weights, "`mask` is in memory of emulated");
-    refuses(
-        &mut engine,
-        &Inputs { attention: far_inputs.attention, ..inputs },
-        &weights,
-        "`q` is in memory of emulated",
-    );
+    refuses(&mut engine, &Inputs { mask: far_inputs.mask, ..inputs }, &weights, "`mask` is in memory of");
+    refuses(&mut engine, &Inputs { attention: far_inputs.attention, ..inputs }, &weights, "`q` is in memory of");
     refuses(&mut engine, &inputs, &Weights { shared: far_weights.shared, ..weights }, "`shared.w_in` is in memory of");
     let wide = kernels.upload(&data.x.to_f32()).unwrap();
     let wide = TensorRef::new(&wide, inputs.x.shape()).unwrap();
     refuses(&mut engine, &Inputs { x: wide, ..inputs }, &weights, "`router.weight` is bf16, expected f32");
 
     let stream = std::mem::replace(&mut engine.stream, other.stream(1 << 20).unwrap());
-    refuses(&mut engine, &inputs, &weights, "`stream` is in emulated kernels");
+    refuses(&mut engine, &inputs, &weights, "`stream` is in");
     engine.stream = kernels.stream(0).unwrap();
     refuses(&mut engine, &inputs, &weights, "bytes of workspace are needed");
     engine.stream = stream;
     let far = Engine::new(&other, &data, &case, 0).unwrap();
     let state = std::mem::replace(&mut engine.state, far.state);
-    refuses(&mut engine, &inputs, &weights, "`state` is in memory of emulated");
+    refuses(&mut engine, &inputs, &weights, "`state` is in memory of");
     engine.state = state;
     let step = std::mem::replace(&mut engine.step, far.step);
-    refuses(&mut engine, &inputs, &weights, "`step` is in memory of emulated");
+    refuses(&mut engine, &inputs, &weights, "`step` is in memory of");
     engine.step = step;
 
     // The CPU backend cannot reach a device's memory either.
@@ -221,9 +225,8 @@ fn what_is_elsewhere_or_too_small_is_refused_before_anything_is_started() {
     judge(&data, &engine.outcome(&data).unwrap()).unwrap();
 }
 
-#[test]
-fn addresses_that_no_element_can_have_are_refused() {
-    let kernels = emulated(0);
+fn check_addresses<D: Device>(device: &Arc<D>) {
+    let kernels = Kernels::new(device.clone());
     let memory = kernels.zeros(DType::F32, 4).unwrap();
     // SAFETY: what is not refused is memory that is there, and nothing uses it.
     let borrow = |address, count| unsafe { kernels.borrow(DType::F32, address, count) };
@@ -233,11 +236,10 @@ fn addresses_that_no_element_can_have_are_refused() {
     assert!(matches!(kernels.zeros(DType::F32, usize::MAX), Err(Error::Overflow { .. })));
 }
 
-#[test]
-fn an_engines_own_memory_is_used_and_not_given_back() {
+fn check_borrowed<D: Device>(device: &Arc<D>) {
     let case = rich();
     let data = Data::new(&case);
-    let kernels = shimmed(None);
+    let kernels = shimmed(device, None);
     let copies = Copies::new(&kernels);
     let (inputs, weights) =
         (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
@@ -264,14 +266,14 @@ fn an_engines_own_memory_is_used_and_not_given_back() {
 }
 
 /// One forward from nothing, on a device that may fail.
-fn attempt(kernels: &Kernels<Shim<Emulated>>) -> Result<(), Error> {
+fn attempt<D: Device>(kernels: &Kernels<Shim<D>>) -> Result<(), Error> {
     let case = rich();
     OnDevice(kernels.clone()).run(&Data::new(&case), &case).map(drop)
 }
 
 /// What fails is told; nothing is left behind, and the next device works.
-fn assert_survived(failing: Failing) -> bool {
-    let kernels = shimmed(Some(failing));
+fn survives<D: Device>(device: &Arc<D>, failing: Failing) -> bool {
+    let kernels = shimmed(device, Some(failing));
     let failed = attempt(&kernels).is_err();
     let counts = kernels.device().counts();
     assert_eq!(counts.allocations, counts.frees, "{failing:?}: memory");
@@ -279,33 +281,31 @@ fn assert_survived(failing: Failing) -> bool {
     failed
 }
 
-#[test]
-fn a_device_that_fails_leaves_nothing_behind() {
-    let kernels = shimmed(None);
+fn check_failures<D: Device>(device: &Arc<D>) {
+    let kernels = shimmed(device, None);
     attempt(&kernels).unwrap();
     let Counts { allocations, launches, .. } = kernels.device().counts();
     assert!(allocations > 30 && launches > 10);
     for number in (0..allocations).step_by(3) {
-        assert!(assert_survived(Failing::Allocation(number)), "allocation {number}");
+        assert!(survives(device, Failing::Allocation(number)), "allocation {number}");
     }
     for number in 0..launches {
-        assert!(assert_survived(Failing::Launch(number)), "launch {number}");
-        assert!(assert_survived(Failing::LostAt(number)), "lost at launch {number}");
+        assert!(survives(device, Failing::Launch(number)), "launch {number}");
+        assert!(survives(device, Failing::LostAt(number)), "lost at launch {number}");
     }
-    assert!(!assert_survived(Failing::Launch(launches)));
+    assert!(!survives(device, Failing::Launch(launches)));
 }
 
-#[test]
-fn after_a_launch_that_failed_the_same_engine_goes_on() {
+fn check_going_on<D: Device>(device: &Arc<D>) {
     let case = rich();
     let data = Data::new(&case);
     let launches = {
-        let kernels = shimmed(None);
+        let kernels = shimmed(device, None);
         attempt(&kernels).unwrap();
         kernels.device().counts().launches
     };
     for number in 0..launches {
-        let kernels = shimmed(Some(Failing::Launch(number)));
+        let kernels = shimmed(device, Some(Failing::Launch(number)));
         let copies = Copies::new(&kernels);
         let (inputs, weights) =
             (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
@@ -318,11 +318,10 @@ fn after_a_launch_that_failed_the_same_engine_goes_on() {
     }
 }
 
-#[test]
-fn a_recording_that_fails_is_over() {
+fn check_failed_recording<D: Device>(device: &Arc<D>) {
     let case = rich();
     let data = Data::new(&case);
-    let kernels = shimmed(Some(Failing::Launch(4)));
+    let kernels = shimmed(device, Some(Failing::Launch(4)));
     let copies = Copies::new(&kernels);
     let (inputs, weights) =
         (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());

@@ -3,12 +3,12 @@
 
 mod harness;
 
-use da_moe::cuda::Staged;
 use da_moe::cuda::experts::Factors;
+use da_moe::cuda::{Device, Staged};
 use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, NullExpert, Policy, Source};
 use harness::case::Case;
 use harness::data::Data;
-use harness::kernels::{emulated, subjects};
+use harness::kernels::{on_each, subjects};
 use harness::{Subject, Through, assert_agrees};
 
 /// Runs a case on the kernels wherever they run, in every storage type.
@@ -83,14 +83,17 @@ fn a_router_in_f32_beside_rows_of_any_type() {
 
 #[test]
 fn tf32_keeps_three_digits() {
+    on_each(check_tf32, check_tf32);
+}
+
+fn check_tf32<D: Device>(kernels: Staged<D>) {
     for (hidden, width) in [(48, 40), (35, 17)] {
         let mut plain = config(hidden, width, 3, Activation::Swiglu);
         plain.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 2 });
         let case = Case { lengths: vec![40], ..Case::plain(plain) };
         let data = Data::new(&case);
-        let exact = Through(emulated(1)).run(&data, &case).unwrap();
-        let fast =
-            Through(Staged::new(emulated(1).kernels().clone().factors(Factors::Tf32))).run(&data, &case).unwrap();
+        let exact = Through(kernels.clone()).run(&data, &case).unwrap();
+        let fast = Through(Staged::new(kernels.kernels().clone().factors(Factors::Tf32))).run(&data, &case).unwrap();
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let error = norm(&mut exact.y.iter().zip(&fast.y).map(|(a, b)| a - b)) / norm(&mut exact.y.iter().copied());
         assert!(error > 1e-6 && error < 1e-3, "{error}: neither f32 nor wrong");

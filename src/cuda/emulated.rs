@@ -53,7 +53,7 @@ impl Emulated {
     /// A device that runs the kernels of `module` in the order of `schedule`.
     pub fn new(module: Arc<emulator::Module>, schedule: emulator::Schedule) -> Self {
         static DEVICES: AtomicU64 = AtomicU64::new(0);
-        let id = DEVICES.fetch_add(1, Ordering::Relaxed);
+        let id = DEVICES.fetch_add(2, Ordering::Relaxed);
         Self { device: emulator::Device::new(module, schedule), schedule, id, recorder: Mutex::default() }
     }
 

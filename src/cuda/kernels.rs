@@ -17,6 +17,7 @@ use crate::{
 };
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The kernels on a device `D`: a [`Backend`] whose tensors are [`DeviceMemory`] and whose calls are queued on a [`Stream`].
 ///
@@ -28,8 +29,8 @@ pub struct Kernels<D: Device> {
 
 impl<D: Device> Kernels<D> {
     /// The kernels on `device`.
-    pub fn new(device: impl Into<Arc<D>>) -> Self {
-        Self { device: device.into(), options: Options::default() }
+    pub fn new(device: Arc<D>) -> Self {
+        Self { device, options: Options::default() }
     }
 
     /// The device.
@@ -171,7 +172,7 @@ impl Kernels<super::Driver> {
     /// [`Error::KernelsNotBuilt`]; [`Error::NoDevice`] without a driver or a GPU of that number; [`Error::Cuda`] where the
     /// driver refuses the GPU or the kernels.
     pub fn open(ordinal: u32) -> Result<Self> {
-        super::Driver::open(ordinal).map(Self::new)
+        Ok(Self::new(Arc::new(super::Driver::open(ordinal)?)))
     }
 }
 
@@ -229,8 +230,8 @@ impl<D: Device> Backend for Kernels<D> {
         stream.workspace(op, Workspace { zeroed: 0, bytes }).map(drop)
     }
 
-    fn wait(&self, stream: &Stream<D>) -> Result<()> {
-        stream.synchronize()
+    fn time(&self, stream: &Stream<D>, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        stream.time(work)
     }
 
     /// Nothing is read without waiting. Kernels do not trust contents with memory: an id, row or offset out of range counts

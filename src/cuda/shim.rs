@@ -5,6 +5,7 @@
 use super::device::{Device, Launch};
 use crate::{Error, Result};
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 /// What was asked of a device.
@@ -40,8 +41,9 @@ pub enum Failing {
 /// Passes everything on to another device.
 #[derive(Debug)]
 pub struct Shim<D> {
-    inner: D,
+    inner: Arc<D>,
     failing: Option<Failing>,
+    elsewhere: bool,
     allocations: AtomicUsize,
     frees: AtomicUsize,
     launches: AtomicUsize,
@@ -53,11 +55,17 @@ pub struct Shim<D> {
 
 impl<D: Device> Shim<D> {
     /// All counts at zero.
-    pub fn new(inner: D, failing: Option<Failing>) -> Self {
+    pub fn new(inner: Arc<D>, failing: Option<Failing>) -> Self {
         let zero = AtomicUsize::default;
         let (streams, graphs) = (AtomicI64::default(), AtomicI64::default());
         let (allocations, frees, launches, fills, waits) = (zero(), zero(), zero(), zero(), zero());
-        Self { inner, failing, allocations, frees, launches, fills, waits, streams, graphs }
+        let elsewhere = false;
+        Self { inner, failing, elsewhere, allocations, frees, launches, fills, waits, streams, graphs }
+    }
+
+    /// The same as another device, as far as anybody can see.
+    pub fn elsewhere(self) -> Self {
+        Self { elsewhere: true, ..self }
     }
 
     /// What was asked so far.
@@ -93,7 +101,7 @@ fn count(counter: &AtomicUsize) -> usize {
 
 impl<D: Device> Device for Shim<D> {
     fn id(&self) -> u64 {
-        self.inner.id()
+        self.inner.id() ^ u64::from(self.elsewhere)
     }
 
     fn describe(&self) -> String {

@@ -1,7 +1,7 @@
 //! Every kernel with its words, and what it has to make of them, said in plain Rust without a look at the emulator.
 
-use crate::draw::{Draw, Half, SPECIAL, fragments, fragments_of_f32, roundings};
-use crate::expected::{Expected, all_bits, power_of_two, ulps};
+use super::draw::{Draw, Half, SPECIAL, fragments, fragments_of_f32, roundings};
+use super::expected::{Expected, all_bits, power_of_two, ulps};
 use da_moe::cuda::conformance::{KERNELS, MicroKernel};
 use da_moe::{bf16, f16};
 

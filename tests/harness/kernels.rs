@@ -27,7 +27,7 @@ pub fn module() -> Arc<Module> {
 
 /// The kernels on the emulator, in one order of execution.
 pub fn emulated(seed: u64) -> Staged<Emulated> {
-    Staged::new(Kernels::new(Emulated::new(module(), Schedule::from_seed(seed))))
+    Staged::new(Kernels::new(Arc::new(Emulated::new(module(), Schedule::from_seed(seed)))))
 }
 
 /// The kernels on the emulator.

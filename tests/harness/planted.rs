@@ -6,6 +6,7 @@ use super::{Through, judge, kernels};
 use da_moe::Error;
 use da_moe::cuda::{Emulated, Kernels, Staged};
 use da_moe_emulator::Schedule;
+use std::sync::Arc;
 use std::thread;
 
 /// Orders of execution that each bug must be found in.
@@ -40,7 +41,7 @@ pub struct Bug {
 fn shown(bug: &Bug, device: Emulated) -> Option<(Shows, String)> {
     let case = (bug.call)();
     let data = Data::new(&case);
-    match Through(Staged::new(Kernels::new(device))).run_with(&data, &case, None) {
+    match Through(Staged::new(Kernels::new(Arc::new(device)))).run_with(&data, &case, None) {
         Err(Error::Kernel { problem, .. }) if problem.contains("were not written") => Some((Shows::Unwritten, problem)),
         Err(Error::Kernel { problem, .. }) => match bug.shows {
             Shows::Report(any) if any.split('|').any(|what| problem.contains(what)) => Some((bug.shows, problem)),

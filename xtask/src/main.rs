@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod abi;
-mod gpu_tests;
+mod gpu_bundle;
 mod wheels;
 
 use std::process::{Command, ExitCode};
@@ -13,7 +13,7 @@ const HELP: &str = "\
 cargo xtask check             formatting, lints, documentation and packages; what must be clean besides the tests
 cargo xtask cuda              install the CUDA compiler below target/, where the build looks for it
 cargo xtask abi [--check]     write src/cuda/abi.rs from kernels/abi.h, or fail if it is not what would be written
-cargo xtask gpu-tests         the property tests as programs in target/gpu-tests, for a machine that has a GPU and no Rust
+cargo xtask gpu-bundle        tests, benchmarks and peers in target/gpu-bundle, for a machine that has a GPU and no Rust
 cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
 cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         ["cuda"] => wheels::install_compiler(),
         ["abi"] => abi::write(),
         ["abi", "--check"] => abi::check(),
-        ["gpu-tests"] => gpu_tests::gather(),
+        ["gpu-bundle"] => gpu_bundle::gather(),
         ["fuzz"] => fuzz(120),
         ["fuzz", seconds] => match seconds.parse() {
             Ok(seconds) => fuzz(seconds),

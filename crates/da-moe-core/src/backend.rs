@@ -10,6 +10,7 @@ use crate::{
     ImportanceArgs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs, RoutingArgs,
     RoutingBackwardArgs, Slice, TensorMut, TensorRef, expect_host,
 };
+use std::time::{Duration, Instant};
 
 /// How the selection bias follows the load (SPEC §3).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,12 +67,14 @@ pub trait Backend: Send + Sync {
     /// storage type.
     fn intermediate(&self, storage: DType) -> DType;
 
-    /// Waits until everything started on a stream has ended; nothing where calls are synchronous.
+    /// How long it takes to do what `work` starts on a stream: here the time of the call, where calls are synchronous.
     ///
     /// # Errors
-    /// What went wrong on the device.
-    fn wait(&self, _stream: &Self::Stream) -> Result<()> {
-        Ok(())
+    /// That of `work`, or the device's.
+    fn time(&self, _stream: &Self::Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed())
     }
 
     /// Refuses contents that would index out of bounds, where the backend can read them without waiting.

@@ -6,9 +6,9 @@ use crate::{
     RouterArgs, RoutingArgs, RoutingBackwardArgs, Slice, TensorMut, TensorRef,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Wall time of each stage, summed over the calls since the last [`Timed::take`].
+/// Time of each stage, summed over the calls since the last [`Timed::take`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTimes {
     /// Stage 1.
@@ -45,7 +45,7 @@ impl StageTimes {
 
 /// Delegates every stage to `B` and adds up how long each took.
 ///
-/// Where a backend only queues work on its stream, every stage is waited for, so that its time is known.
+/// Times are [`Backend::time`]'s: a device's own where it has a clock. Every stage is waited for.
 #[derive(Debug, Default)]
 pub struct Timed<B> {
     backend: B,
@@ -86,10 +86,8 @@ impl<B: Backend> Timed<B> {
         stage: fn(&mut StageTimes) -> &mut Duration,
         work: impl FnOnce(&B) -> Result<()>,
     ) -> Result<()> {
-        let start = Instant::now();
-        work(&self.backend)?;
-        self.backend.wait(stream)?;
-        let elapsed = start.elapsed();
+        let mut work = Some(work);
+        let elapsed = self.backend.time(stream, &mut || work.take().map_or(Ok(()), |work| work(&self.backend)))?;
         *stage(&mut self.lock()) += elapsed;
         Ok(())
     }
@@ -124,8 +122,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.check_stream(op, stream, config, inputs)
     }
 
-    fn wait(&self, stream: &B::Stream) -> Result<()> {
-        self.backend.wait(stream)
+    fn time(&self, stream: &B::Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        self.backend.time(stream, work)
     }
 
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {

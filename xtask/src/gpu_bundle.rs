@@ -1,0 +1,100 @@
+//! One folder for a machine that has a GPU, a driver and nothing else: the properties, the benchmarks, and the peers.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+/// Where it goes.
+const FOLDER: &str = "target/gpu-bundle";
+
+/// Files that go along as they are.
+const FILES: [(&str, &str); 2] = [("benches/peers/gpu_moe.py", "gpu_moe.py"), ("xtask/gpu-bundle/run.sh", "run.sh")];
+
+/// Bytes that the folder may have.
+const LIMIT: u64 = 40 << 20;
+
+/// The newest symbols of the C library that the target is sure to have.
+const GLIBC: (u32, u32) = (2, 36);
+
+/// Builds the program with kernels inside, and puts everything into [`FOLDER`].
+pub fn gather() -> Result<(), String> {
+    let folder = env::current_dir().map_err(|error| error.to_string())?.join(FOLDER);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| format!("cannot empty {FOLDER}: {error}"))?;
+    }
+    fs::create_dir_all(&folder).map_err(|error| format!("cannot make {FOLDER}: {error}"))?;
+    let program = folder.join("da-moe-gpu");
+    copy(&build()?, &program)?;
+    strip(&program)?;
+    let newest = newest_glibc(&fs::read(&program).map_err(|error| format!("cannot read the program: {error}"))?);
+    if newest > GLIBC {
+        return Err(format!("the program needs glibc {}.{}, newer than {}.{}", newest.0, newest.1, GLIBC.0, GLIBC.1));
+    }
+    for (from, to) in FILES {
+        copy(Path::new(from), &folder.join(to))?;
+    }
+    let files = fs::read_dir(&folder).map_err(|error| error.to_string())?.flatten();
+    let bytes: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    if bytes > LIMIT {
+        return Err(format!("{FOLDER} has {} MiB, more than {}", bytes >> 20, LIMIT >> 20));
+    }
+    println!("{FOLDER}: {} MiB, glibc {}.{}; ./run.sh there does everything", bytes >> 20, newest.0, newest.1);
+    Ok(())
+}
+
+/// The test program of all properties and benchmarks.
+fn build() -> Result<PathBuf, String> {
+    let output = Command::new("cargo")
+        .args(["test", "--no-run", "--release", "--package", "da-moe", "--features", "gpu-bundle", "--test", "gpu"])
+        .arg("--message-format=json-render-diagnostics")
+        .env("DA_MOE_CUDA", "1")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("the program does not build: {}", output.status));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let programs = messages.lines().filter_map(|message| {
+        let message: serde_json::Value = serde_json::from_str(message).ok()?;
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    programs.last().ok_or_else(|| "cargo named no program".into())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    fs::copy(from, to).map(drop).map_err(|error| format!("cannot copy {}: {error}", from.display()))
+}
+
+/// Without symbols it is a third smaller. Where there is no `strip`, it stays as it is.
+fn strip(program: &Path) -> Result<(), String> {
+    match Command::new("strip").arg(program).status() {
+        Ok(status) if !status.success() => Err(format!("strip failed with {status}")),
+        _ => Ok(()),
+    }
+}
+
+/// The newest version among the names `GLIBC_2.…` of a program.
+fn newest_glibc(program: &[u8]) -> (u32, u32) {
+    let name = b"GLIBC_";
+    let versions =
+        program.windows(name.len()).enumerate().filter(|(_, window)| window == name).filter_map(|(at, _)| {
+            let rest = &program[at + name.len()..];
+            let text: String =
+                rest.iter().map(|&b| char::from(b)).take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let mut numbers = text.split('.').map_while(|number| number.parse().ok());
+            Some((numbers.next()?, numbers.next()?))
+        });
+    versions.max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(newest_glibc(b"..GLIBC_2.9\0GLIBC_2.34\0GLIBC_PRIVATE\0GLIBC_2.4"), (2, 34));
+        assert_eq!(newest_glibc(b"static"), (0, 0));
+    }
+}
