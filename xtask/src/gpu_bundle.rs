@@ -55,11 +55,11 @@ fn build() -> Result<PathBuf, String> {
         return Err(format!("the program does not build: {}", output.status));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let programs = messages.lines().filter_map(|message| {
+    let mut programs = messages.lines().filter_map(|message| {
         let message: serde_json::Value = serde_json::from_str(message).ok()?;
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
-    programs.last().ok_or_else(|| "cargo named no program".into())
+    programs.next_back().ok_or_else(|| "cargo named no program".into())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), String> {
