@@ -552,7 +552,7 @@ enum Activation {
 
 /** A product of rows with their experts' weights (SPEC §5): `grouped_gemm_*`. */
 struct GroupedGemm {
-    /** `[a_rows, depth]` storage. */
+    /** `[a_rows, depth]` storage; 16-bit where the kernel's name ends in that type's rows. */
     const void* a;
     /** `[E, columns or 2 * columns, depth]` storage; gate rows first when gated. */
     const void* b;

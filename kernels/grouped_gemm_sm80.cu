@@ -3,6 +3,7 @@
 //   grouped_gemm_{bf16,f16}_{plain,gated}[_any]   tensor cores, f32 accumulators; `_any` for rows at any address
 //   grouped_gemm_tf32_{plain,gated}[_any]         the same for f32 rows, 10 bits of each factor: only where asked for
 //   grouped_gemm_f32_{plain,gated}                f32 products and sums
+//   grouped_gemm_f32_plain_{bf16,f16}_rows        the same for 16-bit rows of A and f32 weights: a router kept in f32
 //
 // The first product gathers the rows of x by token while it loads them and applies bias and activation in registers, the
 // gate and the up projection of a column in one thread; the second one is `plain` without an activation.
@@ -57,12 +58,14 @@ MMA_GEMM(float, tf32_gated, true, true)
 MMA_GEMM(float, tf32_plain_any, false, false)
 MMA_GEMM(float, tf32_gated_any, true, false)
 
-#define F32_GEMM(name, gated)                                                                      \
+#define F32_GEMM(rows, name, gated)                                                                      \
     extern "C" __global__ void __launch_bounds__(256, 2)                                           \
         grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
-        da_moe::grouped_gemm<da_moe::F32Loop<gated>>(p, nullptr);                    \
+        da_moe::grouped_gemm<da_moe::F32Loop<rows, gated>>(p, nullptr);                    \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
-F32_GEMM(f32_plain, false)
-F32_GEMM(f32_gated, true)
+F32_GEMM(float, f32_plain, false)
+F32_GEMM(float, f32_gated, true)
+F32_GEMM(da_moe::bf16, f32_plain_bf16_rows, false)
+F32_GEMM(da_moe::f16, f32_plain_f16_rows, false)

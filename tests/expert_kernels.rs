@@ -73,6 +73,14 @@ fn strided_rows_and_capacity() {
 }
 
 #[test]
+fn a_router_in_f32_beside_rows_of_any_type() {
+    for (hidden, experts) in [(1, 3), (37, 70), (64, 5)] {
+        let case = Case { lengths: vec![66], padding: 3, ..Case::plain(config(hidden, 8, experts, Activation::Silu)) };
+        agrees(&Case { router_f32: true, ..case });
+    }
+}
+
+#[test]
 fn tf32_keeps_three_digits() {
     for (hidden, width) in [(48, 40), (35, 17)] {
         let mut plain = config(hidden, width, 3, Activation::Swiglu);

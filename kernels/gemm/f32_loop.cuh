@@ -1,15 +1,17 @@
 // The main loop for f32, in f32: no tensor cores, whose TF32 keeps 10 bits of a factor. A tile is 64 rows by 64 rows of
-// weights, 16 deep; each of 256 threads has 4 × 4 products, added up in the order of the depth.
+// weights, 16 deep; each of 256 threads has 4 × 4 products, added up in the order of the depth. Rows of A may be of a
+// 16-bit type, widened while they are loaded: what meets f32 weights has to be multiplied in f32.
 //
 // Barriers: one before a step is filled, one before it is read; the first of a tile also says that the tile before has left.
 #pragma once
 
+#include "../device/storage.cuh"
 #include "epilogue.cuh"
 #include "operands.cuh"
 
 namespace da_moe {
 
-template <bool GATED>
+template <class A, bool GATED>
 class F32Loop {
 public:
     static constexpr int THREADS = 256;
@@ -26,7 +28,7 @@ public:
         SHARED_ARRAY(float, b, STEP * PITCH);
         const int row = static_cast<int>(threadIdx.x) / (THREADS / TILE_ROWS);
         const int first = static_cast<int>(threadIdx.x) % (THREADS / TILE_ROWS) * OWN;
-        const float* from_a = operand_a<float>(p_, tile, row);
+        const A* from_a = operand_a<A>(p_, tile, row);
         const float* from_b = operand_b<float, GATED, 2>(p_, tile, row);
 #pragma unroll
         for (int i = 0; i < OWN; i++) {
@@ -40,7 +42,7 @@ public:
 #pragma unroll
             for (int i = 0; i < OWN; i++) {
                 const bool inside = step + first + i < p_.depth;
-                a[(first + i) * PITCH + row] = inside && from_a != nullptr ? from_a[step + first + i] : 0.0f;
+                a[(first + i) * PITCH + row] = inside && from_a != nullptr ? to_float(from_a[step + first + i]) : 0.0f;
                 b[(first + i) * PITCH + row] = inside && from_b != nullptr ? from_b[step + first + i] : 0.0f;
             }
             __syncthreads();

@@ -890,7 +890,7 @@ pub type Activation = i32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct GroupedGemm {
-    /// `[a_rows, depth]` storage.
+    /// `[a_rows, depth]` storage; 16-bit where the kernel's name ends in that type's rows.
     pub a: *const ::core::ffi::c_void,
     /// `[E, columns or 2 * columns, depth]` storage; gate rows first when gated.
     pub b: *const ::core::ffi::c_void,

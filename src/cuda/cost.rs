@@ -35,6 +35,8 @@ impl Unit {
         match kernel {
             _ if !multiplies => Unit::Scalar,
             _ if kernel.contains("tf32") => Unit::Tensor32,
+            // Whatever the type of the rows.
+            _ if kernel.starts_with("grouped_gemm_f32_") => Unit::Scalar,
             _ if kernel.contains("f16") => Unit::Tensor16,
             _ => Unit::Scalar,
         }
@@ -136,7 +138,8 @@ fn product(p: &abi::GroupedGemm, unit: Unit, size: f64, contents: &Contents) -> 
     };
     let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
     let a = rows as f64 * f64::from(p.depth);
-    (size * (weights + a) + out, 2.0 * a * (columns * halves) as f64, tiles)
+    let weight_size = if unit == Unit::Scalar { 4.0 } else { size };
+    (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
 }
 
 /// Rates of a machine.
@@ -261,6 +264,7 @@ mod tests {
         assert_eq!(unit(DType::Bf16, Factors::F32), Unit::Tensor16);
         assert_eq!(unit(DType::F32, Factors::F32), Unit::Scalar);
         assert_eq!(unit(DType::F32, Factors::Tf32), Unit::Tensor32);
+        assert_eq!(Unit::of("grouped_gemm_f32_plain_bf16_rows"), Unit::Scalar);
         assert_eq!(Unit::of("importance_query_key_f16_64"), Unit::Tensor16);
         assert_eq!(Unit::of("importance_own_key_bf16"), Unit::Scalar);
         let h100 = Machine::H100;

@@ -18,7 +18,22 @@ pub enum Factors {
     Tf32,
 }
 
-/// What multiplies operands of a storage type.
+/// Types of the two operands of a product: the same, or 16-bit rows and f32 weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operands {
+    /// Of the rows.
+    pub rows: DType,
+    /// Of the weights.
+    pub weights: DType,
+}
+
+impl From<DType> for Operands {
+    fn from(storage: DType) -> Self {
+        Self { rows: storage, weights: storage }
+    }
+}
+
+/// What multiplies operands of some types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unit {
     TensorCores,
@@ -26,23 +41,26 @@ enum Unit {
 }
 
 impl Unit {
-    fn of(storage: DType, factors: Factors) -> Self {
-        if storage == DType::F32 && factors == Factors::F32 { Unit::Scalar } else { Unit::TensorCores }
+    fn of(operands: Operands, factors: Factors) -> Self {
+        let mixed = operands.rows != operands.weights;
+        let exact = operands.weights == DType::F32 && factors == Factors::F32;
+        if mixed || exact { Unit::Scalar } else { Unit::TensorCores }
     }
 }
 
-/// The one launch of a product; none where there is nothing to write. `storage` is the type of both operands,
-/// `multiprocessors` how many the device has: the bits do not depend on it.
+/// The one launch of a product; none where there is nothing to write. `operands` are the types of both, one type
+/// where it is the same; `multiprocessors` how many the device has: the bits do not depend on it.
 pub fn calls(
-    storage: DType,
+    operands: impl Into<Operands>,
     factors: Factors,
     multiprocessors: usize,
     p: abi::GroupedGemm,
 ) -> impl Iterator<Item = Call> {
-    let unit = Unit::of(storage, factors);
+    let operands = operands.into();
+    let unit = Unit::of(operands, factors);
     let blocks = most_tiles(unit, &p).min(multiprocessors * BLOCKS_A_MULTIPROCESSOR);
     let shared = if unit == Unit::Scalar { 0 } else { abi::GEMM_SHARED_BYTES as u32 };
-    let launch = Launch { kernel: kernel(storage, unit, &p), grid: [blocks as u32, 1, 1], threads: THREADS, shared };
+    let launch = Launch { kernel: kernel(operands, unit, &p), grid: [blocks as u32, 1, 1], threads: THREADS, shared };
     (blocks > 0).then(|| Call::new(launch, p)).into_iter()
 }
 
@@ -90,8 +108,8 @@ fn is_aligned(storage: DType, p: &abi::GroupedGemm) -> bool {
         && [p.a_stride, p.b_stride, p.b_expert_stride].into_iter().all(whole)
 }
 
-fn kernel(storage: DType, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
-    match (storage, is_gated(p), is_aligned(storage, p)) {
+fn kernel(Operands { rows, weights }: Operands, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
+    match (weights, is_gated(p), is_aligned(weights, p)) {
         (DType::Bf16, false, true) => "grouped_gemm_bf16_plain",
         (DType::Bf16, true, true) => "grouped_gemm_bf16_gated",
         (DType::Bf16, false, false) => "grouped_gemm_bf16_plain_any",
@@ -100,6 +118,8 @@ fn kernel(storage: DType, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
         (DType::F16, true, true) => "grouped_gemm_f16_gated",
         (DType::F16, false, false) => "grouped_gemm_f16_plain_any",
         (DType::F16, true, false) => "grouped_gemm_f16_gated_any",
+        (DType::F32, ..) if rows == DType::Bf16 => "grouped_gemm_f32_plain_bf16_rows",
+        (DType::F32, ..) if rows == DType::F16 => "grouped_gemm_f32_plain_f16_rows",
         (_, false, _) if unit == Unit::Scalar => "grouped_gemm_f32_plain",
         (_, true, _) if unit == Unit::Scalar => "grouped_gemm_f32_gated",
         (_, false, true) => "grouped_gemm_tf32_plain",
@@ -150,6 +170,18 @@ mod tests {
         let misaligned = abi::GroupedGemm { b: 8 as *const _, ..product(9, 2, 64, abi::ACTIVATION_NONE) };
         assert_eq!(launch(DType::Bf16, misaligned).kernel, "grouped_gemm_bf16_plain_any");
         assert_eq!(activated_stride(13), 16);
+    }
+
+    #[test]
+    fn a_router_in_f32_is_multiplied_in_f32() {
+        let of = |rows, factors| {
+            let operands = Operands { rows, weights: DType::F32 };
+            calls(operands, factors, 132, product(9, 1, 64, abi::ACTIVATION_NONE)).next().unwrap().launch
+        };
+        assert_eq!(of(DType::Bf16, Factors::F32).kernel, "grouped_gemm_f32_plain_bf16_rows");
+        assert_eq!(of(DType::F16, Factors::Tf32).kernel, "grouped_gemm_f32_plain_f16_rows");
+        assert_eq!(of(DType::Bf16, Factors::F32).grid, of(DType::F32, Factors::F32).grid);
+        assert_eq!(of(DType::F32, Factors::F32).kernel, "grouped_gemm_f32_plain");
     }
 
     #[test]

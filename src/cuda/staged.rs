@@ -15,8 +15,7 @@ use crate::{
 
 const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
-/// The way forward by kernels on `D`, but for a router of another type than `x`; that and the way back by the CPU backend,
-/// until they have kernels.
+/// The way forward by kernels on `D`; the way back by the CPU backend, until it has kernels.
 #[derive(Clone, Debug)]
 pub struct Staged<D> {
     device: D,
@@ -195,12 +194,11 @@ impl<D: Device + Clone> Backend for Staged<D> {
         self.host.check_contents(config, inputs, tokens)
     }
 
-    fn router(&self, stream: &(), args: RouterArgs<'_>) -> Result<()> {
-        if args.weight.dtype() != args.x.dtype() {
-            return self.host.router(stream, args);
-        }
+    fn router(&self, _: &(), args: RouterArgs<'_>) -> Result<()> {
         args.check()?;
+        let operands = experts::Operands { rows: args.x.dtype(), weights: args.weight.dtype() };
         args.x.expect_dtype("router", "x", &STORAGE)?;
+        args.weight.expect_dtype("router", "router.weight", &[operands.rows, DType::F32])?;
         let mut tray = self.tray("router");
         let ([tokens, width], [candidates, _]) = (args.x.shape(), args.weight.shape());
         let logits = tray.output::<f32, 2>("logits", args.logits)?;
@@ -221,7 +219,7 @@ impl<D: Device + Clone> Backend for Staged<D> {
             ..Default::default()
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { tray.run(experts::calls(args.x.dtype(), experts::Factors::F32, self.device.multiprocessors(), p)) }?;
+        unsafe { tray.run(experts::calls(operands, experts::Factors::F32, self.device.multiprocessors(), p)) }?;
         tray.take(logits)
     }
 
