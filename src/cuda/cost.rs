@@ -85,7 +85,18 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             let bytes = if launch.kernel == "permute_count" { 4.0 } else { 20.0 };
             (bytes * f64::from(p.tokens) * f64::from(p.slots), 0.0, of_launch)
         }
-        Parameters::GroupedGemm(p) => product(p, Unit::of(launch.kernel), size, contents),
+        Parameters::GroupedGemm(p) => product(p, launch.kernel, contents),
+        Parameters::HiddenGradient(p) => hidden_gradient(p, launch.kernel, contents),
+        Parameters::RowWeightGradient(p) => {
+            let dy = if p.bias.is_null() { 0.0 } else { f64::from(p.width) * size };
+            (routed(p.offsets, p.rows, contents) * (4.0 * (f64::from(p.part_count) + 1.0) + dy), 0.0, of_launch)
+        }
+        Parameters::WeightGradient(p) => weight_gradient(p, launch.kernel, contents),
+        Parameters::BiasGradient(p) => {
+            let columns = f64::from(p.from.columns);
+            let rows = routed(p.offsets, p.rows, contents) * columns * size;
+            (rows + f64::from(p.experts) * columns * written(p.out_f32, p.beta, size), 0.0, of_launch)
+        }
         Parameters::Combine(p) => {
             let rows = contents.rows.min(p.row_count as usize) as f64;
             let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);
@@ -119,9 +130,56 @@ fn query_key(p: &abi::ImportanceQueryKey, kernel: &str, heads: f64, size: f64, c
 /// Rows of one tile of queries or keys.
 const TILE_ROWS: f64 = 128.0;
 
-fn product(p: &abi::GroupedGemm, unit: Unit, size: f64, contents: &Contents) -> (f64, f64, u64) {
-    let gated = [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation);
-    let halves = if gated { 2 } else { 1 };
+/// Rows that there are.
+fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
+    (if offsets.is_null() { rows as usize } else { contents.rows.min(rows as usize) }) as f64
+}
+
+/// Bytes moved for an element of a gradient: what is added to is read too.
+fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
+    (if out_f32 == 0 { size } else { 4.0 }) * if beta == 0.0 { 1.0 } else { 2.0 }
+}
+
+/// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
+/// product may be of such a type.
+fn operand_sizes(kernel: &str) -> [f64; 2] {
+    match (kernel.starts_with("grouped_gemm_f32_"), kernel.contains("f16")) {
+        (true, true) if kernel.contains("_tn_") || kernel.ends_with("_weights") => [4.0, 2.0],
+        (true, true) => [2.0, 4.0],
+        (_, true) => [2.0; 2],
+        (_, false) => [4.0; 2],
+    }
+}
+
+/// The product, and beside it `h` in, `dh` and `g·a` out.
+fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let [_, size] = operand_sizes(kernel);
+    let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
+    let (bytes, operations, tiles) = product(&plain, kernel, contents);
+    let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
+    let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
+    let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
+    // One output of the plain product is g·a.
+    (bytes + elements * halves * (hidden + size), operations, tiles)
+}
+
+fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let [left, right] = operand_sizes(kernel);
+    let side = if Unit::of(kernel) == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
+    let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
+    let (m, n) = (f64::from(m), f64::from(n));
+    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, right);
+    (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
+}
+
+fn gated(activation: i32) -> bool {
+    [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&activation)
+}
+
+fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let (unit, [size, weight_size]) = (Unit::of(kernel), operand_sizes(kernel));
+    let halves = if gated(p.activation) { 2 } else { 1 };
     let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
     let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
     let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
@@ -138,7 +196,6 @@ fn product(p: &abi::GroupedGemm, unit: Unit, size: f64, contents: &Contents) -> 
     };
     let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
     let a = rows as f64 * f64::from(p.depth);
-    let weight_size = if unit == Unit::Scalar { 4.0 } else { size };
     (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
 }
 

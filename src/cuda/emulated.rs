@@ -41,7 +41,9 @@ const SOURCES: &[&str] = &[
     "budget.cu",
     "combine.cu",
     "conformance.cu",
+    "experts_backward.cu",
     "gate.cu",
+    "grouped_gemm_back_sm80.cu",
     "grouped_gemm_sm80.cu",
     "importance.cu",
     "importance_attention.cu",
@@ -49,6 +51,7 @@ const SOURCES: &[&str] = &[
     "importance_probabilities.cu",
     "permute.cu",
     "routing.cu",
+    "weight_gradient_sm80.cu",
 ];
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {

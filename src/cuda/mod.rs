@@ -1,7 +1,8 @@
 //! NVIDIA GPUs: the kernels of `kernels/`, which of them run for given sizes and types, and what they run on.
 //!
 //! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
-//! - [`importance`], [`attention`], [`gate`], [`permute`] and [`combine`] say which launches a stage makes, with how many
+//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`], [`experts_backward`]
+//!   and [`combine`] say which launches a stage makes, with how many
 //!   threads and how much workspace: pure functions of sizes, types and addresses.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
@@ -18,6 +19,7 @@ mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
 pub mod experts;
+pub mod experts_backward;
 pub mod gate;
 mod images;
 pub mod importance;
@@ -25,6 +27,7 @@ pub mod importance;
 pub mod layout;
 pub mod permute;
 mod staged;
+mod staged_backward_experts;
 mod tray;
 mod workspace;
 

@@ -5,7 +5,7 @@
 
 use super::device::Device;
 use super::tray::{Output, Tray};
-use super::{abi, attention, combine, experts, gate, importance, permute};
+use super::{abi, attention, combine, experts, gate, importance, permute, staged_backward_experts};
 use crate::{
     Attention, Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, Cpu, DType, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, NullExpert, PermuteArgs,
@@ -13,9 +13,9 @@ use crate::{
     TensorRef,
 };
 
-const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+pub(super) const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
-/// The way forward by kernels on `D`; the way back by the CPU backend, until it has kernels.
+/// The way forward and the experts' way back by kernels on `D`; the rest by the CPU backend, until it has kernels.
 #[derive(Clone, Debug)]
 pub struct Staged<D> {
     device: D,
@@ -165,13 +165,13 @@ fn product<D: Device>(
 }
 
 /// The last of some offsets, when it is one: rows that there are.
-fn last(offsets: &TensorRef<'_, 1>) -> usize {
+pub(super) fn last(offsets: &TensorRef<'_, 1>) -> usize {
     let last = offsets.elements::<i32>().and_then(|offsets| offsets.last().copied());
     last.and_then(|rows| usize::try_from(rows).ok()).unwrap_or(0)
 }
 
 /// The distance between a matrix's rows.
-fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
+pub(super) fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
     view.strides()[R - 2] as i64
 }
 
@@ -471,8 +471,14 @@ impl<D: Device + Clone> Backend for Staged<D> {
         self.host.combine_backward(stream, args)
     }
 
-    fn experts_backward(&self, stream: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
-        self.host.experts_backward(stream, args)
+    fn experts_backward(&self, _: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
+        let multiprocessors = self.device.multiprocessors();
+        staged_backward_experts::experts_backward(
+            &mut self.tray("experts_backward"),
+            multiprocessors,
+            self.factors,
+            args,
+        )
     }
 
     fn permute_backward(&self, stream: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
