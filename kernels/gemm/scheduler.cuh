@@ -21,7 +21,8 @@ __device__ __forceinline__ Segment segment(const int32_t* offsets, int rows, int
         return {0, rows};
     }
     const int first = offsets[expert];
-    return {first, first < 0 ? 0 : max(min(offsets[expert + 1], rows) - first, 0)};
+    const int end = max(min(offsets[expert + 1], rows), 0);
+    return {first, first < 0 ? 0 : max(end - first, 0)};
 }
 
 struct Tile {

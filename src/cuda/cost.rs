@@ -2,6 +2,7 @@
 //! the time that a machine of known rates needs for them. A model to hold measurements against, not a measurement.
 
 use super::abi;
+use super::cost_products::{hidden_gradient, product, routed, weight_gradient, written};
 use super::device::{Call, Parameters};
 
 /// What a launch does, whatever machine does it.
@@ -30,7 +31,7 @@ pub enum Unit {
 
 impl Unit {
     /// By the kernel's name: what multiplies matrices says the type of its factors.
-    fn of(kernel: &str) -> Self {
+    pub(super) fn of(kernel: &str) -> Self {
         let multiplies = ["grouped_gemm_", "importance_query_key_"].iter().any(|family| kernel.starts_with(family));
         match kernel {
             _ if !multiplies => Unit::Scalar,
@@ -129,75 +130,6 @@ fn query_key(p: &abi::ImportanceQueryKey, kernel: &str, heads: f64, size: f64, c
 
 /// Rows of one tile of queries or keys.
 const TILE_ROWS: f64 = 128.0;
-
-/// Rows that there are.
-fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
-    (if offsets.is_null() { rows as usize } else { contents.rows.min(rows as usize) }) as f64
-}
-
-/// Bytes moved for an element of a gradient: what is added to is read too.
-fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
-    (if out_f32 == 0 { size } else { 4.0 }) * if beta == 0.0 { 1.0 } else { 2.0 }
-}
-
-/// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
-/// product may be of such a type.
-fn operand_sizes(kernel: &str) -> [f64; 2] {
-    match (kernel.starts_with("grouped_gemm_f32_"), kernel.contains("f16")) {
-        (true, true) if kernel.contains("_tn_") || kernel.ends_with("_weights") => [4.0, 2.0],
-        (true, true) => [2.0, 4.0],
-        (_, true) => [2.0; 2],
-        (_, false) => [4.0; 2],
-    }
-}
-
-/// The product, and beside it `h` in, `dh` and `g·a` out.
-fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
-    let [_, size] = operand_sizes(kernel);
-    let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
-    let (bytes, operations, tiles) = product(&plain, kernel, contents);
-    let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
-    let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
-    let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
-    // One output of the plain product is g·a.
-    (bytes + elements * halves * (hidden + size), operations, tiles)
-}
-
-fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
-    let [left, right] = operand_sizes(kernel);
-    let side = if Unit::of(kernel) == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
-    let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
-    let (m, n) = (f64::from(m), f64::from(n));
-    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, right);
-    (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
-}
-
-fn gated(activation: i32) -> bool {
-    [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&activation)
-}
-
-fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
-    let (unit, [size, weight_size]) = (Unit::of(kernel), operand_sizes(kernel));
-    let halves = if gated(p.activation) { 2 } else { 1 };
-    let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
-    let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
-    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
-    let more = rows % experts;
-    let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
-
-    let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
-    let out_size = if p.out_f32 == 0 { size } else { 4.0 };
-    let hidden_size = match (p.hidden.is_null(), p.hidden_f32) {
-        (true, _) => 0.0,
-        (false, 0) => size,
-        (false, _) => 4.0,
-    };
-    let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
-    let a = rows as f64 * f64::from(p.depth);
-    (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
-}
 
 /// Rates of a machine.
 #[derive(Clone, Copy, Debug, PartialEq)]

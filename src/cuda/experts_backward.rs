@@ -1,104 +1,18 @@
-//! Which kernels take gradients back through the experts and the router's product, and with how many threads
-//! (`kernels/grouped_gemm_back_sm80.cu`, `weight_gradient_sm80.cu`, `experts_backward.cu`).
+//! The launches that take gradients back through the experts (SPEC §6), in order, and what passes between them.
 //!
-//! What passes between the launches (`dh` and `g·a` of every row) has the storage type: each gradient then has one rounding
-//! on its way and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
+//! `dh` and `g·a` of every row have the storage type on their way: each gradient then has one rounding there and one at its
+//! end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
 
 use super::abi;
-use super::device::{Call, Launch};
-use super::experts::{self, Factors, Operands, THREADS, Unit, activated_stride, is_aligned};
+use super::device::Call;
+use super::experts::{self, Factors, activated_stride};
+use super::gradient_products::{
+    across, bias_gradient, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
+};
 use super::workspace::{Carver, Workspace};
 use crate::{Activation, DType};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
-
-/// Threads of a warp, and of a block of the kernels that multiply nothing.
-const WARP: usize = 32;
-const WARPS: usize = 8;
-
-/// The one launch of `out = A B`, whose weights are read across their rows: `b` is `[E, depth, columns]`.
-pub fn across(
-    operands: impl Into<Operands>,
-    multiprocessors: usize,
-    p: abi::GroupedGemm,
-) -> impl Iterator<Item = Call> {
-    let operands = operands.into();
-    let unit = Unit::of(operands, Factors::F32);
-    let kernel = match (operands.weights, operands.rows, is_aligned(operands.weights, &p)) {
-        (DType::Bf16, DType::F32, _) => "grouped_gemm_f32_nn_bf16_weights",
-        (DType::F16, DType::F32, _) => "grouped_gemm_f32_nn_f16_weights",
-        (DType::Bf16, _, true) => "grouped_gemm_bf16_nn",
-        (DType::Bf16, _, false) => "grouped_gemm_bf16_nn_any",
-        (DType::F16, _, true) => "grouped_gemm_f16_nn",
-        (DType::F16, _, false) => "grouped_gemm_f16_nn_any",
-        _ => "grouped_gemm_f32_nn",
-    };
-    experts::persistent(kernel, unit, false, multiprocessors, &p).map(|launch| Call::new(launch, p)).into_iter()
-}
-
-/// The one launch from `dy` to `dh`.
-pub fn hidden_gradient(storage: DType, multiprocessors: usize, p: abi::HiddenGradient) -> impl Iterator<Item = Call> {
-    let kernel = match (storage, is_aligned(storage, &p.product)) {
-        (DType::Bf16, true) => "grouped_gemm_bf16_dh",
-        (DType::Bf16, false) => "grouped_gemm_bf16_dh_any",
-        (DType::F16, true) => "grouped_gemm_f16_dh",
-        (DType::F16, false) => "grouped_gemm_f16_dh_any",
-        _ => "grouped_gemm_f32_dh",
-    };
-    let unit = Unit::of(storage.into(), Factors::F32);
-    experts::persistent(kernel, unit, false, multiprocessors, &p.product).map(|launch| Call::new(launch, p)).into_iter()
-}
-
-/// Tiles in a row of the product that [`hidden_gradient`] launches: parts of every row's `dg`.
-pub fn part_count(storage: DType, width: usize) -> usize {
-    width.div_ceil(Unit::of(storage.into(), Factors::F32).tile())
-}
-
-/// The one launch of a weight's gradient. `left` is the type of one factor's rows, `storage` that of the other's: the same,
-/// unless the left one's are f32. A gradient that is not f32 has the type `storage`.
-pub fn weight_gradient(left: DType, storage: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
-    let whole = |from: &abi::RoutedOperand| {
-        (from.rows as usize).is_multiple_of(16)
-            && (from.stride.unsigned_abs() as usize * storage.size()).is_multiple_of(16)
-    };
-    let kernel = match (storage, left, whole(&p.left) && whole(&p.right)) {
-        (DType::Bf16, DType::F32, _) => "grouped_gemm_f32_tn_bf16_rows",
-        (DType::F16, DType::F32, _) => "grouped_gemm_f32_tn_f16_rows",
-        (DType::Bf16, _, true) => "grouped_gemm_bf16_tn",
-        (DType::Bf16, _, false) => "grouped_gemm_bf16_tn_any",
-        (DType::F16, _, true) => "grouped_gemm_f16_tn",
-        (DType::F16, _, false) => "grouped_gemm_f16_tn_any",
-        _ => "grouped_gemm_f32_tn",
-    };
-    let unit = Unit::of(Operands { rows: left, weights: storage }, Factors::F32);
-    let tiles = |columns: i32| (columns as usize).div_ceil(unit.tile());
-    let blocks = tiles(p.left.columns) * tiles(p.right.columns) * p.experts as usize;
-    let launch = Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared: unit.shared() };
-    (blocks > 0).then(|| Call::new(launch, p)).into_iter()
-}
-
-/// The one launch of a bias's gradient; `storage` is the type of the rows and of a gradient that is not f32.
-pub fn bias_gradient(storage: DType, p: abi::BiasGradient) -> impl Iterator<Item = Call> {
-    let kernel = match storage {
-        DType::Bf16 => "bias_gradient_bf16",
-        DType::F16 => "bias_gradient_f16",
-        _ => "bias_gradient_f32",
-    };
-    let grid = [(p.from.columns as usize).div_ceil(WARP) as u32, p.experts as u32, 1];
-    let launch = Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0 };
-    (grid[0] > 0 && grid[1] > 0).then(|| Call::new(launch, p)).into_iter()
-}
-
-/// The one launch that adds up every row's `dg`.
-pub fn row_weight_gradient(storage: DType, p: abi::RowWeightGradient) -> impl Iterator<Item = Call> {
-    let kernel = match storage {
-        DType::Bf16 => "row_weight_gradient_bf16",
-        DType::F16 => "row_weight_gradient_f16",
-        _ => "row_weight_gradient_f32",
-    };
-    let blocks = (p.rows as usize).div_ceil(WARPS) as u32;
-    (blocks > 0).then(|| Call::new(Launch::linear(kernel, blocks, (WARPS * WARP) as u32), p)).into_iter()
-}
 
 /// A stack of matrices, one for each expert, in memory of any type; null where there is none.
 #[derive(Clone, Copy, Debug)]

@@ -13,6 +13,7 @@ pub mod combine;
 #[cfg(feature = "emulator")]
 pub mod conformance;
 pub mod cost;
+mod cost_products;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
@@ -21,6 +22,7 @@ mod emulated;
 pub mod experts;
 pub mod experts_backward;
 pub mod gate;
+pub mod gradient_products;
 mod images;
 pub mod importance;
 #[doc(hidden)]
@@ -28,6 +30,7 @@ pub mod layout;
 pub mod permute;
 mod staged;
 mod staged_backward_experts;
+mod staged_products;
 mod tray;
 mod workspace;
 
@@ -38,4 +41,5 @@ pub use driver::Driver;
 pub use emulated::Emulated;
 pub use images::{BuildReport, Image, build_report, kernels, require_kernels};
 pub use staged::Staged;
+pub use staged_products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 pub use workspace::Workspace;

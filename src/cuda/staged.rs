@@ -46,7 +46,7 @@ impl<D: Device> Staged<D> {
         &self.device
     }
 
-    fn tray(&self, stage: &'static str) -> Tray<'_, D> {
+    pub(super) fn tray(&self, stage: &'static str) -> Tray<'_, D> {
         Tray::new(&self.device, stage)
     }
 }

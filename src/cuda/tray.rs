@@ -112,6 +112,20 @@ impl<'a, D: Device> Tray<'a, D> {
         Ok(output)
     }
 
+    /// As [`Tray::storage_output`], for a tensor that the stage adds to unless `beta` is 0.
+    pub fn storage_in_out<'t, const R: usize>(
+        &mut self,
+        name: &'static str,
+        view: TensorMut<'t, R>,
+        beta: f32,
+    ) -> Result<Output<'t, c_void>> {
+        let output = self.storage_output(name, view)?;
+        if beta != 0.0 {
+            self.device.upload(output.address, bytes_of(output.to.as_ref()))?;
+        }
+        Ok(output)
+    }
+
     /// Uninitialised room for what passes between two launches.
     pub fn scratch(&mut self, name: &str, bytes: usize) -> Result<u64> {
         self.alloc(name, bytes)
