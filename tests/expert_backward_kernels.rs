@@ -208,10 +208,10 @@ fn check_biases<D: Device>(staged: &Staged<D>) {
                 let mut expected: Vec<f64> =
                     old[e * columns..][..columns].iter().map(|old| f64::from(beta * old)).collect();
                 let mut size = expected.iter().map(|old| old * old).sum::<f64>();
-                for row in offsets[e] as usize..offsets[e + 1] as usize {
-                    for (sum, value) in expected.iter_mut().zip(from.row(row)) {
-                        *sum += f64::from(weights[row]) * value;
-                        size += (f64::from(weights[row]) * value).powi(2);
+                for (i, weight) in weights[offsets[e] as usize..offsets[e + 1] as usize].iter().enumerate() {
+                    for (sum, value) in expected.iter_mut().zip(from.row(offsets[e] as usize + i)) {
+                        *sum += f64::from(*weight) * value;
+                        size += (f64::from(*weight) * value).powi(2);
                     }
                 }
                 let what = format!("{dtype} to {out}, beta {beta}, expert {e}");

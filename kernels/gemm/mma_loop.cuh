@@ -11,6 +11,7 @@
 // the products of a tile leave through the same shared memory.
 #pragma once
 
+#include "../abi.h"
 #include "../device/ptx.cuh"
 #include "mma_operands.cuh"
 #include "product_tile.cuh"

@@ -6,6 +6,7 @@
 // (first 8, first half), (first 8, second half), (last 8, first half), (last 8, second half).
 #pragma once
 
+#include "../abi.h"
 #include "../device/ptx.cuh"
 #include "../device/storage.cuh"
 #include "../device/warp.cuh"
