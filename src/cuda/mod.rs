@@ -1,9 +1,9 @@
 //! NVIDIA GPUs: the kernels of `kernels/`, which of them run for given sizes and types, and what they run on.
 //!
 //! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
-//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`], [`experts_backward`]
-//!   and [`combine`] say which launches a stage makes, with how many
-//!   threads and how much workspace: pure functions of sizes, types and addresses.
+//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`], [`combine`], [`experts_backward`] and
+//!   [`gradient_products`] say which launches a stage makes, with how many threads and how much workspace: pure functions of
+//!   sizes, types and addresses.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
 
