@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, reason = "a recorded graph points into memory that its caller keeps")]
 
-use da_moe::cuda::{Copies, Cuda, DeviceMemory, Stream};
+use da_moe::cuda::{Copies, Cuda, DeviceMemory, Driver, Most, Stream};
 use da_moe::{
     Attention, Backend, Buffer, DType, Error, ForeignMemory, Inputs, Keep, Layer, LayerConfig, Parameters, Result,
     State, Step, TensorMut, TensorRef, Weights,
@@ -17,18 +17,19 @@ const STEPS: usize = 4;
 
 /// Half of a batch: what is in flight on one stream, allocated once for all steps.
 struct Lane {
-    stream: Stream<da_moe::cuda::Driver>,
+    stream: Stream<Driver>,
     state: State,
     step: Step,
-    x: DeviceMemory<da_moe::cuda::Driver>,
-    y: DeviceMemory<da_moe::cuda::Driver>,
+    x: DeviceMemory<Driver>,
+    y: DeviceMemory<Driver>,
 }
 
 impl Lane {
     fn new(layer: &Layer<Cuda>) -> Result<Self> {
         let cuda = layer.backend();
         // One workspace serves every layer that is called on this stream.
-        let workspace = cuda.workspace_bytes(layer.config(), TOKENS, DType::Bf16, HEADS)?;
+        let most = Most { tokens: TOKENS, dtype: DType::Bf16, heads: HEADS, keep: Keep::Nothing };
+        let workspace = cuda.workspace_bytes(layer.config(), most)?;
         Ok(Self {
             stream: cuda.stream(workspace)?,
             state: layer.state()?,

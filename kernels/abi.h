@@ -595,3 +595,110 @@ struct GroupedGemm {
     /** Whether `hidden` is f32 instead of the storage type. */
     int32_t hidden_f32;
 };
+
+/** Gradient through the experts' second product and their activation (SPEC §6): `grouped_gemm_*_dh*`. */
+struct HiddenGradient {
+    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]` storage;
+     * no bias. */
+    struct GroupedGemm product;
+    /** `[rows]`, or null: 1. */
+    const float* row_weight;
+    /** Out: `[rows, columns]` storage, the activated values times the row's weight. */
+    void* activated;
+    /** Out: `[rows, column tiles]` what each tile adds to the gradient of the row's weight. */
+    float* parts;
+    /** Distance between rows of `activated`. */
+    int64_t activated_stride;
+};
+
+/** Gradient of every row's weight (SPEC §6), added up: `row_weight_gradient_*`. */
+struct RowWeightGradient {
+    /** `[rows, part_count]`. */
+    const float* parts;
+    /** `[tokens, width]` storage: `dy`. */
+    const void* dy;
+    /** `[E, width]` storage: `b_out`, or null. */
+    const void* bias;
+    /** `[E + 1]`, or null: one expert has all rows. */
+    const int32_t* offsets;
+    /** `[rows]`, or null: the same. */
+    const int32_t* row_token;
+    /** Out: `[rows]`. */
+    float* out;
+    /** Distance between rows of `dy`. */
+    int64_t dy_stride;
+    /** Distance between rows of `bias`. */
+    int64_t bias_stride;
+    /** Rows that `out` has room for; without `offsets`, the rows there are. */
+    int32_t rows;
+    /** Rows of `dy`. */
+    int32_t tokens;
+    /** E. */
+    int32_t experts;
+    /** D. */
+    int32_t width;
+    /** Parts of a row. */
+    int32_t part_count;
+    /** Keeps the struct free of padding. */
+    int32_t reserved;
+};
+
+/** Rows of a plan, gathered: one factor of a weight's gradient. */
+struct RoutedOperand {
+    /** `[sources, columns]`. */
+    const void* rows;
+    /** `[rows]` row of `rows` for each row of the plan, or null: the same. */
+    const int32_t* row_token;
+    /** Distance between rows. */
+    int64_t stride;
+    /** Rows of `rows`. */
+    int32_t sources;
+    /** Length of a row. */
+    int32_t columns;
+};
+
+/** Sums over every expert's rows (SPEC §6), `out[e] = beta * out[e] + sum of left (x) right`: `grouped_gemm_*_tn*`. */
+struct WeightGradient {
+    /** Its columns are the rows of `out`. */
+    struct RoutedOperand left;
+    /** Its columns are those of `out`. */
+    struct RoutedOperand right;
+    /** `[E + 1]`, or null: one expert has all rows. */
+    const int32_t* offsets;
+    /** Out: `[E, left columns, right columns]`; in too unless `beta` is 0. */
+    void* out;
+    /** Distance between experts of `out`. */
+    int64_t out_expert_stride;
+    /** Distance between rows of `out`. */
+    int64_t out_stride;
+    /** Rows of the plan that there is room for; without `offsets`, the rows there are. */
+    int32_t rows;
+    /** E. */
+    int32_t experts;
+    /** Whether `out` is f32 instead of the storage type. */
+    int32_t out_f32;
+    /** Factor on what `out` holds: 0 or 1. */
+    float beta;
+};
+
+/** As `WeightGradient` for a bias, `out[e] = beta * out[e] + sum of weight * row`: `bias_gradient_*`. */
+struct BiasGradient {
+    /** The rows. */
+    struct RoutedOperand from;
+    /** `[rows]` factor of each row, or null: 1. */
+    const float* row_weight;
+    /** `[E + 1]`, or null: one expert has all rows. */
+    const int32_t* offsets;
+    /** Out: `[E, columns]`; in too unless `beta` is 0. */
+    void* out;
+    /** Distance between experts of `out`. */
+    int64_t out_stride;
+    /** Rows of the plan that there is room for; without `offsets`, the rows there are. */
+    int32_t rows;
+    /** E. */
+    int32_t experts;
+    /** Whether `out` is f32 instead of the storage type. */
+    int32_t out_f32;
+    /** Factor on what `out` holds: 0 or 1. */
+    float beta;
+};

@@ -14,23 +14,28 @@
 // rows, rows of A and of the output; floor: the larger of operations over the tensor cores' rate and bytes over bandwidth.
 
 #include "gemm/f32_loop.cuh"
+#include "gemm/grouped.cuh"
 #include "gemm/mma_loop.cuh"
-#include "gemm/scheduler.cuh"
 
 namespace da_moe {
 namespace {
 
-template <class MainLoop>
-__device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char* shared) {
-    TileScheduler<MainLoop::TILE_ROWS, MainLoop::TILE_COLUMNS> scheduler(p);
-    MainLoop loop(p, shared);
-    Tile tile;
-    while (scheduler.next(tile)) {
-        loop.run(tile);
-        const auto output = loop.output();
-        __syncthreads();
-        output.write(tile);
-    }
+// Rows of the gate that are followed by as many of the up projection: those that one thread gets in a fragment.
+constexpr int MMA_GROUP = 8;
+constexpr int F32_GROUP = 2;
+
+template <class S, bool GATED, bool ALIGNED>
+__device__ __forceinline__ void on_tensor_cores(const GroupedGemm& p, unsigned char* shared) {
+    using A = RowsOfA<S>;
+    using B = RowsOfB<S, GATED, MMA_GROUP>;
+    grouped_gemm<MmaLoop<ALIGNED, A, B>, A, B>(p, shared);
+}
+
+template <class S, bool GATED>
+__device__ __forceinline__ void in_f32(const GroupedGemm& p) {
+    using A = RowsOfA<S>;
+    using B = RowsOfB<float, GATED, F32_GROUP>;
+    grouped_gemm<F32Loop<A, B>, A, B>(p, nullptr);
 }
 
 }  // namespace
@@ -41,7 +46,7 @@ __device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char
     extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
         grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
         DYN_SMEM(shared, 128);                                                                     \
-        da_moe::grouped_gemm<da_moe::MmaLoop<storage, gated, aligned>>(p, shared); \
+        da_moe::on_tensor_cores<storage, gated, aligned>(p, shared);                               \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
@@ -58,10 +63,10 @@ MMA_GEMM(float, tf32_gated, true, true)
 MMA_GEMM(float, tf32_plain_any, false, false)
 MMA_GEMM(float, tf32_gated_any, true, false)
 
-#define F32_GEMM(rows, name, gated)                                                                      \
+#define F32_GEMM(rows, name, gated)                                                                \
     extern "C" __global__ void __launch_bounds__(256, 2)                                           \
         grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
-        da_moe::grouped_gemm<da_moe::F32Loop<rows, gated>>(p, nullptr);                    \
+        da_moe::in_f32<rows, gated>(p);                                                            \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 

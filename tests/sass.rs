@@ -19,7 +19,7 @@ use std::sync::{Once, OnceLock};
 use std::{env, fs};
 
 /// Kernels that must read global memory 16 bytes at a time somewhere; `*` stands for anything.
-const WIDE_LOADS: &[&str] = &["*_wide", "importance_query_key_*", "importance_own_key_*"];
+const WIDE_LOADS: &[&str] = &["*_wide", "importance_query_key_*", "importance_own_key_*", "grouped_gemm_*_dh"];
 
 /// Kernels that must write global memory 16 bytes at a time somewhere.
 const WIDE_STORES: &[&str] = &["combine_*_wide", "grouped_gemm_*"];
@@ -37,7 +37,15 @@ const MADE_OF: &[(&str, &[(&str, usize)])] = &[
     ("grouped_gemm_tf32_plain", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
     ("grouped_gemm_tf32_gated", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
     ("grouped_gemm_*_any", &[("HMMA", 32), ("LDSM", 18)]),
-    ("grouped_gemm_f32_*", &[("FFMA", 512), ("LDS", 32)]),
+    ("grouped_gemm_*16_dh", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
+    ("grouped_gemm_*16_nn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
+    ("grouped_gemm_*16_tn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
+    // Half of them are the activations', which gradients of weights have none of.
+    ("grouped_gemm_f32_plain*", &[("FFMA", 512), ("LDS", 32)]),
+    ("grouped_gemm_f32_gated", &[("FFMA", 512), ("LDS", 32)]),
+    ("grouped_gemm_f32_nn*", &[("FFMA", 512), ("LDS", 32)]),
+    ("grouped_gemm_f32_dh", &[("FFMA", 512), ("LDS", 32)]),
+    ("grouped_gemm_f32_tn*", &[("FFMA", 256), ("LDS", 32)]),
 ];
 
 /// Threads of a block, bytes of shared memory that are asked for at the launch, and the blocks that a multiprocessor is
@@ -48,8 +56,13 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("grouped_gemm_*16_gated", 256, abi::GEMM_SHARED_BYTES as u32, 2),
     ("grouped_gemm_tf32_plain", 256, abi::GEMM_SHARED_BYTES as u32, 2),
     ("grouped_gemm_tf32_gated", 256, abi::GEMM_SHARED_BYTES as u32, 2),
+    ("grouped_gemm_*16_dh", 256, abi::GEMM_SHARED_BYTES as u32, 2),
+    ("grouped_gemm_*16_nn", 256, abi::GEMM_SHARED_BYTES as u32, 2),
+    ("grouped_gemm_*16_tn", 256, abi::GEMM_SHARED_BYTES as u32, 2),
     ("grouped_gemm_*_any", 256, abi::GEMM_SHARED_BYTES as u32, 1),
     ("grouped_gemm_f32_*", 256, 0, 2),
+    ("bias_gradient_*", 256, 0, 8),
+    ("row_weight_gradient_*", 256, 0, 8),
     ("gate_32", 256, 0, 2),
     ("combine_*_wide", 256, 0, 4),
 ];

@@ -1,5 +1,5 @@
-//! The work of the grouped product follows the rows: counted from the scheduler that the kernels use, on the shapes that
-//! the speed goals are stated for.
+//! The work of the grouped products follows the rows, forward and back: counted from the schedulers that the kernels use, on
+//! the shapes that the speed goals are stated for.
 
 use da_moe::cuda::Emulated;
 use da_moe_emulator::{Compiler, Device, Module, Schedule};
@@ -46,6 +46,34 @@ fn paid_rows(counts: &[usize], columns: usize, blocks: u32, seed: u64) -> usize 
     u64::from_ne_bytes(paid) as usize / column_tiles
 }
 
+/// Rows that the tiles of gradients `[left, right]` pay for, for each tile of one expert's; checks that every tile of every
+/// expert has one block.
+fn paid_depth(counts: &[usize], [left, right]: [usize; 2], seed: u64) -> usize {
+    let mut offsets = vec![0i32];
+    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
+    let rows = offsets[counts.len()];
+    let tiles = left.div_ceil(TILE_COLUMNS) * right.div_ceil(TILE_COLUMNS);
+    let device = Device::new(module(), Schedule::from_seed(seed));
+    let place = |name, bytes: &[u8]| {
+        let address = device.alloc(name, bytes.len()).unwrap();
+        device.upload(address, bytes).unwrap();
+        address
+    };
+    let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
+    let mut covered = vec![0u8; counts.len() * tiles * 4];
+    let addresses = [place("offsets", &offsets), place("covered", &covered), place("paid", &[0; 8])];
+    let [offsets, cover, paid] = addresses.map(u64::to_ne_bytes);
+    let [rows, experts, m, n] = [rows, counts.len() as i32, left as i32, right as i32].map(i32::to_ne_bytes);
+    let parameters: [&[u8]; 7] = [&offsets, &rows, &experts, &m, &n, &cover, &paid];
+    let grid = [(counts.len() * tiles) as u32, 1, 1];
+    device.launch_bytes("weight_schedule", grid, [32, 1, 1], 0, &parameters).unwrap();
+    device.download(addresses[1], &mut covered).unwrap();
+    assert!(covered.chunks(4).all(|count| count == 1i32.to_ne_bytes()), "every tile of every gradient in one block");
+    let mut paid = [0; 8];
+    device.download(addresses[2], &mut paid).unwrap();
+    u64::from_ne_bytes(paid) as usize / tiles
+}
+
 /// Rows of `experts` experts when `rows` rows fall on them at random.
 fn random_counts(experts: usize, rows: usize) -> Vec<usize> {
     let mut counts = vec![0; experts];
@@ -82,4 +110,19 @@ fn padding_stays_within_the_goals() {
     let paid = paid_rows(&random_counts(8, marin), 128, 8, 2);
     assert!(paid as f64 <= 1.05 * marin as f64, "marin pays for {paid} rows of {marin}");
     assert!((paid as f64) < 1.01 * marin as f64, "two thousand rows an expert lose next to nothing");
+}
+
+#[test]
+fn gradients_cost_their_experts_rows() {
+    // Whole steps of 32 rows; nothing for the 511 experts without any.
+    assert_eq!(paid_depth(&[1, 31, 0, 32, 33, 0, 300], [129, 400], 1), 32 + 32 + 32 + 64 + 320);
+    let mut one_of_many = vec![0; 512];
+    one_of_many[300] = 1000;
+    assert_eq!(paid_depth(&one_of_many, [128, 128], 2), 1024);
+    assert_eq!(paid_depth(&[0; 512], [128, 256], 3), 0);
+    let (fine, marin) = (16384 * 3, 8192 * 2);
+    let paid = paid_depth(&random_counts(256, fine), [128, 128], 4);
+    assert!(paid as f64 <= 1.15 * fine as f64, "fine-256 pays for {paid} rows of {fine}");
+    let paid = paid_depth(&random_counts(8, marin), [128, 128], 5);
+    assert!(paid as f64 <= 1.01 * marin as f64, "marin pays for {paid} rows of {marin}");
 }

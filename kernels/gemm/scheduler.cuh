@@ -10,6 +10,21 @@
 
 namespace da_moe {
 
+// Rows of the plan that one expert has. Offsets are not trusted with memory: rows end where their room does.
+struct Segment {
+    int first;
+    int count;
+};
+
+__device__ __forceinline__ Segment segment(const int32_t* offsets, int rows, int expert) {
+    if (offsets == nullptr) {
+        return {0, rows};
+    }
+    const int first = offsets[expert];
+    const int end = max(min(offsets[expert + 1], rows), 0);
+    return {first, first < 0 ? 0 : max(end - first, 0)};
+}
+
 struct Tile {
     int expert;
     // First row of the plan, and how many of the expert's rows from there on are in the tile.
@@ -29,7 +44,7 @@ public:
     __device__ __forceinline__ bool next(Tile& tile) {
         while (group_ < p_.experts) {
             const int expert = group_ + lane_index();
-            const int tiles = expert < p_.experts ? row_tiles(expert) * column_tiles_ : 0;
+            const int tiles = expert < p_.experts ? row_tiles(rows_of(expert)) * column_tiles_ : 0;
             int through = tiles;
 #pragma unroll
             for (int distance = 1; distance < WARP; distance *= 2) {
@@ -51,24 +66,17 @@ public:
     }
 
 private:
-    __device__ __forceinline__ int first_row(int expert) const {
-        return p_.offsets == nullptr ? 0 : p_.offsets[expert];
-    }
+    __device__ __forceinline__ Segment rows_of(int expert) const { return segment(p_.offsets, p_.rows, expert); }
 
-    // Offsets are not trusted with memory: rows end where their room does.
-    __device__ __forceinline__ int end_row(int expert) const {
-        return p_.offsets == nullptr ? p_.rows : min(p_.offsets[expert + 1], p_.rows);
-    }
-
-    __device__ __forceinline__ int row_tiles(int expert) const {
-        const int rows = first_row(expert) < 0 ? 0 : max(end_row(expert) - first_row(expert), 0);
-        return (rows + TILE_ROWS - 1) / TILE_ROWS;
+    __device__ __forceinline__ static int row_tiles(const Segment& rows) {
+        return (rows.count + TILE_ROWS - 1) / TILE_ROWS;
     }
 
     __device__ __forceinline__ Tile place(int expert, int tile) const {
-        const int tiles = row_tiles(expert);
-        const int row = first_row(expert) + tile % tiles * TILE_ROWS;
-        return {expert, row, min(end_row(expert) - row, TILE_ROWS), tile / tiles * TILE_COLUMNS};
+        const Segment rows = rows_of(expert);
+        const int tiles = row_tiles(rows);
+        const int row = tile % tiles * TILE_ROWS;
+        return {expert, rows.first + row, min(rows.count - row, TILE_ROWS), tile / tiles * TILE_COLUMNS};
     }
 
     const GroupedGemm& p_;

@@ -962,6 +962,195 @@ impl Default for GroupedGemm {
     }
 }
 
+/// Gradient through the experts' second product and their activation (SPEC §6): `grouped_gemm_*_dh*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HiddenGradient {
+    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]` storage;
+    no bias.*/
+    pub product: GroupedGemm,
+    /// `[rows]`, or null: 1.
+    pub row_weight: *const f32,
+    /// Out: `[rows, columns]` storage, the activated values times the row's weight.
+    pub activated: *mut ::core::ffi::c_void,
+    /// Out: `[rows, column tiles]` what each tile adds to the gradient of the row's weight.
+    pub parts: *mut f32,
+    /// Distance between rows of `activated`.
+    pub activated_stride: i64,
+}
+
+impl Default for HiddenGradient {
+    fn default() -> Self {
+        Self {
+            product: <GroupedGemm>::default(),
+            row_weight: ::core::ptr::null(),
+            activated: ::core::ptr::null_mut(),
+            parts: ::core::ptr::null_mut(),
+            activated_stride: 0,
+        }
+    }
+}
+
+/// Gradient of every row's weight (SPEC §6), added up: `row_weight_gradient_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RowWeightGradient {
+    /// `[rows, part_count]`.
+    pub parts: *const f32,
+    /// `[tokens, width]` storage: `dy`.
+    pub dy: *const ::core::ffi::c_void,
+    /// `[E, width]` storage: `b_out`, or null.
+    pub bias: *const ::core::ffi::c_void,
+    /// `[E + 1]`, or null: one expert has all rows.
+    pub offsets: *const i32,
+    /// `[rows]`, or null: the same.
+    pub row_token: *const i32,
+    /// Out: `[rows]`.
+    pub out: *mut f32,
+    /// Distance between rows of `dy`.
+    pub dy_stride: i64,
+    /// Distance between rows of `bias`.
+    pub bias_stride: i64,
+    /// Rows that `out` has room for; without `offsets`, the rows there are.
+    pub rows: i32,
+    /// Rows of `dy`.
+    pub tokens: i32,
+    /// E.
+    pub experts: i32,
+    /// D.
+    pub width: i32,
+    /// Parts of a row.
+    pub part_count: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for RowWeightGradient {
+    fn default() -> Self {
+        Self {
+            parts: ::core::ptr::null(),
+            dy: ::core::ptr::null(),
+            bias: ::core::ptr::null(),
+            offsets: ::core::ptr::null(),
+            row_token: ::core::ptr::null(),
+            out: ::core::ptr::null_mut(),
+            dy_stride: 0,
+            bias_stride: 0,
+            rows: 0,
+            tokens: 0,
+            experts: 0,
+            width: 0,
+            part_count: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// Rows of a plan, gathered: one factor of a weight's gradient.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RoutedOperand {
+    /// `[sources, columns]`.
+    pub rows: *const ::core::ffi::c_void,
+    /// `[rows]` row of `rows` for each row of the plan, or null: the same.
+    pub row_token: *const i32,
+    /// Distance between rows.
+    pub stride: i64,
+    /// Rows of `rows`.
+    pub sources: i32,
+    /// Length of a row.
+    pub columns: i32,
+}
+
+impl Default for RoutedOperand {
+    fn default() -> Self {
+        Self { rows: ::core::ptr::null(), row_token: ::core::ptr::null(), stride: 0, sources: 0, columns: 0 }
+    }
+}
+
+/// Sums over every expert's rows (SPEC §6), `out[e] = beta * out[e] + sum of left (x) right`: `grouped_gemm_*_tn*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WeightGradient {
+    /// Its columns are the rows of `out`.
+    pub left: RoutedOperand,
+    /// Its columns are those of `out`.
+    pub right: RoutedOperand,
+    /// `[E + 1]`, or null: one expert has all rows.
+    pub offsets: *const i32,
+    /// Out: `[E, left columns, right columns]`; in too unless `beta` is 0.
+    pub out: *mut ::core::ffi::c_void,
+    /// Distance between experts of `out`.
+    pub out_expert_stride: i64,
+    /// Distance between rows of `out`.
+    pub out_stride: i64,
+    /// Rows of the plan that there is room for; without `offsets`, the rows there are.
+    pub rows: i32,
+    /// E.
+    pub experts: i32,
+    /// Whether `out` is f32 instead of the storage type.
+    pub out_f32: i32,
+    /// Factor on what `out` holds: 0 or 1.
+    pub beta: f32,
+}
+
+impl Default for WeightGradient {
+    fn default() -> Self {
+        Self {
+            left: <RoutedOperand>::default(),
+            right: <RoutedOperand>::default(),
+            offsets: ::core::ptr::null(),
+            out: ::core::ptr::null_mut(),
+            out_expert_stride: 0,
+            out_stride: 0,
+            rows: 0,
+            experts: 0,
+            out_f32: 0,
+            beta: 0.0,
+        }
+    }
+}
+
+/// As `WeightGradient` for a bias, `out[e] = beta * out[e] + sum of weight * row`: `bias_gradient_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BiasGradient {
+    /// The rows.
+    pub from: RoutedOperand,
+    /// `[rows]` factor of each row, or null: 1.
+    pub row_weight: *const f32,
+    /// `[E + 1]`, or null: one expert has all rows.
+    pub offsets: *const i32,
+    /// Out: `[E, columns]`; in too unless `beta` is 0.
+    pub out: *mut ::core::ffi::c_void,
+    /// Distance between experts of `out`.
+    pub out_stride: i64,
+    /// Rows of the plan that there is room for; without `offsets`, the rows there are.
+    pub rows: i32,
+    /// E.
+    pub experts: i32,
+    /// Whether `out` is f32 instead of the storage type.
+    pub out_f32: i32,
+    /// Factor on what `out` holds: 0 or 1.
+    pub beta: f32,
+}
+
+impl Default for BiasGradient {
+    fn default() -> Self {
+        Self {
+            from: <RoutedOperand>::default(),
+            row_weight: ::core::ptr::null(),
+            offsets: ::core::ptr::null(),
+            out: ::core::ptr::null_mut(),
+            out_stride: 0,
+            rows: 0,
+            experts: 0,
+            out_f32: 0,
+            beta: 0.0,
+        }
+    }
+}
+
 /// Every struct as Rust lays it out.
 pub const LAYOUTS: &[Layout] = &[
     Layout {
@@ -1369,6 +1558,112 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "activation", offset: offset_of!(GroupedGemm, activation), size: size_of::<i32>() },
             Field { name: "out_f32", offset: offset_of!(GroupedGemm, out_f32), size: size_of::<i32>() },
             Field { name: "hidden_f32", offset: offset_of!(GroupedGemm, hidden_f32), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "HiddenGradient",
+        size: size_of::<HiddenGradient>(),
+        align: align_of::<HiddenGradient>(),
+        fields: &[
+            Field { name: "product", offset: offset_of!(HiddenGradient, product), size: size_of::<GroupedGemm>() },
+            Field { name: "row_weight", offset: offset_of!(HiddenGradient, row_weight), size: size_of::<*const f32>() },
+            Field {
+                name: "activated",
+                offset: offset_of!(HiddenGradient, activated),
+                size: size_of::<*mut ::core::ffi::c_void>(),
+            },
+            Field { name: "parts", offset: offset_of!(HiddenGradient, parts), size: size_of::<*mut f32>() },
+            Field {
+                name: "activated_stride",
+                offset: offset_of!(HiddenGradient, activated_stride),
+                size: size_of::<i64>(),
+            },
+        ],
+    },
+    Layout {
+        name: "RowWeightGradient",
+        size: size_of::<RowWeightGradient>(),
+        align: align_of::<RowWeightGradient>(),
+        fields: &[
+            Field { name: "parts", offset: offset_of!(RowWeightGradient, parts), size: size_of::<*const f32>() },
+            Field {
+                name: "dy",
+                offset: offset_of!(RowWeightGradient, dy),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field {
+                name: "bias",
+                offset: offset_of!(RowWeightGradient, bias),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "offsets", offset: offset_of!(RowWeightGradient, offsets), size: size_of::<*const i32>() },
+            Field {
+                name: "row_token",
+                offset: offset_of!(RowWeightGradient, row_token),
+                size: size_of::<*const i32>(),
+            },
+            Field { name: "out", offset: offset_of!(RowWeightGradient, out), size: size_of::<*mut f32>() },
+            Field { name: "dy_stride", offset: offset_of!(RowWeightGradient, dy_stride), size: size_of::<i64>() },
+            Field { name: "bias_stride", offset: offset_of!(RowWeightGradient, bias_stride), size: size_of::<i64>() },
+            Field { name: "rows", offset: offset_of!(RowWeightGradient, rows), size: size_of::<i32>() },
+            Field { name: "tokens", offset: offset_of!(RowWeightGradient, tokens), size: size_of::<i32>() },
+            Field { name: "experts", offset: offset_of!(RowWeightGradient, experts), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(RowWeightGradient, width), size: size_of::<i32>() },
+            Field { name: "part_count", offset: offset_of!(RowWeightGradient, part_count), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(RowWeightGradient, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "RoutedOperand",
+        size: size_of::<RoutedOperand>(),
+        align: align_of::<RoutedOperand>(),
+        fields: &[
+            Field {
+                name: "rows",
+                offset: offset_of!(RoutedOperand, rows),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "row_token", offset: offset_of!(RoutedOperand, row_token), size: size_of::<*const i32>() },
+            Field { name: "stride", offset: offset_of!(RoutedOperand, stride), size: size_of::<i64>() },
+            Field { name: "sources", offset: offset_of!(RoutedOperand, sources), size: size_of::<i32>() },
+            Field { name: "columns", offset: offset_of!(RoutedOperand, columns), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "WeightGradient",
+        size: size_of::<WeightGradient>(),
+        align: align_of::<WeightGradient>(),
+        fields: &[
+            Field { name: "left", offset: offset_of!(WeightGradient, left), size: size_of::<RoutedOperand>() },
+            Field { name: "right", offset: offset_of!(WeightGradient, right), size: size_of::<RoutedOperand>() },
+            Field { name: "offsets", offset: offset_of!(WeightGradient, offsets), size: size_of::<*const i32>() },
+            Field { name: "out", offset: offset_of!(WeightGradient, out), size: size_of::<*mut ::core::ffi::c_void>() },
+            Field {
+                name: "out_expert_stride",
+                offset: offset_of!(WeightGradient, out_expert_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "out_stride", offset: offset_of!(WeightGradient, out_stride), size: size_of::<i64>() },
+            Field { name: "rows", offset: offset_of!(WeightGradient, rows), size: size_of::<i32>() },
+            Field { name: "experts", offset: offset_of!(WeightGradient, experts), size: size_of::<i32>() },
+            Field { name: "out_f32", offset: offset_of!(WeightGradient, out_f32), size: size_of::<i32>() },
+            Field { name: "beta", offset: offset_of!(WeightGradient, beta), size: size_of::<f32>() },
+        ],
+    },
+    Layout {
+        name: "BiasGradient",
+        size: size_of::<BiasGradient>(),
+        align: align_of::<BiasGradient>(),
+        fields: &[
+            Field { name: "from", offset: offset_of!(BiasGradient, from), size: size_of::<RoutedOperand>() },
+            Field { name: "row_weight", offset: offset_of!(BiasGradient, row_weight), size: size_of::<*const f32>() },
+            Field { name: "offsets", offset: offset_of!(BiasGradient, offsets), size: size_of::<*const i32>() },
+            Field { name: "out", offset: offset_of!(BiasGradient, out), size: size_of::<*mut ::core::ffi::c_void>() },
+            Field { name: "out_stride", offset: offset_of!(BiasGradient, out_stride), size: size_of::<i64>() },
+            Field { name: "rows", offset: offset_of!(BiasGradient, rows), size: size_of::<i32>() },
+            Field { name: "experts", offset: offset_of!(BiasGradient, experts), size: size_of::<i32>() },
+            Field { name: "out_f32", offset: offset_of!(BiasGradient, out_f32), size: size_of::<i32>() },
+            Field { name: "beta", offset: offset_of!(BiasGradient, beta), size: size_of::<f32>() },
         ],
     },
 ];

@@ -2,6 +2,7 @@
 //! the time that a machine of known rates needs for them. A model to hold measurements against, not a measurement.
 
 use super::abi;
+use super::cost_products::{hidden_gradient, product, routed, weight_gradient, written};
 use super::device::{Call, Parameters};
 
 /// What a launch does, whatever machine does it.
@@ -30,7 +31,7 @@ pub enum Unit {
 
 impl Unit {
     /// By the kernel's name: what multiplies matrices says the type of its factors.
-    fn of(kernel: &str) -> Self {
+    pub(super) fn of(kernel: &str) -> Self {
         let multiplies = ["grouped_gemm_", "importance_query_key_"].iter().any(|family| kernel.starts_with(family));
         match kernel {
             _ if !multiplies => Unit::Scalar,
@@ -85,7 +86,18 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             let bytes = if launch.kernel == "permute_count" { 4.0 } else { 20.0 };
             (bytes * f64::from(p.tokens) * f64::from(p.slots), 0.0, of_launch)
         }
-        Parameters::GroupedGemm(p) => product(p, Unit::of(launch.kernel), size, contents),
+        Parameters::GroupedGemm(p) => product(p, launch.kernel, contents),
+        Parameters::HiddenGradient(p) => hidden_gradient(p, launch.kernel, contents),
+        Parameters::RowWeightGradient(p) => {
+            let dy = if p.bias.is_null() { 0.0 } else { f64::from(p.width) * size };
+            (routed(p.offsets, p.rows, contents) * (4.0 * (f64::from(p.part_count) + 1.0) + dy), 0.0, of_launch)
+        }
+        Parameters::WeightGradient(p) => weight_gradient(p, launch.kernel, contents),
+        Parameters::BiasGradient(p) => {
+            let columns = f64::from(p.from.columns);
+            let rows = routed(p.offsets, p.rows, contents) * columns * size;
+            (rows + f64::from(p.experts) * columns * written(p.out_f32, p.beta, size), 0.0, of_launch)
+        }
         Parameters::Combine(p) => {
             let rows = contents.rows.min(p.row_count as usize) as f64;
             let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);
@@ -118,29 +130,6 @@ fn query_key(p: &abi::ImportanceQueryKey, kernel: &str, heads: f64, size: f64, c
 
 /// Rows of one tile of queries or keys.
 const TILE_ROWS: f64 = 128.0;
-
-fn product(p: &abi::GroupedGemm, unit: Unit, size: f64, contents: &Contents) -> (f64, f64, u64) {
-    let gated = [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation);
-    let halves = if gated { 2 } else { 1 };
-    let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
-    let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
-    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
-    let more = rows % experts;
-    let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
-
-    let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
-    let out_size = if p.out_f32 == 0 { size } else { 4.0 };
-    let hidden_size = match (p.hidden.is_null(), p.hidden_f32) {
-        (true, _) => 0.0,
-        (false, 0) => size,
-        (false, _) => 4.0,
-    };
-    let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
-    let a = rows as f64 * f64::from(p.depth);
-    let weight_size = if unit == Unit::Scalar { 4.0 } else { size };
-    (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
-}
 
 /// Rates of a machine.
 #[derive(Clone, Copy, Debug, PartialEq)]

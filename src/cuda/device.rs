@@ -68,6 +68,10 @@ parameters!(
     GivenRouting,
     GateBias,
     GroupedGemm,
+    HiddenGradient,
+    RowWeightGradient,
+    WeightGradient,
+    BiasGradient,
     Permute,
     Combine,
 );

@@ -98,7 +98,9 @@ const SOURCES: &[&str] = &[
     "budget.cu",
     "combine.cu",
     "conformance.cu",
+    "experts_backward.cu",
     "gate.cu",
+    "grouped_gemm_back_sm80.cu",
     "grouped_gemm_sm80.cu",
     "importance.cu",
     "importance_attention.cu",
@@ -106,6 +108,7 @@ const SOURCES: &[&str] = &[
     "importance_probabilities.cu",
     "permute.cu",
     "routing.cu",
+    "weight_gradient_sm80.cu",
 ];
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {

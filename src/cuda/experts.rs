@@ -5,7 +5,7 @@ use super::device::{Call, Launch};
 use super::workspace::Workspace;
 use crate::{Activation, DType, Sizes};
 
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Blocks that a multiprocessor holds at once.
 const BLOCKS_A_MULTIPROCESSOR: usize = 2;
 
@@ -19,7 +19,7 @@ pub enum Factors {
     Tf32,
 }
 
-/// Types of the two operands of a product: the same, or 16-bit rows and f32 weights.
+/// Types of the two operands of a product: the same, or one of them f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operands {
     /// Of the rows.
@@ -36,16 +36,26 @@ impl From<DType> for Operands {
 
 /// What multiplies operands of some types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
+pub(super) enum Unit {
     TensorCores,
     Scalar,
 }
 
 impl Unit {
-    fn of(operands: Operands, factors: Factors) -> Self {
+    pub fn of(operands: Operands, factors: Factors) -> Self {
         let mixed = operands.rows != operands.weights;
         let exact = operands.weights == DType::F32 && factors == Factors::F32;
         if mixed || exact { Unit::Scalar } else { Unit::TensorCores }
+    }
+
+    /// Bytes of dynamic shared memory of a block.
+    pub fn shared(self) -> u32 {
+        if self == Unit::Scalar { 0 } else { abi::GEMM_SHARED_BYTES as u32 }
+    }
+
+    /// Rows of a tile, and columns of the weights' rows.
+    pub fn tile(self) -> usize {
+        if self == Unit::Scalar { abi::GEMM_F32_TILE as usize } else { abi::GEMM_TILE as usize }
     }
 }
 
@@ -59,10 +69,23 @@ pub fn calls(
 ) -> impl Iterator<Item = Call> {
     let operands = operands.into();
     let unit = Unit::of(operands, factors);
-    let blocks = most_tiles(unit, &p).min(multiprocessors * BLOCKS_A_MULTIPROCESSOR);
-    let shared = if unit == Unit::Scalar { 0 } else { abi::GEMM_SHARED_BYTES as u32 };
-    let launch = Launch { kernel: kernel(operands, unit, &p), grid: [blocks as u32, 1, 1], threads: THREADS, shared };
-    (blocks > 0).then(|| Call::new(launch, p)).into_iter()
+    persistent(kernel(operands, unit, &p), unit, is_gated(&p), multiprocessors, &p)
+        .map(|launch| Call::new(launch, p))
+        .into_iter()
+}
+
+/// Blocks that take the tiles of a product; none where there is no tile. `paired`: the weights' rows come in pairs, so
+/// that a tile has half as many columns.
+pub(super) fn persistent(
+    kernel: &'static str,
+    unit: Unit,
+    paired: bool,
+    multiprocessors: usize,
+    p: &abi::GroupedGemm,
+) -> Option<Launch> {
+    let blocks = most_tiles(unit, paired, p).min(multiprocessors * BLOCKS_A_MULTIPROCESSOR);
+    let grid = [blocks as u32, 1, 1];
+    (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared() })
 }
 
 /// The function between the two products, as the kernels know it.
@@ -94,15 +117,10 @@ fn is_gated(p: &abi::GroupedGemm) -> bool {
     [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation)
 }
 
-/// Rows and columns of a tile; half as many columns when gated.
-fn tile(unit: Unit, gated: bool) -> [usize; 2] {
-    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    [side, if gated { side / 2 } else { side }]
-}
-
 /// Tiles that there are when every expert's rows end in a tile of their own.
-fn most_tiles(unit: Unit, p: &abi::GroupedGemm) -> usize {
-    let [tile_rows, tile_columns] = tile(unit, is_gated(p));
+fn most_tiles(unit: Unit, paired: bool, p: &abi::GroupedGemm) -> usize {
+    let tile_rows = unit.tile();
+    let tile_columns = if paired { tile_rows / 2 } else { tile_rows };
     let (rows, columns) = (p.rows as usize, (p.columns as usize).div_ceil(tile_columns));
     let ragged = if p.offsets.is_null() { 1 } else { (p.experts as usize).min(rows) };
     // A whole tile and a ragged one for each expert cover any division of the rows.
@@ -110,7 +128,7 @@ fn most_tiles(unit: Unit, p: &abi::GroupedGemm) -> usize {
 }
 
 /// Whether every row of both operands starts at a multiple of 128 bits.
-fn is_aligned(storage: DType, p: &abi::GroupedGemm) -> bool {
+pub(super) fn is_aligned(storage: DType, p: &abi::GroupedGemm) -> bool {
     let whole = |stride: i64| (stride.unsigned_abs() as usize * storage.size()).is_multiple_of(16);
     [p.a as usize, p.b as usize].into_iter().all(|address| address.is_multiple_of(16))
         && [p.a_stride, p.b_stride, p.b_expert_stride].into_iter().all(whole)

@@ -9,15 +9,40 @@ use super::stages::{self, Options};
 use super::stream::Stream;
 use super::tray::{Tray, on_device};
 use super::workspace::Workspace;
-use super::{experts, gate, importance, permute};
+use super::{experts, experts_backward, gate, importance, permute};
 use crate::{
     Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs, ExpertsBackwardArgs,
-    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
-    RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
+    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs,
+    Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
 };
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The largest calls that a workspace is to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// T.
+    pub tokens: usize,
+    /// Storage type.
+    pub dtype: DType,
+    /// Heads of attention that importance is read off; 0 where it is not.
+    pub heads: usize,
+    /// What forward keeps; [`Keep::Nothing`] where there is no backward.
+    pub keep: Keep,
+}
+
+impl Most {
+    /// Calls like one with these inputs.
+    pub fn of(inputs: &Inputs<'_>, keep: Keep) -> Self {
+        let heads = match &inputs.attention {
+            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
+            Some(Attention::Probabilities(p)) => p.shape()[1],
+            None => 0,
+        };
+        Self { tokens: inputs.x.shape()[0], dtype: inputs.x.dtype(), heads, keep }
+    }
+}
 
 /// The kernels on a device `D`: a [`Backend`] whose tensors are [`DeviceMemory`] and whose calls are queued on a [`Stream`].
 ///
@@ -110,38 +135,22 @@ impl<D: Device> Kernels<D> {
         unsafe { DeviceMemory::borrow(&self.device, address, dtype, count) }
     }
 
-    /// Bytes of workspace with which a stream can carry any call of a layer over up to `tokens` tokens stored as `dtype`,
-    /// its importance read off `heads` heads of attention (0 where it is not).
+    /// Bytes of workspace with which a stream can carry any call of a layer that is no larger than `most`.
     ///
     /// # Errors
     /// [`Error::Overflow`].
-    pub fn workspace_bytes(&self, config: &LayerConfig, tokens: usize, dtype: DType, heads: usize) -> Result<usize> {
-        let sizes = Sizes::new(config, tokens)?;
-        Ok(self.stage_workspaces(config, &sizes, dtype, heads).into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
+    pub fn workspace_bytes(&self, config: &LayerConfig, most: Most) -> Result<usize> {
+        let stages = self.workspace_bytes_by_stage(config, most)?;
+        Ok(stages.into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
     }
 
     /// The same stage by stage.
     ///
     /// # Errors
     /// [`Error::Overflow`].
-    pub fn workspace_bytes_by_stage(
-        &self,
-        config: &LayerConfig,
-        tokens: usize,
-        dtype: DType,
-        heads: usize,
-    ) -> Result<[(&'static str, usize); 4]> {
-        Ok(self.stage_workspaces(config, &Sizes::new(config, tokens)?, dtype, heads))
-    }
-
-    fn stage_workspaces(
-        &self,
-        config: &LayerConfig,
-        sizes: &Sizes,
-        dtype: DType,
-        heads: usize,
-    ) -> [(&'static str, usize); 4] {
-        let tokens = sizes.tokens;
+    pub fn workspace_bytes_by_stage(&self, config: &LayerConfig, most: Most) -> Result<Vec<(&'static str, usize)>> {
+        let Most { tokens, dtype, heads, keep } = most;
+        let sizes = Sizes::new(config, tokens)?;
         let mut of_gate = gate::parameters(config, tokens, true);
         if let Some(chosen) = self.options.tokens_per_warp {
             of_gate.tokens_per_warp = chosen as i32;
@@ -150,13 +159,15 @@ impl<D: Device> Kernels<D> {
         of_routing.tokens_per_warp = of_gate.tokens_per_warp;
         let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::place_budget(&mut p, 0).bytes);
         let gate = gate::place(&mut of_gate, 0).bytes.max(gate::place_routing(&mut of_routing, 0).bytes).max(budget);
-        let permute = permute::place(&mut permute::parameters(config, tokens), 0).bytes;
-        [
+        let forward = [
             ("importance", importance::largest_workspace(tokens, heads).bytes),
             ("gate", gate),
-            ("permute", permute),
-            ("experts", experts::workspace(sizes, dtype).bytes),
-        ]
+            ("permute", permute::place(&mut permute::parameters(config, tokens), 0).bytes),
+            ("experts", experts::workspace(&sizes, dtype).bytes),
+        ];
+        let backward = (keep != Keep::Nothing)
+            .then(|| [("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes)]);
+        Ok(forward.into_iter().chain(backward.into_iter().flatten()).collect())
     }
 
     fn tray<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Tray<'a, D>> {
@@ -219,14 +230,10 @@ impl<D: Device> Backend for Kernels<D> {
         stream: &Stream<D>,
         config: &LayerConfig,
         inputs: &Inputs<'_>,
+        keep: Keep,
     ) -> Result<()> {
         stream.expect_device(op, &self.device)?;
-        let heads = match &inputs.attention {
-            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
-            Some(Attention::Probabilities(p)) => p.shape()[1],
-            None => 0,
-        };
-        let bytes = self.workspace_bytes(config, inputs.x.shape()[0], inputs.x.dtype(), heads)?;
+        let bytes = self.workspace_bytes(config, Most::of(inputs, keep))?;
         stream.workspace(op, Workspace { zeroed: 0, bytes }).map(drop)
     }
 
@@ -272,8 +279,8 @@ impl<D: Device> Backend for Kernels<D> {
         no_backward("combine_backward")
     }
 
-    fn experts_backward(&self, _: &Stream<D>, _: ExpertsBackwardArgs<'_>) -> Result<()> {
-        no_backward("experts_backward")
+    fn experts_backward(&self, stream: &Stream<D>, args: ExpertsBackwardArgs<'_>) -> Result<()> {
+        stages::experts_backward(&mut self.tray("experts_backward", stream)?, self.options, args)
     }
 
     fn permute_backward(&self, _: &Stream<D>, _: PermuteBackwardArgs<'_>) -> Result<()> {

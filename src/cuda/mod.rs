@@ -1,8 +1,9 @@
 //! NVIDIA GPUs: the kernels of `kernels/`, which of them run for given sizes and types, and what they run on.
 //!
 //! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
-//! - [`importance`], [`attention`], [`gate`], [`permute`] and [`combine`] say which launches a stage makes, with how many
-//!   threads and how much workspace: pure functions of sizes, types and addresses.
+//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`], [`combine`], [`experts_backward`] and
+//!   [`gradient_products`] say which launches a stage makes, with how many threads and how much workspace: pure functions of
+//!   sizes, types and addresses.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
 //! - [`Kernels`] is the backend: [`Layer`](crate::Layer)`<Cuda>` calls it with [`DeviceMemory`] and a [`Stream`].
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
@@ -15,13 +16,16 @@ pub mod combine;
 pub mod conformance;
 mod copies;
 pub mod cost;
+mod cost_products;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "emulator")]
 mod emulated;
 pub mod experts;
+pub mod experts_backward;
 pub mod gate;
+pub mod gradient_products;
 mod images;
 pub mod importance;
 mod kernels;
@@ -29,6 +33,7 @@ mod kernels;
 pub mod layout;
 mod memory;
 pub mod permute;
+mod products;
 #[cfg(feature = "emulator")]
 mod shim;
 mod staged;
@@ -47,8 +52,9 @@ pub type Cuda = Kernels<Driver>;
 #[cfg(feature = "emulator")]
 pub use emulated::Emulated;
 pub use images::{BuildReport, Image, build_report, kernels, require_kernels};
-pub use kernels::Kernels;
+pub use kernels::{Kernels, Most};
 pub use memory::DeviceMemory;
+pub use products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 #[cfg(feature = "emulator")]
 pub use shim::{Counts, Failing, Shim};
 pub use staged::Staged;

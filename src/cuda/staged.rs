@@ -30,7 +30,7 @@ impl<D: Device> Staged<D> {
         &self.kernels
     }
 
-    fn tray(&self, stage: &'static str) -> Tray<'_, D> {
+    pub(super) fn tray(&self, stage: &'static str) -> Tray<'_, D> {
         Tray::host(self.kernels.device(), stage)
     }
 }
@@ -92,8 +92,8 @@ impl<D: Device> Backend for Staged<D> {
         self.host.combine_backward(stream, args)
     }
 
-    fn experts_backward(&self, stream: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
-        self.host.experts_backward(stream, args)
+    fn experts_backward(&self, _: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
+        stages::experts_backward(&mut self.tray("experts_backward"), self.kernels.options(), args)
     }
 
     fn permute_backward(&self, stream: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {

@@ -149,11 +149,29 @@ impl<'a, D: Device> Tray<'a, D> {
         view: TensorMut<'t, R>,
     ) -> Result<Output<'t, T>> {
         let output = self.output(name, view)?;
-        if let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of(output.to.as_ref())) {
-            // SAFETY: the allocation has as many bytes.
-            unsafe { self.device.upload(0, output.address, bytes) }?;
+        self.bring(&output)?;
+        Ok(output)
+    }
+
+    /// As [`Tray::storage_output`], for a tensor that the stage adds to unless `beta` is 0.
+    pub fn storage_in_out<'t, const R: usize>(
+        &mut self,
+        name: &'static str,
+        view: TensorMut<'t, R>,
+        beta: f32,
+    ) -> Result<Output<'t, c_void>> {
+        let output = self.storage_output(name, view)?;
+        if beta != 0.0 {
+            self.bring(&output)?;
         }
         Ok(output)
+    }
+
+    /// Copies what a host output holds to where the kernel reads it.
+    fn bring<T>(&self, output: &Output<'_, T>) -> Result<()> {
+        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of(output.to.as_ref())) else { return Ok(()) };
+        // SAFETY: the allocation has as many bytes.
+        unsafe { self.device.upload(0, output.address, bytes) }
     }
 
     /// Room for what passes between launches: header zero, uninitialised elsewhere. The same room every time, so for one set

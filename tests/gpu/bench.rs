@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "a recorded graph's tensors are its caller's word")]
 
-use da_moe::cuda::{Cuda, DeviceMemory, Driver, Stream};
+use da_moe::cuda::{Cuda, DeviceMemory, Driver, Most, Stream};
 use da_moe::{
     Activation, Attention, Backend, Buffer, DType, Error, ExpertsPerToken, Inputs, Keep, Layer, LayerConfig, Normalize,
     Policy, Source, StageTimes, TensorMut, TensorRef, Timed, Weights, bf16,
@@ -139,7 +139,7 @@ fn measure(cuda: &Cuda, shape: &Shape) -> Result<String, Error> {
         Mean(..) => tensors.inputs(&config)?,
     };
     let weights = tensors.weights(&config)?;
-    let stream: Stream<Driver> = cuda.stream(cuda.workspace_bytes(&config, tokens, DType::Bf16, HEADS[0])?)?;
+    let stream: Stream<Driver> = cuda.stream(cuda.workspace_bytes(&config, Most::of(&inputs, Keep::Nothing))?)?;
     let mut y = cuda.zeros(DType::Bf16, tokens * d)?;
 
     let staged = Layer::new(Timed::new(cuda.clone()), config.clone())?;

@@ -3,8 +3,8 @@
 use super::Subject;
 use super::case::Case;
 use super::data::{Data, poison};
-use da_moe::cuda::{Copies, Device, DeviceMemory, Kernels, Stream};
-use da_moe::{Attention, Error, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
+use da_moe::cuda::{Copies, Device, DeviceMemory, Kernels, Most, Stream};
+use da_moe::{Error, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
 use da_moe_reference::check::Outcome;
 
 /// The kernels under [`Layer`], with everything on the device.
@@ -23,14 +23,10 @@ impl<D: Device> Engine<D> {
     /// For calls of up to `room` more tokens than the case's.
     pub fn new(kernels: &Kernels<D>, data: &Data, case: &Case, room: usize) -> Result<Self, Error> {
         let tokens = data.tokens + room;
-        let heads = match data.inputs()?.attention {
-            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
-            Some(Attention::Probabilities(p)) => p.shape()[1],
-            None => 0,
-        };
+        let most = Most { tokens, ..Most::of(&data.inputs()?, case.keep) };
         let layer = Layer::new(kernels.clone(), data.config.clone())?;
         Ok(Self {
-            stream: kernels.stream(kernels.workspace_bytes(&data.config, tokens, data.dtype, heads)?)?,
+            stream: kernels.stream(kernels.workspace_bytes(&data.config, most)?)?,
             state: layer.state()?,
             step: layer.step(tokens, data.dtype, case.keep)?,
             y: kernels.upload(&poison(data.dtype, tokens * data.config.hidden_size))?,

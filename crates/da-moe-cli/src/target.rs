@@ -1,8 +1,8 @@
 //! What a command needs of a backend besides its stages: the same for host memory and a GPU's.
 
 use crate::Result;
-use da_moe::cuda::{self, Copies, Kernels};
-use da_moe::{Attention, Backend, Buffer, Cpu, Inputs, LayerConfig, Memory, TensorRef, Weights};
+use da_moe::cuda::{self, Copies, Kernels, Most};
+use da_moe::{Backend, Buffer, Cpu, Inputs, Keep, LayerConfig, Memory, TensorRef, Weights};
 
 /// A backend with a way to hand it host tensors.
 pub(crate) trait Target: Backend<Stream: Sized> {
@@ -27,7 +27,7 @@ pub(crate) trait Target: Backend<Stream: Sized> {
     }
 
     /// A stream for calls with these inputs.
-    fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>) -> Result<Self::Stream>;
+    fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>, keep: Keep) -> Result<Self::Stream>;
 
     /// Measured rate of dense f32 products, in GFLOP/s, where the backend can tell.
     fn ceiling(&self) -> Option<f64>;
@@ -50,7 +50,7 @@ impl Target for Cpu {
         Ok(*matrix)
     }
 
-    fn stream_for(&self, _: &LayerConfig, _: &Inputs<'_>) -> Result<()> {
+    fn stream_for(&self, _: &LayerConfig, _: &Inputs<'_>, _: Keep) -> Result<()> {
         Ok(())
     }
 
@@ -78,13 +78,8 @@ impl<D: cuda::Device> Target for Kernels<D> {
         Ok(held.tensor(matrix)?)
     }
 
-    fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>) -> Result<cuda::Stream<D>> {
-        let heads = match &inputs.attention {
-            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
-            Some(Attention::Probabilities(p)) => p.shape()[1],
-            None => 0,
-        };
-        Ok(self.stream(self.workspace_bytes(config, inputs.x.shape()[0], inputs.x.dtype(), heads)?)?)
+    fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>, keep: Keep) -> Result<cuda::Stream<D>> {
+        Ok(self.stream(self.workspace_bytes(config, Most::of(inputs, keep))?)?)
     }
 
     fn ceiling(&self) -> Option<f64> {

@@ -59,6 +59,7 @@ pub trait Backend: Send + Sync {
         _stream: &Self::Stream,
         _config: &LayerConfig,
         _inputs: &crate::Inputs<'_>,
+        _keep: crate::Keep,
     ) -> Result<()> {
         Ok(())
     }

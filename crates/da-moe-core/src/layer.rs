@@ -422,7 +422,7 @@ impl<B: Backend> Layer<B> {
             let problem = format!("x is {}, but the step was made for {}", inputs.x.dtype(), step.dtype);
             return Err(Error::Workspace { op, problem });
         }
-        self.backend.check_stream(op, stream, &self.config, inputs)?;
+        self.backend.check_stream(op, stream, &self.config, inputs, step.keep)?;
         self.backend.check_contents(&self.config, inputs, sizes.tokens)?;
         Ok(sizes)
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
-    GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
+    GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
     RouterArgs, RoutingArgs, RoutingBackwardArgs, Slice, TensorMut, TensorRef,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -118,8 +118,9 @@ impl<B: Backend> Backend for Timed<B> {
         stream: &B::Stream,
         config: &LayerConfig,
         inputs: &Inputs<'_>,
+        keep: Keep,
     ) -> Result<()> {
-        self.backend.check_stream(op, stream, config, inputs)
+        self.backend.check_stream(op, stream, config, inputs, keep)
     }
 
     fn time(&self, stream: &B::Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {

@@ -2,6 +2,7 @@
 
 mod combine;
 mod experts;
+mod experts_backward;
 mod gate;
 mod importance;
 mod permute;
@@ -10,6 +11,7 @@ mod routing;
 
 pub(super) use combine::combine;
 pub(super) use experts::experts;
+pub(super) use experts_backward::experts_backward;
 pub(super) use gate::{gate, update_bias};
 pub(super) use importance::importance;
 pub(super) use permute::permute;
@@ -31,10 +33,10 @@ pub(super) struct Options {
 }
 
 /// What activations and weights may be stored as.
-const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+pub(super) const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
 /// The distance between a matrix's rows.
-fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
+pub(super) fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
     view.strides()[R - 2] as i64
 }
 

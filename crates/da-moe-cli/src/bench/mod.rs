@@ -154,7 +154,7 @@ impl<'a, B: Target> Call<'a, B> {
         };
         Ok(Self {
             layer,
-            stream: target.stream_for(layer.config(), &inputs)?,
+            stream: target.stream_for(layer.config(), &inputs, keep)?,
             dy: B::matrix(held, &TensorRef::new(&problem.dy, inputs.x.shape())?)?,
             step: layer.step(problem.tokens(), dtype, keep)?,
             y: target.room(&problem.x)?,

@@ -122,7 +122,7 @@ impl Setup {
         let held = target.held();
         let (inputs, weights) = (B::inputs(&held, &self.inputs()?)?, B::weights(&held, &self.weights()?)?);
         let (dy, shape) = (B::matrix(&held, &self.dy()?)?, [self.tokens, WIDTH]);
-        let stream = target.stream_for(layer.config(), &inputs)?;
+        let stream = target.stream_for(layer.config(), &inputs, Keep::Hidden)?;
         let mut step = layer.step(self.tokens, DType::F32, Keep::Hidden)?;
         let zeros = |len| target.allocate(DType::F32, len);
         let mut y = zeros(self.x.len())?;

@@ -105,7 +105,7 @@ fn run_on<B: Target>(backend: B, config: LayerConfig, safetensors: &[u8], option
     let target = layer.backend();
     let held = target.held();
     let (inputs, weights) = (B::inputs(&held, &tensors.inputs()?)?, B::weights(&held, &tensors.weights()?)?);
-    let stream = target.stream_for(layer.config(), &inputs)?;
+    let stream = target.stream_for(layer.config(), &inputs, keep)?;
     let mut y = Room::like(target, &tensors.x)?;
     layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, y.view_mut()?)?;
 

@@ -1,0 +1,39 @@
+// Tile after tile of a grouped product: the scheduler says which, a main loop multiplies, an output writes.
+#pragma once
+
+#include "../abi.h"
+#include "epilogue.cuh"
+#include "hidden_gradient.cuh"
+#include "operands.cuh"
+#include "scheduler.cuh"
+
+namespace da_moe {
+
+template <class Loop, class SourceA, class SourceB, class Output>
+__device__ __forceinline__ void tiles(const GroupedGemm& p, const Output& output, unsigned char* shared) {
+    TileScheduler<Loop::TILE_ROWS, Loop::TILE_COLUMNS / (SourceB::GATED ? 2 : 1)> scheduler(p);
+    Loop loop(shared);
+    Tile tile;
+    while (scheduler.next(tile)) {
+        loop.run(SourceA(p, tile), SourceB(p, tile), tile.rows, p.depth);
+        const auto products = loop.products();
+        __syncthreads();
+        output.write(tile, products);
+    }
+}
+
+// Products with a bias, activated.
+template <class Loop, class SourceA, class SourceB>
+__device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char* shared) {
+    using Output = TileOutput<typename SourceB::Element, SourceB::GATED, SourceB::GROUP>;
+    tiles<Loop, SourceA, SourceB>(p, Output(p), shared);
+}
+
+// Products that are the gradient of activated values.
+template <class Loop, class SourceA, class SourceB>
+__device__ __forceinline__ void hidden_gradient(const HiddenGradient& p, unsigned char* shared) {
+    using Output = HiddenGradientOutput<typename SourceB::Element>;
+    tiles<Loop, SourceA, SourceB>(p.product, Output(p), shared);
+}
+
+}  // namespace da_moe

@@ -1,0 +1,62 @@
+// SPEC §6: gradients of weights, each expert's the sum of `left ⊗ right` over its rows: `dW_in = Σ dh ⊗ x_t`,
+// `dW_out = Σ dy_t ⊗ (g·a)`, and with one group of all tokens the router's `dW_r = Σ dz ⊗ x_t`.
+//
+//   grouped_gemm_{bf16,f16}_tn[_any]         tensor cores, f32 accumulators; `_any` for rows at any address
+//   grouped_gemm_f32_tn[_{bf16,f16}_rows]    f32 products and sums; the right factor's rows may be of a 16-bit type
+//
+// Grid (column tiles · row tiles · E), block 256: one tile of one expert's gradient, whose depth is the expert's rows, so
+// that a block's work is its expert's; blocks of an expert without rows write their zeros and end. Experts follow one
+// another, so that blocks that run at the same time share rows. Rows are gathered by token while they are loaded, and are
+// added in their order. Roles and barriers are the main loop's, and one between its products and their way out.
+// Operations: 2·M·N a row, in steps of 32 rows (16 in f32); bytes: both factors' rows once for each column of tiles that
+// does not find them in the L2, and every gradient once; floor: the larger of operations over the units' rate and bytes
+// over bandwidth.
+
+#include "gemm/f32_loop.cuh"
+#include "gemm/mma_loop.cuh"
+#include "gemm/operands.cuh"
+#include "gemm/weight_output.cuh"
+
+namespace da_moe {
+namespace {
+
+template <class Loop, class Left, class Right>
+__device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigned char* shared) {
+    const WeightTile tile = weight_tile<Loop::TILE_ROWS, Loop::TILE_COLUMNS>(p, static_cast<int>(blockIdx.x));
+    const Segment rows = segment(p.offsets, p.rows, tile.expert);
+    Loop loop(shared);
+    loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), p.left.columns - tile.row, rows.count);
+    const auto products = loop.products();
+    __syncthreads();
+    WeightOutput<typename Right::Element>(p).write(tile, products);
+}
+
+}  // namespace
+}  // namespace da_moe
+
+#define MMA_TN(storage, name, aligned)                                                             \
+    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+        grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
+        DYN_SMEM(shared, 128);                                                                     \
+        using Rows = da_moe::RoutedRows<storage>;                                                  \
+        da_moe::weight_gradient<da_moe::MmaLoop<aligned, Rows, Rows>, Rows, Rows>(p, shared);      \
+    }                                                                                              \
+    GPU_KERNEL(grouped_gemm_##name)
+
+MMA_TN(da_moe::bf16, bf16_tn, true)
+MMA_TN(da_moe::bf16, bf16_tn_any, false)
+MMA_TN(da_moe::f16, f16_tn, true)
+MMA_TN(da_moe::f16, f16_tn_any, false)
+
+#define F32_TN(rows, name)                                                                         \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                           \
+        grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
+        using Left = da_moe::RoutedRows<float>;                                                    \
+        using Right = da_moe::RoutedRows<rows>;                                                    \
+        da_moe::weight_gradient<da_moe::F32Loop<Left, Right>, Left, Right>(p, nullptr);            \
+    }                                                                                              \
+    GPU_KERNEL(grouped_gemm_##name)
+
+F32_TN(float, f32_tn)
+F32_TN(da_moe::bf16, f32_tn_bf16_rows)
+F32_TN(da_moe::f16, f32_tn_f16_rows)

@@ -1,0 +1,133 @@
+//! What products cost at least, on the way forward and back: bytes, operations and tiles (see [`cost`](super::cost)).
+
+use super::abi;
+use super::cost::{Contents, Unit};
+
+/// Rows that there are.
+pub(super) fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
+    (if offsets.is_null() { rows as usize } else { contents.rows.min(rows as usize) }) as f64
+}
+
+/// Bytes moved for an element of a gradient: what is added to is read too.
+pub(super) fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
+    (if out_f32 == 0 { size } else { 4.0 }) * if beta == 0.0 { 1.0 } else { 2.0 }
+}
+
+/// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
+/// product may be of such a type.
+fn operand_sizes(kernel: &str) -> [f64; 2] {
+    match (kernel.starts_with("grouped_gemm_f32_"), kernel.contains("f16")) {
+        (true, true) if kernel.contains("_tn_") || kernel.ends_with("_weights") => [4.0, 2.0],
+        (true, true) => [2.0, 4.0],
+        (_, true) => [2.0; 2],
+        (_, false) => [4.0; 2],
+    }
+}
+
+/// The product, and beside it `h` in, `dh` and `g·a` out.
+pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let [_, size] = operand_sizes(kernel);
+    let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
+    let (bytes, operations, tiles) = product(&plain, kernel, contents);
+    let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
+    let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
+    let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
+    // One output of the plain product is g·a.
+    (bytes + elements * halves * (hidden + size), operations, tiles)
+}
+
+pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let [left, right] = operand_sizes(kernel);
+    let side = if Unit::of(kernel) == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
+    let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
+    let (m, n) = (f64::from(m), f64::from(n));
+    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, right);
+    (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
+}
+
+fn gated(activation: i32) -> bool {
+    [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&activation)
+}
+
+pub(super) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+    let (unit, [size, weight_size]) = (Unit::of(kernel), operand_sizes(kernel));
+    let halves = if gated(p.activation) { 2 } else { 1 };
+    let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
+    let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
+    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
+    let more = rows % experts;
+    let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
+
+    let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
+    let out_size = if p.out_f32 == 0 { size } else { 4.0 };
+    let hidden_size = match (p.hidden.is_null(), p.hidden_f32) {
+        (true, _) => 0.0,
+        (false, 0) => size,
+        (false, _) => 4.0,
+    };
+    let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
+    let a = rows as f64 * f64::from(p.depth);
+    (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::without_provenance;
+
+    const CONTENTS: Contents = Contents { rows: 1000, pairs: 0.0 };
+
+    fn operand(columns: i32) -> abi::RoutedOperand {
+        abi::RoutedOperand { columns, ..Default::default() }
+    }
+
+    #[test]
+    fn a_gradient_counts_rows_that_there_are_and_every_expert() {
+        let p = abi::WeightGradient {
+            left: operand(256),
+            right: operand(512),
+            offsets: without_provenance(256),
+            rows: 4000,
+            experts: 8,
+            ..Default::default()
+        };
+        let (bytes, operations, tiles) = weight_gradient(&p, "grouped_gemm_bf16_tn", &CONTENTS);
+        assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
+        assert_eq!(bytes, 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
+        assert_eq!(tiles, 8 * 2 * 4);
+        // Sums that go on are read too.
+        let more = abi::WeightGradient { beta: 1.0, out_f32: 1, ..p };
+        assert_eq!(weight_gradient(&more, "grouped_gemm_bf16_tn", &CONTENTS).0 - bytes, 6.0 * 8.0 * 256.0 * 512.0);
+        let (bytes, _, tiles) = weight_gradient(&p, "grouped_gemm_f32_tn_bf16_rows", &CONTENTS);
+        assert_eq!((bytes, tiles), (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 4 * 8));
+    }
+
+    #[test]
+    fn hidden_rows_come_in_and_their_gradient_goes_out() {
+        let product = abi::GroupedGemm {
+            rows: 1000,
+            experts: 1,
+            depth: 256,
+            columns: 512,
+            activation: abi::ACTIVATION_SWIGLU,
+            hidden_f32: 1,
+            ..Default::default()
+        };
+        let p = abi::HiddenGradient { product, ..Default::default() };
+        let (bytes, operations, _) = hidden_gradient(&p, "grouped_gemm_f16_dh", &CONTENTS);
+        assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
+        let elements = 1000.0 * 512.0;
+        assert_eq!(bytes, 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + elements * 2.0 * 6.0);
+    }
+
+    #[test]
+    fn operands_of_f32_products_may_be_of_half_the_size() {
+        assert_eq!(operand_sizes("grouped_gemm_f32_plain_bf16_rows"), [2.0, 4.0]);
+        assert_eq!(operand_sizes("grouped_gemm_f32_nn_f16_weights"), [4.0, 2.0]);
+        assert_eq!(operand_sizes("grouped_gemm_f32_tn_f16_rows"), [4.0, 2.0]);
+        assert_eq!([operand_sizes("grouped_gemm_f32_nn"), operand_sizes("grouped_gemm_tf32_plain")], [[4.0; 2]; 2]);
+        assert_eq!(operand_sizes("grouped_gemm_bf16_tn_any"), [2.0; 2]);
+    }
+}
