@@ -89,8 +89,39 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);
             ((rows + f64::from(p.tokens)) * f64::from(p.width) * size + table, 0.0, of_launch)
         }
+        Parameters::CombineBackward(p) => (combine_backward(p, launch.kernel, size), 0.0, of_launch),
+        Parameters::PermuteBackward(p) => (permute_backward(p, contents), 0.0, of_launch),
+        Parameters::GateBackward(p) => {
+            let reads = if p.divisor == abi::DIVISOR_CANDIDATES { 12.0 } else { 8.0 };
+            let of_token = 8.0 * f64::from(p.candidates) + reads * f64::from(p.slots);
+            (f64::from(p.tokens) * of_token, 0.0, of_launch)
+        }
+        Parameters::GateDx(p) => {
+            let reads = if p.of_router.is_null() { 4.0 } else { 8.0 };
+            (f64::from(p.tokens) * f64::from(p.width) * (reads + size), 0.0, of_launch)
+        }
+        Parameters::RoutingBackward(p) => {
+            let given = f64::from(p.entries).max(f64::from(p.tokens) * f64::from(p.columns));
+            (8.0 * f64::from(p.tokens) * f64::from(p.slots) + 4.0 * given, 0.0, of_launch)
+        }
     };
     Work { bytes, operations, unit: Unit::of(launch.kernel), tiles }
+}
+
+/// Bytes of the gradient of null experts when none is chosen: ids in, zeros out.
+fn combine_backward(p: &abi::CombineBackward, kernel: &str, size: f64) -> f64 {
+    let slots = f64::from(p.tokens) * f64::from(p.slots);
+    if kernel.starts_with("combine_constants") {
+        return 4.0 * slots + f64::from(p.gradients) * f64::from(p.width) * size;
+    }
+    8.0 * slots
+}
+
+fn permute_backward(p: &abi::PermuteBackward, contents: &Contents) -> f64 {
+    let rows = contents.rows.min(p.row_count as usize) as f64;
+    let shared = if p.shared_dx.is_null() { 0.0 } else { 1.0 };
+    let tokens = f64::from(p.tokens);
+    4.0 * (rows + tokens * (1.0 + shared)) * f64::from(p.width) + 16.0 * tokens * f64::from(p.slots)
 }
 
 /// The part of a matrix of scores that a causal mask leaves.

@@ -70,6 +70,11 @@ parameters!(
     GroupedGemm,
     Permute,
     Combine,
+    CombineBackward,
+    PermuteBackward,
+    GateBackward,
+    GateDx,
+    RoutingBackward,
 );
 
 /// A launch with its parameters.

@@ -40,15 +40,20 @@ impl Emulated {
 const SOURCES: &[&str] = &[
     "budget.cu",
     "combine.cu",
+    "combine_backward.cu",
     "conformance.cu",
     "gate.cu",
+    "gate_backward.cu",
+    "gate_dx.cu",
     "grouped_gemm_sm80.cu",
     "importance.cu",
     "importance_attention.cu",
     "importance_attention_f32.cu",
     "importance_probabilities.cu",
     "permute.cu",
+    "permute_backward.cu",
     "routing.cu",
+    "routing_backward.cu",
 ];
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {

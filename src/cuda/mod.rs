@@ -2,13 +2,16 @@
 //!
 //! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
 //! - [`importance`], [`attention`], [`gate`], [`permute`] and [`combine`] say which launches a stage makes, with how many
-//!   threads and how much workspace: pure functions of sizes, types and addresses.
+//!   threads and how much workspace: pure functions of sizes, types and addresses. So do [`combine_backward`],
+//!   [`permute_backward`], [`gate_backward`] and [`routing_backward`] for the way back.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
 
 pub mod abi;
 pub mod attention;
+mod columns;
 pub mod combine;
+pub mod combine_backward;
 #[cfg(feature = "emulator")]
 pub mod conformance;
 pub mod cost;
@@ -19,12 +22,16 @@ mod driver;
 mod emulated;
 pub mod experts;
 pub mod gate;
+pub mod gate_backward;
 mod images;
 pub mod importance;
 #[doc(hidden)]
 pub mod layout;
 pub mod permute;
+pub mod permute_backward;
+pub mod routing_backward;
 mod staged;
+mod staged_gradients;
 mod tray;
 mod workspace;
 

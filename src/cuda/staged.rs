@@ -5,18 +5,18 @@
 
 use super::device::Device;
 use super::tray::{Output, Tray};
-use super::{abi, attention, combine, experts, gate, importance, permute};
+use super::{abi, attention, combine, experts, gate, importance, permute, staged_gradients};
 use crate::{
     Attention, Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, Cpu, DType, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, NullExpert, PermuteArgs,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, PermuteArgs,
     PermuteBackwardArgs, Result, RouterArgs, Routing, RoutingArgs, RoutingBackwardArgs, Rows, Source, TensorMut,
     TensorRef,
 };
 
-const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+pub(super) const STORAGE: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
 
-/// The way forward by kernels on `D`, but for a router of another type than `x`; that and the way back by the CPU backend,
-/// until they have kernels.
+/// The layer by kernels on `D`, but for a router of another type than `x`, the experts' way back and the two products of the
+/// router's: those on the host, until they have kernels.
 #[derive(Clone, Debug)]
 pub struct Staged<D> {
     device: D,
@@ -172,7 +172,7 @@ fn last(offsets: &TensorRef<'_, 1>) -> usize {
 }
 
 /// The distance between a matrix's rows.
-fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
+pub(super) fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
     view.strides()[R - 2] as i64
 }
 
@@ -454,11 +454,7 @@ impl<D: Device + Clone> Backend for Staged<D> {
             slots: args.selection.experts.shape()[1] as i32,
             routed: args.experts as i32,
             nulls: args.constants.map_or(i32::MAX, |constants| constants.shape()[0] as i32),
-            null_kind: match args.null_expert {
-                NullExpert::Zero => abi::NULL_ZERO,
-                NullExpert::Copy => abi::NULL_COPY,
-                NullExpert::Constant => abi::NULL_CONSTANT,
-            },
+            null_kind: combine::null_kind(args.null_expert),
             row_count: args.rows.shape()[0] as i32,
             ..Default::default()
         };
@@ -469,24 +465,24 @@ impl<D: Device + Clone> Backend for Staged<D> {
         tray.take(y)
     }
 
-    fn combine_backward(&self, stream: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
-        self.host.combine_backward(stream, args)
+    fn combine_backward(&self, _: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
+        staged_gradients::combine(self.tray("combine_backward"), args)
     }
 
     fn experts_backward(&self, stream: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
         self.host.experts_backward(stream, args)
     }
 
-    fn permute_backward(&self, stream: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
-        self.host.permute_backward(stream, args)
+    fn permute_backward(&self, _: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
+        staged_gradients::permute(self.tray("permute_backward"), args)
     }
 
-    fn gate_backward(&self, stream: &(), args: GateBackwardArgs<'_>) -> Result<()> {
-        self.host.gate_backward(stream, args)
+    fn gate_backward(&self, _: &(), args: GateBackwardArgs<'_>) -> Result<()> {
+        staged_gradients::gate(self.tray("gate_backward"), args, self.tokens_per_warp)
     }
 
-    fn routing_backward(&self, stream: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
-        self.host.routing_backward(stream, args)
+    fn routing_backward(&self, _: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
+        staged_gradients::routing(self.tray("routing_backward"), args)
     }
 
     fn update_bias(&self, _: &(), update: BiasUpdate, load: TensorRef<'_, 1>, bias: TensorMut<'_, 1>) -> Result<()> {
