@@ -153,7 +153,7 @@ fn d_logits<D: Device>(
 }
 
 /// `dz W_r`, `[T, D]`, and `dW_r = dzᵀ x` into its place: the two products of the router's gradient, on the host until they
-/// have kernels. Padding takes no part, whatever its `x` holds: its `dz` is 0, but 0 · NaN is not.
+/// have kernels. Padding takes no part in `dW_r`, whatever its `x` holds: its `dz` is 0, but 0 · NaN is not.
 fn router_products(args: &GateBackwardArgs<'_>, router: RouterBackward<'_>) -> Result<Vec<f32>> {
     let op = "gate_backward";
     let ([tokens, width], [candidates, _]) = (args.x.shape(), router.weight.shape());
@@ -163,12 +163,15 @@ fn router_products(args: &GateBackwardArgs<'_>, router: RouterBackward<'_>) -> R
     let mask = args.mask.as_ref().and_then(TensorRef::elements::<u8>);
     let dz = router.d_logits.into_elements::<f32>().unwrap_or_default();
     let (mut of_x, mut of_weight) = (vec![0.0f64; tokens * width], vec![0.0f64; candidates * width]);
-    for t in (0..tokens).filter(|&t| mask.is_none_or(|mask| mask[t] != 0)) {
+    for t in 0..tokens {
+        let is_token = mask.is_none_or(|mask| mask[t] != 0);
         let (x, of_x) = (&x[t * width..][..width], &mut of_x[t * width..][..width]);
         for (e, dz) in dz[t * candidates..][..candidates].iter().enumerate() {
             let dz = f64::from(*dz);
             of_x.iter_mut().zip(&weight[e * width..]).for_each(|(sum, w)| *sum += dz * f64::from(*w));
-            of_weight[e * width..].iter_mut().zip(x).for_each(|(sum, x)| *sum += dz * f64::from(*x));
+            if is_token {
+                of_weight[e * width..].iter_mut().zip(x).for_each(|(sum, x)| *sum += dz * f64::from(*x));
+            }
         }
     }
     let rounded = |values: &[f64]| values.iter().map(|v| *v as f32).collect::<Vec<f32>>();
