@@ -106,7 +106,7 @@ const BUGS: &[Bug] = &[
         file: "combine_backward.cu",
         from: "        __syncthreads();\n        return count;",
         to: "        return count;",
-        shows: RACE,
+        shows: Report("race|uninitialised"),
         call: constants,
     },
     Bug {

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use crate::cuda::device::Launch;
     use crate::cuda::experts::{self, Factors};
-    use crate::cuda::{gate, permute};
+    use crate::cuda::{gate, gate_backward, permute};
     use crate::{DType, LayerConfig};
     use std::ptr::without_provenance;
 
@@ -338,6 +338,31 @@ mod tests {
         let plan: Vec<_> =
             permute::calls(permute::parameters(&config, 100)).map(|call| work(&call, &CONTENTS)).collect();
         assert_eq!(plan.iter().map(|work| work.bytes).collect::<Vec<_>>(), [1600.0, 8000.0]);
+    }
+
+    #[test]
+    fn the_way_back_counts_what_it_moves() {
+        let call = |kernel, p: Parameters| {
+            work(
+                &Call { launch: Launch { kernel, grid: [7, 2, 1], threads: 256, shared: 0 }, parameters: p },
+                &CONTENTS,
+            )
+        };
+        let permute = abi::PermuteBackward { tokens: 100, width: 64, slots: 4, row_count: 4000, ..Default::default() };
+        let permute = call("permute_backward_bf16_wide", permute.into());
+        assert_eq!((permute.bytes, permute.tiles), (4.0 * (1000.0 + 100.0) * 64.0 + 16.0 * 400.0, 14));
+        let dx = abi::GateDx { tokens: 100, width: 64, ..Default::default() };
+        assert_eq!(call("gate_dx_f16", dx.into()).bytes, 100.0 * 64.0 * 6.0);
+        let dx = abi::GateDx { of_router: without_provenance(256), ..dx };
+        assert_eq!(call("gate_dx_f32_wide", dx.into()).bytes, 100.0 * 64.0 * 12.0);
+        let config = LayerConfig::da_moe(64, 64, 8, 4);
+        let gate = gate_backward::calls(gate_backward::parameters(&config, 100)).next().unwrap();
+        assert_eq!(work(&gate, &CONTENTS).bytes, 100.0 * (8.0 * 8.0 + 12.0 * 4.0));
+        let combine = abi::CombineBackward { tokens: 100, slots: 4, gradients: 2, width: 64, ..Default::default() };
+        assert_eq!(call("combine_backward_bf16", combine.into()).bytes, 8.0 * 400.0);
+        assert_eq!(call("combine_constants_bf16", combine.into()).bytes, 4.0 * 400.0 + 2.0 * 64.0 * 2.0);
+        let routing = abi::RoutingBackward { tokens: 100, slots: 4, columns: 3, ..Default::default() };
+        assert_eq!(call("routing_backward", routing.into()).bytes, 8.0 * 400.0 + 4.0 * 300.0);
     }
 
     #[test]

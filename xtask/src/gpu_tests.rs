@@ -8,8 +8,8 @@ use std::{env, fs};
 const FOLDER: &str = "target/gpu-tests";
 
 /// Test programs whose properties hold of every backend. The others are about the CPU, the emulator or refusals.
-const PROGRAMS: [&str; 8] =
-    ["agreement", "conformance", "edges", "kernels", "nonfinite", "plan", "determinism", "state"];
+const PROGRAMS: [&str; 9] =
+    ["agreement", "backward_kernels", "conformance", "edges", "kernels", "nonfinite", "plan", "determinism", "state"];
 
 /// Runs every program beside it; the last line says whether all passed.
 const SCRIPT: &str = r#"#!/bin/sh
