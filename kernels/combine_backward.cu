@@ -7,7 +7,7 @@
 // null slot; floor: that over the memory bandwidth, 0.1 ms for T 32768, D 2048 in bf16 when every token has one.
 //
 // combine_constants: grid (chunks of tokens, D / (256·VEC), Z), block 256; a thread has VEC columns of one row. A block goes
-// through its chunk's slots 256 at a time: those that name its expert are listed in their order, then every thread adds
+// through its chunk's slots 1024 at a time: those that name its expert are listed in their order, then every thread adds
 // their rows of dy in that order. Two barriers and one more a step. The last block of a row to arrive adds the chunks in
 // order. Bytes: D·s a slot that names a null expert, 8·Z·chunks·D and, from the L2 but once, 4·T·K; floor: as above.
 //
@@ -22,6 +22,9 @@ namespace {
 
 constexpr int WARPS = 8;
 constexpr int THREADS = WARPS * WARP;
+// Slots that a thread looks at in one step of the constants' gradients, and all of them together.
+constexpr int SLOTS = 4;
+constexpr int STEP = THREADS * SLOTS;
 
 // ⟨a, b⟩ over a warp: by lane in the order of its columns, then by the warp's tree. A lane has the same columns whatever VEC
 // is, so that the bits do not depend on how rows are aligned.
@@ -84,18 +87,25 @@ struct Listed {
     float* weights;
     int* scratch;
 
-    // Lists the slots from entry `first` up to `end`, one a thread, and returns how many there are. The barriers of the
+    // Lists the slots from entry `first` up to `end`, SLOTS a thread, and returns how many there are. The barriers of the
     // running sum keep the list from being overwritten while a slower thread still reads the step before.
     __device__ __forceinline__ int fill(const CombineBackward& p, int first, int end, int expert) const {
-        const int entry = first + static_cast<int>(threadIdx.x);
-        const int64_t token = entry / p.slots;
-        const int slot = entry % p.slots;
-        const bool named = entry < end && p.experts[token * p.experts_stride + slot] == expert;
+        const int from = first + static_cast<int>(threadIdx.x) * SLOTS;
+        unsigned named = 0;
+#pragma unroll
+        for (int i = 0; i < SLOTS; i++) {
+            const int64_t token = (from + i) / p.slots;
+            const int slot = (from + i) % p.slots;
+            named |= from + i < end && p.experts[token * p.experts_stride + slot] == expert ? 1u << i : 0u;
+        }
         int count;
-        const int place = block_exclusive_sum(named ? 1 : 0, scratch, count);
-        if (named) {
+        int place = block_exclusive_sum(__popc(named), scratch, count);
+        for (; named != 0; named &= named - 1) {
+            const int entry = from + __ffs(static_cast<int>(named)) - 1;
+            const int64_t token = entry / p.slots;
             tokens[place] = static_cast<int>(token);
-            weights[place] = p.weights[token * p.weights_stride + slot];
+            weights[place] = p.weights[token * p.weights_stride + entry % p.slots];
+            place++;
         }
         __syncthreads();
         return count;
@@ -104,8 +114,8 @@ struct Listed {
 
 template <class S, int VEC>
 __device__ __forceinline__ void constants(const CombineBackward& p) {
-    SHARED_ARRAY(int, tokens, THREADS);
-    SHARED_ARRAY(float, weights, THREADS);
+    SHARED_ARRAY(int, tokens, STEP);
+    SHARED_ARRAY(float, weights, STEP);
     SHARED_ARRAY(int, scratch, MAX_WARPS);
     const Listed listed = {tokens, weights, scratch};
     const int index = static_cast<int>(blockIdx.z);
@@ -114,7 +124,7 @@ __device__ __forceinline__ void constants(const CombineBackward& p) {
     const int chunk = static_cast<int>(blockIdx.x);
     const int end = min((chunk + 1) * p.chunk, p.tokens) * p.slots;
     Vector<float, VEC> sum = {};
-    for (int first = chunk * p.chunk * p.slots; first < end; first += THREADS) {
+    for (int first = chunk * p.chunk * p.slots; first < end; first += STEP) {
         const int count = listed.fill(p, first, end, p.routed + index);
 #pragma unroll 4
         for (int i = 0; i < (mine ? count : 0); i++) {

@@ -14,10 +14,13 @@ const LEAST_CHUNK: usize = 32;
 /// Blocks that share the constants' gradients where there are many tokens: enough for the memory, and few partial sums.
 const MOST_BLOCKS: usize = 512;
 
+/// Elements of a thread at most.
+const WIDEST: usize = 8;
+
 /// Consecutive tokens that one block adds up. Depends on sizes alone, as do therefore the bits.
 fn chunk(p: &abi::CombineBackward) -> usize {
-    let rows = p.gradients as usize * shares(p, 1);
-    let chunks = (MOST_BLOCKS / rows.max(1)).max(1);
+    let blocks = p.gradients as usize * shares(p, WIDEST);
+    let chunks = (MOST_BLOCKS / blocks.max(1)).max(1);
     (p.tokens as usize).div_ceil(chunks).max(LEAST_CHUNK)
 }
 
@@ -90,10 +93,12 @@ mod tests {
     fn tokens_have_a_warp_and_columns_of_constants_a_thread() {
         let [weights, constants] = launches(DType::Bf16, of(1000, 2048, 3))[..] else { panic!("two launches") };
         assert_eq!((weights.kernel, weights.grid), ("combine_backward_bf16_wide", [125, 1, 1]));
-        // 512 blocks over 24 shares are 21 chunks of 48 tokens.
-        assert_eq!((constants.kernel, constants.grid), ("combine_constants_bf16_wide", [21, 1, 3]));
-        let [_, constants] = launches(DType::F32, of(1000, 2047, 3))[..] else { panic!("two launches") };
-        assert_eq!((constants.kernel, constants.grid), ("combine_constants_f32", [21, 8, 3]));
+        assert_eq!((constants.kernel, constants.grid), ("combine_constants_bf16_wide", [32, 1, 3]));
+        // 512 blocks over 3 rows are 170 chunks of 50 tokens, whatever a thread moves at once.
+        let [_, constants] = launches(DType::F32, of(8500, 2047, 3))[..] else { panic!("two launches") };
+        assert_eq!((constants.kernel, constants.grid), ("combine_constants_f32", [170, 8, 3]));
+        let [_, constants] = launches(DType::F32, of(8500, 2048, 3))[..] else { panic!("two launches") };
+        assert_eq!((constants.kernel, constants.grid), ("combine_constants_f32_wide", [170, 2, 3]));
     }
 
     #[test]
@@ -111,6 +116,6 @@ mod tests {
         assert_eq!(workspace(&mut of(33, 5, 2)), Workspace { zeroed: 128, bytes: 128 + 128 });
         assert_eq!(workspace(&mut of(33, 5, 0)), Workspace { zeroed: 0, bytes: 0 });
         let many = workspace(&mut of(1 << 20, 2048, 4)).bytes;
-        assert!(many <= 128 + MOST_BLOCKS * THREADS * 4, "{many} bytes");
+        assert!(many <= 128 + MOST_BLOCKS * THREADS * WIDEST * 4, "{many} bytes");
     }
 }
