@@ -531,6 +531,189 @@ struct Combine {
     int32_t reserved;
 };
 
+/** Gradients through the null experts (SPEC §6): `combine_backward_*`, `combine_constants_*`. */
+struct CombineBackward {
+    /** `[T, K]`. */
+    const int32_t* experts;
+    /** `[T, K]`. */
+    const float* weights;
+    /** Distance between rows of `experts`. */
+    int64_t experts_stride;
+    /** Distance between rows of `weights`. */
+    int64_t weights_stride;
+    /** `[T, D]` storage. */
+    const void* x;
+    /** Distance between its rows. */
+    int64_t x_stride;
+    /** `[Z, D]` storage, or null. */
+    const void* constants;
+    /** Distance between its rows. */
+    int64_t constants_stride;
+    /** `[T, D]` storage. */
+    const void* dy;
+    /** Distance between its rows. */
+    int64_t dy_stride;
+    /** Out: `[T, K]`. */
+    float* d_weights;
+    /** Out: `[Z, D]` storage, or null. */
+    void* d_constants;
+    /** Workspace, with `d_constants`: `[Z, chunks, D]`. */
+    float* parts;
+    /** Workspace, with `d_constants`: a count of arriving blocks for each share of each row of `d_constants`; 0 before the
+     * first launch, and they return to 0 by themselves. */
+    uint32_t* tickets;
+    /** T. */
+    int32_t tokens;
+    /** D. */
+    int32_t width;
+    /** K. */
+    int32_t slots;
+    /** E. */
+    int32_t routed;
+    /** Null experts that have a value: rows of `constants`, all copies, no others. */
+    int32_t nulls;
+    /** See `NullKind`. */
+    int32_t null_kind;
+    /** Rows of `d_constants`. */
+    int32_t gradients;
+    /** Consecutive tokens that one block of `combine_constants_*` adds up. */
+    int32_t chunk;
+};
+
+/** The rows' gradients summed back to their tokens (SPEC §6): `permute_backward_*`. */
+struct PermuteBackward {
+    /** `[T, K]`. */
+    const int32_t* experts;
+    /** `[T, K]`. */
+    const float* weights;
+    /** `[T, K]`. */
+    const int32_t* token_row;
+    /** Distance between rows of `experts`. */
+    int64_t experts_stride;
+    /** Distance between rows of `weights`. */
+    int64_t weights_stride;
+    /** Distance between rows of `token_row`. */
+    int64_t token_row_stride;
+    /** `[rows, D]` f32. */
+    const float* dx_rows;
+    /** Distance between its rows. */
+    int64_t dx_rows_stride;
+    /** `[rows]`. */
+    const float* d_row_weight;
+    /** `[T, D]` f32, or null. */
+    const float* shared_dx;
+    /** Distance between its rows. */
+    int64_t shared_stride;
+    /** `[T, D]` storage. */
+    const void* dy;
+    /** Distance between its rows. */
+    int64_t dy_stride;
+    /** In and out: `[T, K]`; only slots that have a row are written. */
+    float* d_weights;
+    /** Out: `[T, D]` f32. */
+    float* dx;
+    /** T. */
+    int32_t tokens;
+    /** D. */
+    int32_t width;
+    /** K. */
+    int32_t slots;
+    /** E. */
+    int32_t routed;
+    /** See `NullKind`. */
+    int32_t null_kind;
+    /** Rows of `dx_rows`. */
+    int32_t row_count;
+};
+
+/** Weights, scores and losses, upward, to the logits (SPEC §6): `gate_backward_*`. */
+struct GateBackward {
+    /** `[T, C]`. */
+    const float* logits;
+    /** Distance between rows. */
+    int64_t logits_stride;
+    /** `[T]`, or null. */
+    const uint8_t* mask;
+    /** `[T, K]`. */
+    const int32_t* experts;
+    /** Distance between rows. */
+    int64_t experts_stride;
+    /** `[T, K]`; read for `DIVISOR_CANDIDATES` only. */
+    const int32_t* ranked;
+    /** Distance between rows. */
+    int64_t ranked_stride;
+    /** `[T, K]`. */
+    const float* d_weights;
+    /** Distance between rows. */
+    int64_t d_weights_stride;
+    /** `[C]`. */
+    const int32_t* load;
+    /** `[1]`. */
+    const int32_t* unmasked;
+    /** Out: `[T, C]`. */
+    float* d_logits;
+    /** Coefficient of the balance loss, times E. */
+    double balance;
+    /** T. */
+    int32_t tokens;
+    /** C. */
+    int32_t candidates;
+    /** K. */
+    int32_t slots;
+    /** See `Scoring`. */
+    int32_t scoring;
+    /** See `Divisor`. */
+    int32_t divisor;
+    /** Factor on every weight. */
+    float routed_scaling;
+    /** Coefficient of the z-loss. */
+    float z;
+    /** Consecutive tokens that one warp takes. */
+    int32_t tokens_per_warp;
+};
+
+/** The parts of `dx` added and rounded once (SPEC §6): `gate_dx_*`. */
+struct GateDx {
+    /** `[T, D]` f32: everything but the router's part. */
+    const float* dx_rows;
+    /** Distance between its rows. */
+    int64_t dx_rows_stride;
+    /** `[T, D]` f32: the router's part, or null. */
+    const float* of_router;
+    /** Distance between its rows. */
+    int64_t of_router_stride;
+    /** Out: `[T, D]` storage. */
+    void* dx;
+    /** T. */
+    int32_t tokens;
+    /** D. */
+    int32_t width;
+};
+
+/** Gradients of weights put back into the caller's layout (SPEC §6): `routing_backward`. */
+struct RoutingBackward {
+    /** `[T, K]`: place of each slot among the caller's entries of the token; negative where absent. */
+    const int32_t* ranked;
+    /** Distance between rows. */
+    int64_t ranked_stride;
+    /** `[T, K]`. */
+    const float* d_weights;
+    /** Distance between rows. */
+    int64_t d_weights_stride;
+    /** `[T + 1]` of the compressed layout, or null. */
+    const int32_t* offsets;
+    /** Out: `[T, columns]`, or `[entries]` with `offsets`. */
+    float* d_routing;
+    /** T. */
+    int32_t tokens;
+    /** K. */
+    int32_t slots;
+    /** Entries of a token in the padded layout. */
+    int32_t columns;
+    /** Entries in all of the compressed layout. */
+    int32_t entries;
+};
+
 /** The function between an expert's two matrices (SPEC §5). */
 enum Activation {
     ACTIVATION_NONE = 0,
@@ -649,6 +832,8 @@ struct RoutedOperand {
     const void* rows;
     /** `[rows]` row of `rows` for each row of the plan, or null: the same. */
     const int32_t* row_token;
+    /** `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold. */
+    const uint8_t* mask;
     /** Distance between rows. */
     int64_t stride;
     /** Rows of `rows`. */

@@ -7,58 +7,18 @@
 // expert used); floor: that over the memory bandwidth. `_wide` kernels move 128 bits at once and need D, every stride and
 // every address to be multiples of that.
 
-#include "abi.h"
-#include "device/storage.cuh"
-#include "device/warp.cuh"
+#include "combine/slots.cuh"
+#include "device/columns.cuh"
 
 namespace da_moe {
 namespace {
 
 constexpr int WARPS = 8;
 constexpr int THREADS = WARPS * WARP;
-constexpr int VECTORS = 2;
-
-// The columns of one lane: VECTORS vectors, a warp's width apart.
-template <int VEC>
-struct Sum {
-    float values[VECTORS * VEC];
-    int first;
-
-    template <class S>
-    __device__ __forceinline__ void add(float factor, const S* row, int width) {
-#pragma unroll
-        for (int n = 0; n < VECTORS; n++) {
-            const int column = first + n * WARP * VEC;
-            if (column < width) {
-                const auto vector = Vector<S, VEC>::load(row + column);
-#pragma unroll
-                for (int v = 0; v < VEC; v++) {
-                    values[n * VEC + v] += factor * to_float(vector.elements[v]);
-                }
-            }
-        }
-    }
-
-    template <class S>
-    __device__ __forceinline__ void store(S* row, int width) const {
-#pragma unroll
-        for (int n = 0; n < VECTORS; n++) {
-            const int column = first + n * WARP * VEC;
-            if (column < width) {
-                Vector<S, VEC> vector;
-#pragma unroll
-                for (int v = 0; v < VEC; v++) {
-                    vector.elements[v] = from_float<S>(values[n * VEC + v]);
-                }
-                vector.store(row + column);
-            }
-        }
-    }
-};
 
 // Adds what a null expert returns; its index among the null experts was checked.
 template <class S, int VEC>
-__device__ __forceinline__ void add_null(const Combine& p, int token, int index, float weight, Sum<VEC>& sum) {
+__device__ __forceinline__ void add_null(const Combine& p, int token, int index, float weight, Columns<VEC>& sum) {
     if (p.null_kind == NULL_COPY) {
         sum.add(weight, static_cast<const S*>(p.x) + token * p.x_stride, p.width);
     } else if (p.null_kind == NULL_CONSTANT && p.constants != nullptr) {
@@ -72,26 +32,14 @@ __device__ __forceinline__ void combine(const Combine& p) {
     if (token >= p.tokens) {
         return;
     }
-    Sum<VEC> sum = {};
-    sum.first = (static_cast<int>(blockIdx.y) * VECTORS * WARP + lane_index()) * VEC;
-    for (int first = 0; first < p.slots; first += WARP) {
-        const int count = min(p.slots - first, WARP);
-        const int slot = first + lane_index();
-        const bool mine = slot < p.slots;
-        const int expert = mine ? p.experts[token * p.experts_stride + slot] : -1;
-        const int row = mine ? p.token_row[token * p.token_row_stride + slot] : -1;
-        const float weight = mine ? p.weights[token * p.weights_stride + slot] : 0.0f;
-        for (int s = 0; s < count; s++) {
-            const int of_row = __shfl_sync(FULL_WARP, row, s);
-            const int null = __shfl_sync(FULL_WARP, expert, s) - p.routed;
-            const float factor = __shfl_sync(FULL_WARP, weight, s);
-            if (of_row >= 0 && of_row < p.row_count) {
-                sum.add(factor, static_cast<const Row*>(p.rows) + of_row * p.rows_stride, p.width);
-            } else if (null >= 0 && null < p.nulls) {
-                add_null<S>(p, token, null, factor, sum);
-            }
+    auto sum = Columns<VEC>::of_part(static_cast<int>(blockIdx.y));
+    each_slot(p, token, [&](int row, int null, float weight) {
+        if (row >= 0) {
+            sum.add(weight, static_cast<const Row*>(p.rows) + row * p.rows_stride, p.width);
+        } else if (null < p.nulls) {
+            add_null<S>(p, token, null, weight, sum);
         }
-    }
+    });
     if (p.shared != nullptr) {
         sum.add(1.0f, static_cast<const Row*>(p.shared) + token * p.shared_stride, p.width);
     }

@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "device/order.cuh"
+#include "gate/entries.cuh"
 #include "gate/select.cuh"
 #include "gate/totals.cuh"
 
@@ -23,15 +24,14 @@ struct Entries {
     int count;
 };
 
-// A token's entries. Offsets that the caller promised to be in order are not trusted with memory.
+// A token's entries, of which more than K count as none.
 __device__ __forceinline__ Entries entries_of(const GivenRouting& p, int token) {
     if (p.offsets == nullptr) {
         return {p.given_experts + token * p.experts_stride, p.given_weights + token * p.weights_stride,
                 min(p.columns, p.k_max)};
     }
-    const int first = min(max(p.offsets[token], 0), p.entries);
-    const int end = min(max(p.offsets[token + 1], first), p.entries);
-    return {p.given_experts + first, p.given_weights + first, min(end - first, p.k_max)};
+    const EntryRange range = compressed_range(p.offsets, token, p.entries);
+    return {p.given_experts + range.first, p.given_weights + range.first, min(range.count, p.k_max)};
 }
 
 // Weight, then lower expert, then earlier entry: all of a key's 64 bits.

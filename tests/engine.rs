@@ -5,9 +5,9 @@
 
 mod harness;
 
-use da_moe::cuda::{Copies, Counts, Device, Failing, Kernels, Shim, Staged};
+use da_moe::cuda::{Copies, Counts, Device, Failing, GradientCopies, Kernels, Shim, Staged};
 use da_moe::{
-    Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, ForeignMemory, Inputs, Layer, LayerConfig,
+    Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, ForeignMemory, Inputs, Keep, Layer, LayerConfig,
     Normalize, NullExpert, Policy, TensorMut, TensorRef, Weights,
 };
 use da_moe_reference::check::Outcome;
@@ -85,8 +85,7 @@ proptest! {
 fn check_same_as_staged<D: Device>(device: &Arc<D>) {
     let case = rich();
     let data = Data::new(&case);
-    let staged =
-        Outcome { gradients: None, ..Through(Staged::new(Kernels::new(device.clone()))).run(&data, &case).unwrap() };
+    let staged = Through(Staged::new(Kernels::new(device.clone()))).run(&data, &case).unwrap();
     let on_device = OnDevice(Kernels::new(device.clone())).run(&data, &case).unwrap();
     assert_same_bits("on the device", &trimmed(staged), &trimmed(on_device));
 }
@@ -99,64 +98,76 @@ fn trimmed(mut outcome: Outcome) -> Outcome {
     outcome
 }
 
+/// A call's tensors on the device, with an engine for it.
+fn with_engine<D: Device>(
+    kernels: &Kernels<D>,
+    case: &Case,
+    run: impl FnOnce(&Data, &mut Engine<D>, &Inputs<'_>, &Weights<'_>),
+) {
+    let data = Data::new(case);
+    let copies = Copies::new(kernels);
+    let inputs = copies.inputs(&data.inputs().unwrap()).unwrap();
+    let weights = copies.weights(&data.weights().unwrap()).unwrap();
+    run(&data, &mut Engine::new(kernels, &data, case, 0).unwrap(), &inputs, &weights);
+}
+
 fn check_quiet<D: Device>(device: &Arc<D>) {
-    for routing in [0, 1, 2] {
-        let case = Case { routing, ..rich() };
-        let data = Data::new(&case);
+    for (routing, keep) in [(0, Keep::Hidden), (0, Keep::Recompute), (1, Keep::Hidden), (2, Keep::Hidden)] {
         let kernels = shimmed(device, None);
-        let copies = Copies::new(&kernels);
-        let (inputs, weights) =
-            (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
-        let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
-        let before = kernels.device().counts();
-        engine.forward(&inputs, &weights).unwrap();
-        let after = kernels.device().counts();
-        assert!(after.launches > before.launches);
-        let alone = Counts { launches: after.launches, fills: after.fills, ..before };
-        assert_eq!(after, alone, "launches and fills, and nothing else");
+        with_engine(&kernels, &Case { routing, keep, ..rich() }, |data, engine, inputs, weights| {
+            let dy = kernels.upload(&data.dy).unwrap();
+            let dy = TensorRef::new(&dy, inputs.x.shape()).unwrap();
+            let mut gradients = GradientCopies::like(&kernels, &data.gradients().view_mut().unwrap()).unwrap();
+            let before = kernels.device().counts();
+            engine.forward(inputs, weights).unwrap();
+            engine.backward(inputs, weights, dy, &mut gradients.view_mut().unwrap()).unwrap();
+            let after = kernels.device().counts();
+            assert!(after.launches > before.launches);
+            let alone = Counts { launches: after.launches, fills: after.fills, ..before };
+            assert_eq!(after, alone, "launches and fills, and nothing else");
+        });
     }
 }
 
 fn check_recorded<D: Device>(device: &Arc<D>) {
-    let kernels = &Kernels::new(device.clone());
-    let first = rich();
-    let data = Data::new(&first);
-    let fresh = Data::new(&Case { seed: 77, ..first.clone() });
-    let other = Data { x: fresh.x, q: fresh.q, k: fresh.k, ..data.clone() };
-    let copies = Copies::new(kernels);
-    let (rest, weights) =
-        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
-    let mut engine = Engine::new(kernels, &data, &first, 0).unwrap();
-    let [mut x, mut q, mut k] = [&data.x, &data.q, &data.k].map(|buffer| kernels.upload(buffer).unwrap());
-    let host = data.inputs().unwrap();
-    let Some(Attention::QueryKey { q: host_q, k: host_k, .. }) = host.attention else { panic!("not from q and k") };
-    let inputs = Inputs {
-        x: TensorRef::new(&x, host.x.shape()).unwrap(),
-        attention: Some(Attention::query_key(
-            TensorRef::new(&q, host_q.shape()).unwrap(),
-            TensorRef::new(&k, host_k.shape()).unwrap(),
-        )),
-        ..rest
-    };
-    let Engine { layer, stream, state, step, y } = &mut engine;
-    let graph = stream
-        .capture(|| layer.forward(stream, &inputs, &weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?))
-        .unwrap();
-    let (mut outputs, mut rows) = (Vec::new(), Vec::new());
-    for data in [&data, &other, &data] {
-        // What an engine does between steps: new activations where the old ones were.
-        for (memory, contents) in [(&mut x, &data.x), (&mut q, &data.q), (&mut k, &data.k)] {
-            memory.write(contents.into()).unwrap();
+    let kernels = Kernels::new(device.clone());
+    let case = rich();
+    let fresh = Data::new(&Case { seed: 77, ..case.clone() });
+    with_engine(&kernels, &case, |data, engine, inputs, weights| {
+        let other = Data { x: fresh.x, q: fresh.q, k: fresh.k, ..data.clone() };
+        let [mut x, mut q, mut k] = [&data.x, &data.q, &data.k].map(|buffer| kernels.upload(buffer).unwrap());
+        let Some(Attention::QueryKey { q: of_q, k: of_k, .. }) = inputs.attention else { panic!("not from q and k") };
+        let rows = [TensorRef::new(&q, of_q.shape()).unwrap(), TensorRef::new(&k, of_k.shape()).unwrap()];
+        let inputs = Inputs {
+            x: TensorRef::new(&x, inputs.x.shape()).unwrap(),
+            attention: Some(Attention::query_key(rows[0], rows[1])),
+            ..*inputs
+        };
+        let dy = kernels.upload(&data.dy).unwrap();
+        let dy = TensorRef::new(&dy, inputs.x.shape()).unwrap();
+        let mut gradients = GradientCopies::like(&kernels, &data.gradients().view_mut().unwrap()).unwrap();
+        let Engine { layer, stream, state, step, y } = &mut *engine;
+        let graph = stream.capture(|| {
+            layer.forward(stream, &inputs, weights, state, step, TensorMut::new(&mut *y, dy.shape())?)?;
+            layer.backward(stream, &inputs, weights, dy, step, &mut gradients.view_mut()?)
+        });
+        let graph = graph.unwrap();
+        let (mut outputs, mut rows) = (Vec::new(), Vec::new());
+        for data in [data, &other, data] {
+            // What an engine does between steps: new activations where the old ones were.
+            for (memory, contents) in [(&mut x, &data.x), (&mut q, &data.q), (&mut k, &data.k)] {
+                memory.write(contents.into()).unwrap();
+            }
+            // SAFETY: all tensors are alive, and nothing else uses them.
+            unsafe { graph.launch(&engine.stream) }.unwrap();
+            let outcome = engine.outcome(data, Some(&gradients.view_mut().unwrap())).unwrap();
+            judge(data, &outcome).unwrap();
+            rows.push(outcome.offsets.last().copied());
+            outputs.push(outcome.y);
         }
-        // SAFETY: all tensors are alive, and nothing else uses them.
-        unsafe { graph.launch(&engine.stream) }.unwrap();
-        let outcome = engine.outcome(data).unwrap();
-        judge(data, &outcome).unwrap();
-        rows.push(outcome.offsets.last().copied());
-        outputs.push(outcome.y);
-    }
-    assert!(outputs[0] != outputs[1] && outputs[0] == outputs[2], "only the inputs decide");
-    assert_ne!(rows[0], rows[1], "R is not part of the graph");
+        assert!(outputs[0] != outputs[1] && outputs[0] == outputs[2], "only the inputs decide");
+        assert_ne!(rows[0], rows[1], "R is not part of the graph");
+    });
 }
 
 fn check_threads<D: Device>(device: &Arc<D>) {
@@ -222,7 +233,7 @@ fn check_refusals<D: Device>(device: &Arc<D>) {
 
     // Whatever was refused, the engine goes on.
     engine.forward(&inputs, &weights).unwrap();
-    judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+    judge(&data, &engine.outcome(&data, None).unwrap()).unwrap();
 }
 
 fn check_addresses<D: Device>(device: &Arc<D>) {
@@ -237,35 +248,31 @@ fn check_addresses<D: Device>(device: &Arc<D>) {
 }
 
 fn check_borrowed<D: Device>(device: &Arc<D>) {
-    let case = rich();
-    let data = Data::new(&case);
     let kernels = shimmed(device, None);
-    let copies = Copies::new(&kernels);
-    let (inputs, weights) =
-        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
-    let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
-    engine.forward(&inputs, &weights).unwrap();
-    let expected = engine.outcome(&data).unwrap();
-
-    let (x, room) =
-        (kernels.upload(&data.x).unwrap(), kernels.zeros(DType::U8, engine.stream.workspace_bytes()).unwrap());
-    // SAFETY: both allocations outlive what borrows them, and are used through that alone; the stream is the engine's.
-    let (borrowed, stream) = unsafe {
-        let workspace = kernels.borrow(DType::U8, room.address(), room.len()).unwrap();
-        (
-            kernels.borrow(data.dtype, x.address(), x.len()).unwrap(),
-            kernels.borrow_stream(engine.stream.handle(), workspace).unwrap(),
-        )
-    };
-    let _own = std::mem::replace(&mut engine.stream, stream);
-    engine.forward(&Inputs { x: TensorRef::new(&borrowed, inputs.x.shape()).unwrap(), ..inputs }, &weights).unwrap();
-    assert_same_bits("borrowed", &expected, &engine.outcome(&data).unwrap());
-    let frees = kernels.device().counts().frees;
-    drop((borrowed, engine.stream));
-    assert_eq!(kernels.device().counts().frees, frees, "borrowed memory is not given back");
+    with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
+        engine.forward(inputs, weights).unwrap();
+        let expected = engine.outcome(data, None).unwrap();
+        let x = kernels.upload(&data.x).unwrap();
+        let room = kernels.zeros(DType::U8, engine.stream.workspace_bytes()).unwrap();
+        // SAFETY: both allocations outlive what borrows them, and are used through that alone; so does the stream.
+        let (borrowed, stream) = unsafe {
+            let workspace = kernels.borrow(DType::U8, room.address(), room.len()).unwrap();
+            (
+                kernels.borrow(data.dtype, x.address(), x.len()).unwrap(),
+                kernels.borrow_stream(engine.stream.handle(), workspace).unwrap(),
+            )
+        };
+        let own = std::mem::replace(&mut engine.stream, stream);
+        let x = TensorRef::new(&borrowed, inputs.x.shape()).unwrap();
+        engine.forward(&Inputs { x, ..*inputs }, weights).unwrap();
+        assert_same_bits("borrowed", &expected, &engine.outcome(data, None).unwrap());
+        let before = kernels.device().counts();
+        drop((borrowed, std::mem::replace(&mut engine.stream, own)));
+        assert_eq!(kernels.device().counts(), before, "what was borrowed is not given back");
+    });
 }
 
-/// One forward from nothing, on a device that may fail.
+/// Forward and backward from nothing, on a device that may fail.
 fn attempt<D: Device>(kernels: &Kernels<Shim<D>>) -> Result<(), Error> {
     let case = rich();
     OnDevice(kernels.clone()).run(&Data::new(&case), &case).map(drop)
@@ -297,40 +304,34 @@ fn check_failures<D: Device>(device: &Arc<D>) {
 }
 
 fn check_going_on<D: Device>(device: &Arc<D>) {
-    let case = rich();
-    let data = Data::new(&case);
-    let launches = {
-        let kernels = shimmed(device, None);
-        attempt(&kernels).unwrap();
-        kernels.device().counts().launches
-    };
+    let mut launches = 0;
+    let unfailing = shimmed(device, None);
+    with_engine(&unfailing, &rich(), |_, engine, inputs, weights| {
+        engine.forward(inputs, weights).unwrap();
+        launches = unfailing.device().counts().launches;
+    });
     for number in 0..launches {
         let kernels = shimmed(device, Some(Failing::Launch(number)));
-        let copies = Copies::new(&kernels);
-        let (inputs, weights) =
-            (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
-        let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
-        let error = engine.forward(&inputs, &weights).unwrap_err();
-        assert!(matches!(error, Error::Cuda { .. }), "{error}");
-        assert!(engine.outcome(&data).is_err(), "there is no last forward");
-        engine.forward(&inputs, &weights).unwrap();
-        judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+        with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
+            let error = engine.forward(inputs, weights).unwrap_err();
+            assert!(matches!(error, Error::Cuda { .. }), "{error}");
+            assert!(engine.outcome(data, None).is_err(), "there is no last forward");
+            engine.forward(inputs, weights).unwrap();
+            judge(data, &engine.outcome(data, None).unwrap()).unwrap();
+        });
     }
 }
 
 fn check_failed_recording<D: Device>(device: &Arc<D>) {
-    let case = rich();
-    let data = Data::new(&case);
     let kernels = shimmed(device, Some(Failing::Launch(4)));
-    let copies = Copies::new(&kernels);
-    let (inputs, weights) =
-        (copies.inputs(&data.inputs().unwrap()).unwrap(), copies.weights(&data.weights().unwrap()).unwrap());
-    let mut engine = Engine::new(&kernels, &data, &case, 0).unwrap();
-    let Engine { layer, stream, state, step, y } = &mut engine;
-    let failed = stream
-        .capture(|| layer.forward(stream, &inputs, &weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?));
-    assert!(failed.is_err());
-    assert_eq!(kernels.device().counts().graphs, 0);
-    engine.forward(&inputs, &weights).unwrap();
-    judge(&data, &engine.outcome(&data).unwrap()).unwrap();
+    with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
+        let Engine { layer, stream, state, step, y } = &mut *engine;
+        let failed = stream.capture(|| {
+            layer.forward(stream, inputs, weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?)
+        });
+        assert!(failed.is_err());
+        assert_eq!(kernels.device().counts().graphs, 0);
+        engine.forward(inputs, weights).unwrap();
+        judge(data, &engine.outcome(data, None).unwrap()).unwrap();
+    });
 }

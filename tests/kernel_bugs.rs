@@ -327,14 +327,14 @@ const BUGS: &[Bug] = &[
         call: plain,
     },
     Bug {
-        file: "combine.cu",
+        file: "device/columns.cuh",
         from: "            if (column < width) {\n                Vector<S, VEC> vector;",
         to: "            if (column <= width) {\n                Vector<S, VEC> vector;",
         shows: Report("race|out of bounds"),
         call: plain,
     },
     Bug {
-        file: "combine.cu",
+        file: "device/columns.cuh",
         from: "Vector<S, VEC>::load(row + column)",
         to: "Vector<S, VEC>::load(row + column + 1)",
         shows: Report("misaligned"),

@@ -22,7 +22,16 @@ use std::{env, fs};
 const WIDE_LOADS: &[&str] = &["*_wide", "importance_query_key_*", "importance_own_key_*", "grouped_gemm_*_dh"];
 
 /// Kernels that must write global memory 16 bytes at a time somewhere.
-const WIDE_STORES: &[&str] = &["combine_*_wide", "grouped_gemm_*"];
+const WIDE_STORES: &[&str] = &[
+    "combine_f32_wide",
+    "combine_bf16_wide",
+    "combine_f16_wide",
+    "combine_*_f32rows_wide",
+    "combine_constants_*_wide",
+    "gate_dx_*_wide",
+    "grouped_gemm_*",
+    "permute_backward_*_wide",
+];
 
 /// Instructions that kernels are made of, and how many at least: products of matrices on tensor cores, their operands
 /// from shared memory, and copies to it that do not wait. Fewer mean that a loop was not unrolled as planned.
@@ -64,7 +73,11 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("bias_gradient_*", 256, 0, 8),
     ("row_weight_gradient_*", 256, 0, 8),
     ("gate_32", 256, 0, 2),
+    ("gate_backward_32", 256, 0, 4),
+    ("gate_backward_128", 256, 0, 4),
     ("combine_*_wide", 256, 0, 4),
+    ("gate_dx_*_wide", 256, 0, 4),
+    ("permute_backward_*_wide", 256, 0, 4),
 ];
 
 /// What a multiprocessor of sm_80 has, the smaller of the two: registers, handed out to a warp in portions of 256, and

@@ -14,6 +14,8 @@ struct Scores {
     float values[N];
     // s over its row sum: the probabilities of `top-p` and of the balance loss.
     float shares[N];
+    // The row sum of s; 1 for softmax.
+    float total;
     float log_sum_exp;
 };
 
@@ -36,39 +38,54 @@ __device__ __forceinline__ float score(int scoring, float logit) {
     return logit <= 0.0f ? 0.0f : logit;
 }
 
+// softmax of a row before it is divided: `e^(z - largest)`, 0 past the last candidate, and the sum.
+template <int N>
+struct Powers {
+    float values[N];
+    float largest;
+    float sum;
+};
+
+template <int N>
+__device__ __forceinline__ Powers<N> powers_of(const float* logits, int candidates) {
+    Powers<N> powers;
+    powers.largest = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        powers.values[i] = candidate_of(i) < candidates ? logits[candidate_of(i)] : -INFINITY;
+        powers.largest = fmaxf(powers.largest, powers.values[i]);
+    }
+    powers.largest = warp_max(powers.largest);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        powers.values[i] = candidate_of(i) < candidates ? expf(powers.values[i] - powers.largest) : 0.0f;
+    }
+    powers.sum = candidate_sum(powers.values);
+    return powers;
+}
+
 template <int N>
 __device__ __forceinline__ Scores<N> scores_of(const float* logits, int candidates, int scoring) {
-    float z[N];
-    float largest = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        z[i] = candidate_of(i) < candidates ? logits[candidate_of(i)] : -INFINITY;
-        largest = fmaxf(largest, z[i]);
-    }
-    largest = warp_max(largest);
+    const Powers<N> powers = powers_of<N>(logits, candidates);
     Scores<N> scores;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        scores.values[i] = candidate_of(i) < candidates ? expf(z[i] - largest) : 0.0f;
-    }
-    const float sum = candidate_sum(scores.values);
-    scores.log_sum_exp = largest + logf(sum);
+    scores.log_sum_exp = powers.largest + logf(powers.sum);
     if (scoring == SCORING_SOFTMAX) {
+        scores.total = 1.0f;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            scores.values[i] /= sum;
+            scores.values[i] = powers.values[i] / powers.sum;
             scores.shares[i] = scores.values[i];
         }
         return scores;
     }
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        scores.values[i] = candidate_of(i) < candidates ? score(scoring, z[i]) : 0.0f;
+        scores.values[i] = candidate_of(i) < candidates ? score(scoring, logits[candidate_of(i)]) : 0.0f;
     }
-    const float total = candidate_sum(scores.values);
+    scores.total = candidate_sum(scores.values);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        scores.shares[i] = total == 0.0f ? 0.0f : scores.values[i] / total;
+        scores.shares[i] = scores.total == 0.0f ? 0.0f : scores.values[i] / scores.total;
     }
     return scores;
 }

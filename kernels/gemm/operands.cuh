@@ -103,16 +103,17 @@ public:
     __device__ __forceinline__ RoutedRows(const RoutedOperand& from, const Segment& rows, int first)
         : from_(from), rows_(rows), first_(first) {}
 
-    // Null past the expert's rows and for a token that is not there.
+    // Null past the expert's rows and for a token that is not there or takes no part.
     __device__ __forceinline__ const S* row(int k) const {
         if (k >= rows_.count) {
             return nullptr;
         }
         const int row = rows_.first + k;
         const int source = from_.row_token == nullptr ? row : from_.row_token[row];
-        return source >= 0 && source < from_.sources
-                   ? static_cast<const S*>(from_.rows) + source * from_.stride + first_
-                   : nullptr;
+        if (source < 0 || source >= from_.sources || (from_.mask != nullptr && from_.mask[source] == 0)) {
+            return nullptr;
+        }
+        return static_cast<const S*>(from_.rows) + source * from_.stride + first_;
     }
 
     __device__ __forceinline__ int width() const { return from_.columns - first_; }

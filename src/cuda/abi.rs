@@ -866,6 +866,315 @@ impl Default for Combine {
     }
 }
 
+/// Gradients through the null experts (SPEC §6): `combine_backward_*`, `combine_constants_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CombineBackward {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// `[T, D]` storage.
+    pub x: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub x_stride: i64,
+    /// `[Z, D]` storage, or null.
+    pub constants: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub constants_stride: i64,
+    /// `[T, D]` storage.
+    pub dy: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub dy_stride: i64,
+    /// Out: `[T, K]`.
+    pub d_weights: *mut f32,
+    /// Out: `[Z, D]` storage, or null.
+    pub d_constants: *mut ::core::ffi::c_void,
+    /// Workspace, with `d_constants`: `[Z, chunks, D]`.
+    pub parts: *mut f32,
+    /** Workspace, with `d_constants`: a count of arriving blocks for each share of each row of `d_constants`; 0 before the
+    first launch, and they return to 0 by themselves.*/
+    pub tickets: *mut u32,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// Null experts that have a value: rows of `constants`, all copies, no others.
+    pub nulls: i32,
+    /// See `NullKind`.
+    pub null_kind: i32,
+    /// Rows of `d_constants`.
+    pub gradients: i32,
+    /// Consecutive tokens that one block of `combine_constants_*` adds up.
+    pub chunk: i32,
+}
+
+impl Default for CombineBackward {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            x: ::core::ptr::null(),
+            x_stride: 0,
+            constants: ::core::ptr::null(),
+            constants_stride: 0,
+            dy: ::core::ptr::null(),
+            dy_stride: 0,
+            d_weights: ::core::ptr::null_mut(),
+            d_constants: ::core::ptr::null_mut(),
+            parts: ::core::ptr::null_mut(),
+            tickets: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+            slots: 0,
+            routed: 0,
+            nulls: 0,
+            null_kind: 0,
+            gradients: 0,
+            chunk: 0,
+        }
+    }
+}
+
+/// The rows' gradients summed back to their tokens (SPEC §6): `permute_backward_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PermuteBackward {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// `[T, K]`.
+    pub token_row: *const i32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// Distance between rows of `token_row`.
+    pub token_row_stride: i64,
+    /// `[rows, D]` f32.
+    pub dx_rows: *const f32,
+    /// Distance between its rows.
+    pub dx_rows_stride: i64,
+    /// `[rows]`.
+    pub d_row_weight: *const f32,
+    /// `[T, D]` f32, or null.
+    pub shared_dx: *const f32,
+    /// Distance between its rows.
+    pub shared_stride: i64,
+    /// `[T, D]` storage.
+    pub dy: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub dy_stride: i64,
+    /// In and out: `[T, K]`; only slots that have a row are written.
+    pub d_weights: *mut f32,
+    /// Out: `[T, D]` f32.
+    pub dx: *mut f32,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// See `NullKind`.
+    pub null_kind: i32,
+    /// Rows of `dx_rows`.
+    pub row_count: i32,
+}
+
+impl Default for PermuteBackward {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            token_row: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            token_row_stride: 0,
+            dx_rows: ::core::ptr::null(),
+            dx_rows_stride: 0,
+            d_row_weight: ::core::ptr::null(),
+            shared_dx: ::core::ptr::null(),
+            shared_stride: 0,
+            dy: ::core::ptr::null(),
+            dy_stride: 0,
+            d_weights: ::core::ptr::null_mut(),
+            dx: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+            slots: 0,
+            routed: 0,
+            null_kind: 0,
+            row_count: 0,
+        }
+    }
+}
+
+/// Weights, scores and losses, upward, to the logits (SPEC §6): `gate_backward_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct GateBackward {
+    /// `[T, C]`.
+    pub logits: *const f32,
+    /// Distance between rows.
+    pub logits_stride: i64,
+    /// `[T]`, or null.
+    pub mask: *const u8,
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// Distance between rows.
+    pub experts_stride: i64,
+    /// `[T, K]`; read for `DIVISOR_CANDIDATES` only.
+    pub ranked: *const i32,
+    /// Distance between rows.
+    pub ranked_stride: i64,
+    /// `[T, K]`.
+    pub d_weights: *const f32,
+    /// Distance between rows.
+    pub d_weights_stride: i64,
+    /// `[C]`.
+    pub load: *const i32,
+    /// `[1]`.
+    pub unmasked: *const i32,
+    /// Out: `[T, C]`.
+    pub d_logits: *mut f32,
+    /// Coefficient of the balance loss, times E.
+    pub balance: f64,
+    /// T.
+    pub tokens: i32,
+    /// C.
+    pub candidates: i32,
+    /// K.
+    pub slots: i32,
+    /// See `Scoring`.
+    pub scoring: i32,
+    /// See `Divisor`.
+    pub divisor: i32,
+    /// Factor on every weight.
+    pub routed_scaling: f32,
+    /// Coefficient of the z-loss.
+    pub z: f32,
+    /// Consecutive tokens that one warp takes.
+    pub tokens_per_warp: i32,
+}
+
+impl Default for GateBackward {
+    fn default() -> Self {
+        Self {
+            logits: ::core::ptr::null(),
+            logits_stride: 0,
+            mask: ::core::ptr::null(),
+            experts: ::core::ptr::null(),
+            experts_stride: 0,
+            ranked: ::core::ptr::null(),
+            ranked_stride: 0,
+            d_weights: ::core::ptr::null(),
+            d_weights_stride: 0,
+            load: ::core::ptr::null(),
+            unmasked: ::core::ptr::null(),
+            d_logits: ::core::ptr::null_mut(),
+            balance: 0.0,
+            tokens: 0,
+            candidates: 0,
+            slots: 0,
+            scoring: 0,
+            divisor: 0,
+            routed_scaling: 0.0,
+            z: 0.0,
+            tokens_per_warp: 0,
+        }
+    }
+}
+
+/// The parts of `dx` added and rounded once (SPEC §6): `gate_dx_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct GateDx {
+    /// `[T, D]` f32: everything but the router's part.
+    pub dx_rows: *const f32,
+    /// Distance between its rows.
+    pub dx_rows_stride: i64,
+    /// `[T, D]` f32: the router's part, or null.
+    pub of_router: *const f32,
+    /// Distance between its rows.
+    pub of_router_stride: i64,
+    /// Out: `[T, D]` storage.
+    pub dx: *mut ::core::ffi::c_void,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+}
+
+impl Default for GateDx {
+    fn default() -> Self {
+        Self {
+            dx_rows: ::core::ptr::null(),
+            dx_rows_stride: 0,
+            of_router: ::core::ptr::null(),
+            of_router_stride: 0,
+            dx: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+        }
+    }
+}
+
+/// Gradients of weights put back into the caller's layout (SPEC §6): `routing_backward`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct RoutingBackward {
+    /// `[T, K]`: place of each slot among the caller's entries of the token; negative where absent.
+    pub ranked: *const i32,
+    /// Distance between rows.
+    pub ranked_stride: i64,
+    /// `[T, K]`.
+    pub d_weights: *const f32,
+    /// Distance between rows.
+    pub d_weights_stride: i64,
+    /// `[T + 1]` of the compressed layout, or null.
+    pub offsets: *const i32,
+    /// Out: `[T, columns]`, or `[entries]` with `offsets`.
+    pub d_routing: *mut f32,
+    /// T.
+    pub tokens: i32,
+    /// K.
+    pub slots: i32,
+    /// Entries of a token in the padded layout.
+    pub columns: i32,
+    /// Entries in all of the compressed layout.
+    pub entries: i32,
+}
+
+impl Default for RoutingBackward {
+    fn default() -> Self {
+        Self {
+            ranked: ::core::ptr::null(),
+            ranked_stride: 0,
+            d_weights: ::core::ptr::null(),
+            d_weights_stride: 0,
+            offsets: ::core::ptr::null(),
+            d_routing: ::core::ptr::null_mut(),
+            tokens: 0,
+            slots: 0,
+            columns: 0,
+            entries: 0,
+        }
+    }
+}
+
 /// A [`Activation`].
 pub const ACTIVATION_NONE: Activation = 0;
 /// A [`Activation`].
@@ -1054,6 +1363,8 @@ pub struct RoutedOperand {
     pub rows: *const ::core::ffi::c_void,
     /// `[rows]` row of `rows` for each row of the plan, or null: the same.
     pub row_token: *const i32,
+    /// `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold.
+    pub mask: *const u8,
     /// Distance between rows.
     pub stride: i64,
     /// Rows of `rows`.
@@ -1064,7 +1375,14 @@ pub struct RoutedOperand {
 
 impl Default for RoutedOperand {
     fn default() -> Self {
-        Self { rows: ::core::ptr::null(), row_token: ::core::ptr::null(), stride: 0, sources: 0, columns: 0 }
+        Self {
+            rows: ::core::ptr::null(),
+            row_token: ::core::ptr::null(),
+            mask: ::core::ptr::null(),
+            stride: 0,
+            sources: 0,
+            columns: 0,
+        }
     }
 }
 
@@ -1525,6 +1843,182 @@ pub const LAYOUTS: &[Layout] = &[
         ],
     },
     Layout {
+        name: "CombineBackward",
+        size: size_of::<CombineBackward>(),
+        align: align_of::<CombineBackward>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(CombineBackward, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(CombineBackward, weights), size: size_of::<*const f32>() },
+            Field {
+                name: "experts_stride",
+                offset: offset_of!(CombineBackward, experts_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "weights_stride",
+                offset: offset_of!(CombineBackward, weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "x", offset: offset_of!(CombineBackward, x), size: size_of::<*const ::core::ffi::c_void>() },
+            Field { name: "x_stride", offset: offset_of!(CombineBackward, x_stride), size: size_of::<i64>() },
+            Field {
+                name: "constants",
+                offset: offset_of!(CombineBackward, constants),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field {
+                name: "constants_stride",
+                offset: offset_of!(CombineBackward, constants_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "dy",
+                offset: offset_of!(CombineBackward, dy),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "dy_stride", offset: offset_of!(CombineBackward, dy_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(CombineBackward, d_weights), size: size_of::<*mut f32>() },
+            Field {
+                name: "d_constants",
+                offset: offset_of!(CombineBackward, d_constants),
+                size: size_of::<*mut ::core::ffi::c_void>(),
+            },
+            Field { name: "parts", offset: offset_of!(CombineBackward, parts), size: size_of::<*mut f32>() },
+            Field { name: "tickets", offset: offset_of!(CombineBackward, tickets), size: size_of::<*mut u32>() },
+            Field { name: "tokens", offset: offset_of!(CombineBackward, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(CombineBackward, width), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(CombineBackward, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(CombineBackward, routed), size: size_of::<i32>() },
+            Field { name: "nulls", offset: offset_of!(CombineBackward, nulls), size: size_of::<i32>() },
+            Field { name: "null_kind", offset: offset_of!(CombineBackward, null_kind), size: size_of::<i32>() },
+            Field { name: "gradients", offset: offset_of!(CombineBackward, gradients), size: size_of::<i32>() },
+            Field { name: "chunk", offset: offset_of!(CombineBackward, chunk), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "PermuteBackward",
+        size: size_of::<PermuteBackward>(),
+        align: align_of::<PermuteBackward>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(PermuteBackward, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(PermuteBackward, weights), size: size_of::<*const f32>() },
+            Field { name: "token_row", offset: offset_of!(PermuteBackward, token_row), size: size_of::<*const i32>() },
+            Field {
+                name: "experts_stride",
+                offset: offset_of!(PermuteBackward, experts_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "weights_stride",
+                offset: offset_of!(PermuteBackward, weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "token_row_stride",
+                offset: offset_of!(PermuteBackward, token_row_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "dx_rows", offset: offset_of!(PermuteBackward, dx_rows), size: size_of::<*const f32>() },
+            Field {
+                name: "dx_rows_stride",
+                offset: offset_of!(PermuteBackward, dx_rows_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "d_row_weight",
+                offset: offset_of!(PermuteBackward, d_row_weight),
+                size: size_of::<*const f32>(),
+            },
+            Field { name: "shared_dx", offset: offset_of!(PermuteBackward, shared_dx), size: size_of::<*const f32>() },
+            Field { name: "shared_stride", offset: offset_of!(PermuteBackward, shared_stride), size: size_of::<i64>() },
+            Field {
+                name: "dy",
+                offset: offset_of!(PermuteBackward, dy),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "dy_stride", offset: offset_of!(PermuteBackward, dy_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(PermuteBackward, d_weights), size: size_of::<*mut f32>() },
+            Field { name: "dx", offset: offset_of!(PermuteBackward, dx), size: size_of::<*mut f32>() },
+            Field { name: "tokens", offset: offset_of!(PermuteBackward, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(PermuteBackward, width), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(PermuteBackward, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(PermuteBackward, routed), size: size_of::<i32>() },
+            Field { name: "null_kind", offset: offset_of!(PermuteBackward, null_kind), size: size_of::<i32>() },
+            Field { name: "row_count", offset: offset_of!(PermuteBackward, row_count), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "GateBackward",
+        size: size_of::<GateBackward>(),
+        align: align_of::<GateBackward>(),
+        fields: &[
+            Field { name: "logits", offset: offset_of!(GateBackward, logits), size: size_of::<*const f32>() },
+            Field { name: "logits_stride", offset: offset_of!(GateBackward, logits_stride), size: size_of::<i64>() },
+            Field { name: "mask", offset: offset_of!(GateBackward, mask), size: size_of::<*const u8>() },
+            Field { name: "experts", offset: offset_of!(GateBackward, experts), size: size_of::<*const i32>() },
+            Field { name: "experts_stride", offset: offset_of!(GateBackward, experts_stride), size: size_of::<i64>() },
+            Field { name: "ranked", offset: offset_of!(GateBackward, ranked), size: size_of::<*const i32>() },
+            Field { name: "ranked_stride", offset: offset_of!(GateBackward, ranked_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(GateBackward, d_weights), size: size_of::<*const f32>() },
+            Field {
+                name: "d_weights_stride",
+                offset: offset_of!(GateBackward, d_weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "load", offset: offset_of!(GateBackward, load), size: size_of::<*const i32>() },
+            Field { name: "unmasked", offset: offset_of!(GateBackward, unmasked), size: size_of::<*const i32>() },
+            Field { name: "d_logits", offset: offset_of!(GateBackward, d_logits), size: size_of::<*mut f32>() },
+            Field { name: "balance", offset: offset_of!(GateBackward, balance), size: size_of::<f64>() },
+            Field { name: "tokens", offset: offset_of!(GateBackward, tokens), size: size_of::<i32>() },
+            Field { name: "candidates", offset: offset_of!(GateBackward, candidates), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(GateBackward, slots), size: size_of::<i32>() },
+            Field { name: "scoring", offset: offset_of!(GateBackward, scoring), size: size_of::<i32>() },
+            Field { name: "divisor", offset: offset_of!(GateBackward, divisor), size: size_of::<i32>() },
+            Field { name: "routed_scaling", offset: offset_of!(GateBackward, routed_scaling), size: size_of::<f32>() },
+            Field { name: "z", offset: offset_of!(GateBackward, z), size: size_of::<f32>() },
+            Field {
+                name: "tokens_per_warp",
+                offset: offset_of!(GateBackward, tokens_per_warp),
+                size: size_of::<i32>(),
+            },
+        ],
+    },
+    Layout {
+        name: "GateDx",
+        size: size_of::<GateDx>(),
+        align: align_of::<GateDx>(),
+        fields: &[
+            Field { name: "dx_rows", offset: offset_of!(GateDx, dx_rows), size: size_of::<*const f32>() },
+            Field { name: "dx_rows_stride", offset: offset_of!(GateDx, dx_rows_stride), size: size_of::<i64>() },
+            Field { name: "of_router", offset: offset_of!(GateDx, of_router), size: size_of::<*const f32>() },
+            Field { name: "of_router_stride", offset: offset_of!(GateDx, of_router_stride), size: size_of::<i64>() },
+            Field { name: "dx", offset: offset_of!(GateDx, dx), size: size_of::<*mut ::core::ffi::c_void>() },
+            Field { name: "tokens", offset: offset_of!(GateDx, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(GateDx, width), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "RoutingBackward",
+        size: size_of::<RoutingBackward>(),
+        align: align_of::<RoutingBackward>(),
+        fields: &[
+            Field { name: "ranked", offset: offset_of!(RoutingBackward, ranked), size: size_of::<*const i32>() },
+            Field { name: "ranked_stride", offset: offset_of!(RoutingBackward, ranked_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(RoutingBackward, d_weights), size: size_of::<*const f32>() },
+            Field {
+                name: "d_weights_stride",
+                offset: offset_of!(RoutingBackward, d_weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "offsets", offset: offset_of!(RoutingBackward, offsets), size: size_of::<*const i32>() },
+            Field { name: "d_routing", offset: offset_of!(RoutingBackward, d_routing), size: size_of::<*mut f32>() },
+            Field { name: "tokens", offset: offset_of!(RoutingBackward, tokens), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(RoutingBackward, slots), size: size_of::<i32>() },
+            Field { name: "columns", offset: offset_of!(RoutingBackward, columns), size: size_of::<i32>() },
+            Field { name: "entries", offset: offset_of!(RoutingBackward, entries), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
         name: "GroupedGemm",
         size: size_of::<GroupedGemm>(),
         align: align_of::<GroupedGemm>(),
@@ -1624,6 +2118,7 @@ pub const LAYOUTS: &[Layout] = &[
                 size: size_of::<*const ::core::ffi::c_void>(),
             },
             Field { name: "row_token", offset: offset_of!(RoutedOperand, row_token), size: size_of::<*const i32>() },
+            Field { name: "mask", offset: offset_of!(RoutedOperand, mask), size: size_of::<*const u8>() },
             Field { name: "stride", offset: offset_of!(RoutedOperand, stride), size: size_of::<i64>() },
             Field { name: "sources", offset: offset_of!(RoutedOperand, sources), size: size_of::<i32>() },
             Field { name: "columns", offset: offset_of!(RoutedOperand, columns), size: size_of::<i32>() },

@@ -1,35 +1,32 @@
 //! Which kernel combines, and with how many threads (`kernels/combine.cu`).
 
 use super::abi;
-use super::device::{Call, Launch};
-use crate::DType;
-
-/// Tokens of a block: one a warp.
-const WARPS: usize = 8;
-/// Vectors of columns that a lane has.
-const VECTORS: usize = 2;
+use super::columns::{self, are_aligned, are_whole};
+use super::device::Call;
+use crate::{DType, NullExpert};
 
 /// The one launch of combine; none where there is nothing to write. `storage` is the type of `x`, constants and `y`;
 /// `rows` that of rows and shared: the same, or f32.
 pub fn calls(storage: DType, rows: DType, p: abi::Combine) -> impl Iterator<Item = Call> {
-    let columns = WARP * VECTORS * if is_wide(storage, rows, &p) { 16 / storage.size() } else { 1 };
-    let grid = [(p.tokens as usize).div_ceil(WARPS) as u32, (p.width as usize).div_ceil(columns) as u32, 1];
-    let launch = Launch { kernel: kernel(storage, rows, &p), grid, threads: (WARPS * WARP) as u32, shared: 0 };
+    let vector = if is_wide(storage, rows, &p) { columns::wide(storage) } else { 1 };
+    let launch = columns::launch(kernel(storage, rows, &p), p.tokens, p.width, vector);
     (p.tokens > 0 && p.width > 0).then(|| Call::new(launch, p)).into_iter()
 }
 
-const WARP: usize = 32;
+/// What null experts return, as the kernels know it.
+pub fn null_kind(null_expert: NullExpert) -> i32 {
+    match null_expert {
+        NullExpert::Zero => abi::NULL_ZERO,
+        NullExpert::Copy => abi::NULL_COPY,
+        NullExpert::Constant => abi::NULL_CONSTANT,
+    }
+}
 
 /// Whether every row of every tensor starts and ends at a multiple of 128 bits.
 fn is_wide(storage: DType, rows: DType, p: &abi::Combine) -> bool {
-    let whole = |dtype: DType, count: i64| (count.unsigned_abs() as usize * dtype.size()).is_multiple_of(16);
-    let aligned = |address: usize| address.is_multiple_of(16);
-    whole(storage, i64::from(p.width))
-        && [p.x_stride, p.constants_stride].into_iter().all(|stride| whole(storage, stride))
-        && [p.rows_stride, p.shared_stride].into_iter().all(|stride| whole(rows, stride))
-        && [p.x as usize, p.constants as usize, p.rows as usize, p.shared as usize, p.y as usize]
-            .into_iter()
-            .all(aligned)
+    are_whole(storage, [i64::from(p.width), p.x_stride, p.constants_stride])
+        && are_whole(rows, [p.rows_stride, p.shared_stride])
+        && are_aligned([p.x as usize, p.constants as usize, p.rows as usize, p.shared as usize, p.y as usize])
 }
 
 fn kernel(storage: DType, rows: DType, p: &abi::Combine) -> &'static str {
@@ -50,6 +47,7 @@ fn kernel(storage: DType, rows: DType, p: &abi::Combine) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cuda::device::Launch;
 
     fn of_width(width: i32) -> abi::Combine {
         let stride = i64::from(width);

@@ -3,7 +3,9 @@
 use super::device::Device;
 use super::kernels::Kernels;
 use super::memory::DeviceMemory;
-use crate::{Attention, ExpertWeights, Inputs, Result, Routing, TensorRef, Weights};
+use crate::{
+    Attention, ExpertGradients, ExpertWeights, Gradients, Inputs, Result, Routing, TensorMut, TensorRef, Weights,
+};
 use typed_arena::Arena;
 
 /// Copies of tensors on one device, as long as they are needed. Every copy waits.
@@ -102,6 +104,97 @@ impl<D: Device> Copies<D> {
             w_out: self.tensor(&experts.w_out)?,
             b_in: self.optional(&experts.b_in)?,
             b_out: self.optional(&experts.b_out)?,
+        })
+    }
+}
+
+/// A gradient on a device, where a host gradient is copied from.
+struct Place<D: Device, const R: usize> {
+    memory: DeviceMemory<D>,
+    shape: [usize; R],
+}
+
+impl<D: Device, const R: usize> Place<D, R> {
+    fn like(kernels: &Kernels<D>, gradient: &TensorMut<'_, R>) -> Result<Self> {
+        Ok(Self { memory: kernels.upload(gradient.as_ref().data())?, shape: gradient.shape() })
+    }
+
+    fn optional(kernels: &Kernels<D>, gradient: &Option<TensorMut<'_, R>>) -> Result<Option<Self>> {
+        gradient.as_ref().map(|gradient| Self::like(kernels, gradient)).transpose()
+    }
+
+    fn view_mut(&mut self) -> Result<TensorMut<'_, R>> {
+        TensorMut::new(&mut self.memory, self.shape)
+    }
+}
+
+/// Copies of the gradients of some experts.
+struct ExpertPlaces<D: Device> {
+    w_in: Place<D, 3>,
+    w_out: Place<D, 3>,
+    b_in: Option<Place<D, 2>>,
+    b_out: Option<Place<D, 2>>,
+}
+
+impl<D: Device> ExpertPlaces<D> {
+    fn like(kernels: &Kernels<D>, gradients: &ExpertGradients<'_>) -> Result<Self> {
+        Ok(Self {
+            w_in: Place::like(kernels, &gradients.w_in)?,
+            w_out: Place::like(kernels, &gradients.w_out)?,
+            b_in: Place::optional(kernels, &gradients.b_in)?,
+            b_out: Place::optional(kernels, &gradients.b_out)?,
+        })
+    }
+
+    fn view_mut(&mut self) -> Result<ExpertGradients<'_>> {
+        Ok(ExpertGradients {
+            w_in: self.w_in.view_mut()?,
+            w_out: self.w_out.view_mut()?,
+            b_in: self.b_in.as_mut().map(Place::view_mut).transpose()?,
+            b_out: self.b_out.as_mut().map(Place::view_mut).transpose()?,
+        })
+    }
+}
+
+/// Copies of gradients on a device, for a backward call to write.
+pub struct GradientCopies<D: Device> {
+    x: Place<D, 2>,
+    router: Option<Place<D, 2>>,
+    experts: ExpertPlaces<D>,
+    shared: Option<ExpertPlaces<D>>,
+    constants: Option<Place<D, 2>>,
+    routing: Option<Place<D, 1>>,
+}
+
+impl<D: Device> GradientCopies<D> {
+    /// As many and as large as those of `gradients`, and with what they hold.
+    ///
+    /// # Errors
+    /// As [`Copies::tensor`].
+    pub fn like(kernels: &Kernels<D>, gradients: &Gradients<'_>) -> Result<Self> {
+        let shared = gradients.shared.as_ref();
+        Ok(Self {
+            x: Place::like(kernels, &gradients.x)?,
+            router: Place::optional(kernels, &gradients.router)?,
+            experts: ExpertPlaces::like(kernels, &gradients.experts)?,
+            shared: shared.map(|shared| ExpertPlaces::like(kernels, shared)).transpose()?,
+            constants: Place::optional(kernels, &gradients.constants)?,
+            routing: Place::optional(kernels, &gradients.routing)?,
+        })
+    }
+
+    /// Views for a backward call.
+    ///
+    /// # Errors
+    /// None that a caller could cause.
+    pub fn view_mut(&mut self) -> Result<Gradients<'_>> {
+        Ok(Gradients {
+            x: self.x.view_mut()?,
+            router: self.router.as_mut().map(Place::view_mut).transpose()?,
+            experts: self.experts.view_mut()?,
+            shared: self.shared.as_mut().map(ExpertPlaces::view_mut).transpose()?,
+            constants: self.constants.as_mut().map(Place::view_mut).transpose()?,
+            routing: self.routing.as_mut().map(Place::view_mut).transpose()?,
         })
     }
 }

@@ -103,8 +103,39 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);
             ((rows + f64::from(p.tokens)) * f64::from(p.width) * size + table, 0.0, of_launch)
         }
+        Parameters::CombineBackward(p) => (combine_backward(p, launch.kernel, size), 0.0, of_launch),
+        Parameters::PermuteBackward(p) => (permute_backward(p, contents), 0.0, of_launch),
+        Parameters::GateBackward(p) => {
+            let reads = if p.divisor == abi::DIVISOR_CANDIDATES { 12.0 } else { 8.0 };
+            let of_token = 8.0 * f64::from(p.candidates) + reads * f64::from(p.slots);
+            (f64::from(p.tokens) * of_token, 0.0, of_launch)
+        }
+        Parameters::GateDx(p) => {
+            let reads = if p.of_router.is_null() { 4.0 } else { 8.0 };
+            (f64::from(p.tokens) * f64::from(p.width) * (reads + size), 0.0, of_launch)
+        }
+        Parameters::RoutingBackward(p) => {
+            let given = f64::from(p.entries).max(f64::from(p.tokens) * f64::from(p.columns));
+            (8.0 * f64::from(p.tokens) * f64::from(p.slots) + 4.0 * given, 0.0, of_launch)
+        }
     };
     Work { bytes, operations, unit: Unit::of(launch.kernel), tiles }
+}
+
+/// Bytes of the gradient of null experts when none is chosen: ids in, zeros out.
+fn combine_backward(p: &abi::CombineBackward, kernel: &str, size: f64) -> f64 {
+    let slots = f64::from(p.tokens) * f64::from(p.slots);
+    if kernel.starts_with("combine_constants") {
+        return 4.0 * slots + f64::from(p.gradients) * f64::from(p.width) * size;
+    }
+    8.0 * slots
+}
+
+fn permute_backward(p: &abi::PermuteBackward, contents: &Contents) -> f64 {
+    let rows = contents.rows.min(p.row_count as usize) as f64;
+    let shared = if p.shared_dx.is_null() { 0.0 } else { 1.0 };
+    let tokens = f64::from(p.tokens);
+    4.0 * (rows + tokens * (1.0 + shared)) * f64::from(p.width) + 16.0 * tokens * f64::from(p.slots)
 }
 
 /// The part of a matrix of scores that a causal mask leaves.
@@ -200,7 +231,7 @@ mod tests {
     use super::*;
     use crate::cuda::device::Launch;
     use crate::cuda::experts::{self, Factors};
-    use crate::cuda::{gate, permute};
+    use crate::cuda::{gate, gate_backward, permute};
     use crate::{DType, LayerConfig};
     use std::ptr::without_provenance;
 
@@ -300,6 +331,31 @@ mod tests {
         let plan: Vec<_> =
             permute::calls(permute::parameters(&config, 100)).map(|call| work(&call, &CONTENTS)).collect();
         assert_eq!(plan.iter().map(|work| work.bytes).collect::<Vec<_>>(), [1600.0, 8000.0]);
+    }
+
+    #[test]
+    fn the_way_back_counts_what_it_moves() {
+        let call = |kernel, p: Parameters| {
+            work(
+                &Call { launch: Launch { kernel, grid: [7, 2, 1], threads: 256, shared: 0 }, parameters: p },
+                &CONTENTS,
+            )
+        };
+        let permute = abi::PermuteBackward { tokens: 100, width: 64, slots: 4, row_count: 4000, ..Default::default() };
+        let permute = call("permute_backward_bf16_wide", permute.into());
+        assert_eq!((permute.bytes, permute.tiles), (4.0 * (1000.0 + 100.0) * 64.0 + 16.0 * 400.0, 14));
+        let dx = abi::GateDx { tokens: 100, width: 64, ..Default::default() };
+        assert_eq!(call("gate_dx_f16", dx.into()).bytes, 100.0 * 64.0 * 6.0);
+        let dx = abi::GateDx { of_router: without_provenance(256), ..dx };
+        assert_eq!(call("gate_dx_f32_wide", dx.into()).bytes, 100.0 * 64.0 * 12.0);
+        let config = LayerConfig::da_moe(64, 64, 8, 4);
+        let gate = gate_backward::calls(gate_backward::parameters(&config, 100)).next().unwrap();
+        assert_eq!(work(&gate, &CONTENTS).bytes, 100.0 * (8.0 * 8.0 + 12.0 * 4.0));
+        let combine = abi::CombineBackward { tokens: 100, slots: 4, gradients: 2, width: 64, ..Default::default() };
+        assert_eq!(call("combine_backward_bf16", combine.into()).bytes, 8.0 * 400.0);
+        assert_eq!(call("combine_constants_bf16", combine.into()).bytes, 4.0 * 400.0 + 2.0 * 64.0 * 2.0);
+        let routing = abi::RoutingBackward { tokens: 100, slots: 4, columns: 3, ..Default::default() };
+        assert_eq!(call("routing_backward", routing.into()).bytes, 8.0 * 400.0 + 4.0 * 300.0);
     }
 
     #[test]

@@ -74,6 +74,11 @@ parameters!(
     BiasGradient,
     Permute,
     Combine,
+    CombineBackward,
+    PermuteBackward,
+    GateBackward,
+    GateDx,
+    RoutingBackward,
 );
 
 /// A launch with its parameters.

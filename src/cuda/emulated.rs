@@ -97,9 +97,12 @@ impl Emulated {
 const SOURCES: &[&str] = &[
     "budget.cu",
     "combine.cu",
+    "combine_backward.cu",
     "conformance.cu",
     "experts_backward.cu",
     "gate.cu",
+    "gate_backward.cu",
+    "gate_dx.cu",
     "grouped_gemm_back_sm80.cu",
     "grouped_gemm_sm80.cu",
     "importance.cu",
@@ -107,7 +110,9 @@ const SOURCES: &[&str] = &[
     "importance_attention_f32.cu",
     "importance_probabilities.cu",
     "permute.cu",
+    "permute_backward.cu",
     "routing.cu",
+    "routing_backward.cu",
     "weight_gradient_sm80.cu",
 ];
 

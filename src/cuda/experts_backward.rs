@@ -274,13 +274,13 @@ impl Backward {
     /// Rows of `x` or `dy`, gathered by token.
     fn of_tokens(&self, (rows, stride): (*const c_void, i64)) -> abi::RoutedOperand {
         let (sources, columns) = (self.tokens as i32, self.hidden as i32);
-        abi::RoutedOperand { rows, row_token: self.row_token, stride, sources, columns }
+        abi::RoutedOperand { rows, row_token: self.row_token, mask: null(), stride, sources, columns }
     }
 
     /// Rows that an earlier launch left, in the plan's order.
     fn activated_rows(&self, rows: *mut c_void, columns: usize) -> abi::RoutedOperand {
         let stride = activated_stride(columns) as i64;
-        abi::RoutedOperand { rows, row_token: null(), stride, sources: self.rows as i32, columns: columns as i32 }
+        abi::RoutedOperand { rows, stride, sources: self.rows as i32, columns: columns as i32, ..Default::default() }
     }
 
     fn weight_gradient(

@@ -6,7 +6,7 @@ use super::device::{Call, Launch};
 use super::workspace::{Carver, Workspace, blocks};
 use crate::{BiasUpdate, LayerConfig, NormalizeWeights, Policy, Scoring};
 
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 const WARPS: usize = 8;
 /// Blocks that share the tokens, where there are many: their partial sums are added by one block.
 const MOST_BLOCKS: usize = 512;
@@ -14,12 +14,31 @@ const MOST_BLOCKS: usize = 512;
 const BUDGET_PASSES: i32 = 3;
 
 /// Consecutive tokens of one warp. Depends on the number of tokens alone, as do therefore the bits of the losses.
-fn tokens_per_warp(tokens: usize) -> usize {
+pub(super) fn tokens_per_warp(tokens: usize) -> usize {
     tokens.div_ceil(WARPS * MOST_BLOCKS).max(1)
 }
 
-fn grid(tokens: i32, tokens_per_warp: i32) -> u32 {
+/// Blocks of warps that take so many of the tokens each.
+pub(super) fn grid(tokens: i32, tokens_per_warp: i32) -> u32 {
     blocks(tokens as usize, WARPS * tokens_per_warp as usize)
+}
+
+/// The function from logits to scores, as the kernels know it.
+pub(super) fn scoring(config: &LayerConfig) -> i32 {
+    match config.router.scoring {
+        Scoring::Softmax => abi::SCORING_SOFTMAX,
+        Scoring::Sigmoid => abi::SCORING_SIGMOID,
+        Scoring::Relu => abi::SCORING_RELU,
+    }
+}
+
+/// What weights are divided by, as the kernels know it.
+pub(super) fn divisor(config: &LayerConfig) -> i32 {
+    match config.router.normalize {
+        NormalizeWeights::None => abi::DIVISOR_NONE,
+        NormalizeWeights::Selected => abi::DIVISOR_SELECTED,
+        NormalizeWeights::Candidates => abi::DIVISOR_CANDIDATES,
+    }
 }
 
 /// Everything but pointers of a gate over `tokens` tokens; logits are dense.
@@ -33,16 +52,8 @@ pub fn parameters(config: &LayerConfig, tokens: usize, training: bool) -> abi::G
         candidates: candidates as i32,
         k_min: k_min as i32,
         k_max: k_max as i32,
-        scoring: match config.router.scoring {
-            Scoring::Softmax => abi::SCORING_SOFTMAX,
-            Scoring::Sigmoid => abi::SCORING_SIGMOID,
-            Scoring::Relu => abi::SCORING_RELU,
-        },
-        divisor: match config.router.normalize {
-            NormalizeWeights::None => abi::DIVISOR_NONE,
-            NormalizeWeights::Selected => abi::DIVISOR_SELECTED,
-            NormalizeWeights::Candidates => abi::DIVISOR_CANDIDATES,
-        },
+        scoring: scoring(config),
+        divisor: divisor(config),
         routed_scaling: config.router.routed_scaling as f32,
         groups: config.router.n_group as i32,
         chosen_groups: config.router.topk_group as i32,
@@ -106,7 +117,7 @@ pub fn calls(p: abi::Gate) -> impl Iterator<Item = Call> {
 }
 
 /// The kernel for as many values a token: 32, 64, 128, 256 or 512.
-fn of_size(kernels: [&'static str; 5], values: i32) -> &'static str {
+pub(super) fn of_size(kernels: [&'static str; 5], values: i32) -> &'static str {
     let index = [32, 64, 128, 256].iter().filter(|&&size| values > size).count();
     kernels[index]
 }

@@ -9,11 +9,11 @@ use super::stages::{self, Options};
 use super::stream::Stream;
 use super::tray::{Tray, on_device};
 use super::workspace::Workspace;
-use super::{experts, experts_backward, gate, importance, permute};
+use super::{combine_backward, experts, experts_backward, gate, gate_backward, importance, permute};
 use crate::{
-    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs, ExpertsBackwardArgs,
-    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs,
-    Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
+    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs,
+    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, NullExpert, PermuteArgs,
+    PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl<D: Device> Kernels<D> {
     /// An engine's own stream, by its handle (a `CUstream` as a number), with U8 memory to work in.
     ///
     /// # Errors
-    /// [`Error::Workspace`], [`Error::DType`] or [`Error::Place`] for memory that cannot be that.
+    /// [`crate::Error::Workspace`], [`crate::Error::DType`] or [`crate::Error::Place`] for memory that cannot be that.
     ///
     /// # Safety
     /// The handle is of a stream of this device's context, which is still there when the result is dropped.
@@ -114,7 +114,7 @@ impl<D: Device> Kernels<D> {
     /// A copy of elements in host memory. Waits.
     ///
     /// # Errors
-    /// When the memory cannot be had, or [`Error::Place`] for elements that are not in host memory.
+    /// When the memory cannot be had, or [`crate::Error::Place`] for elements that are not in host memory.
     pub fn upload<'a>(&self, elements: impl Into<Slice<'a>>) -> Result<DeviceMemory<D>> {
         let elements = elements.into();
         let mut memory = DeviceMemory::alloc(&self.device, "upload", elements.dtype(), elements.len())?;
@@ -125,7 +125,7 @@ impl<D: Device> Kernels<D> {
     /// Elements that an engine owns, by the address of the first: never given back by this library.
     ///
     /// # Errors
-    /// [`Error::Value`] for an address that is null or misaligned.
+    /// [`crate::Error::Value`] for an address that is null or misaligned.
     ///
     /// # Safety
     /// There are `count` elements of type `dtype`, in memory that this device's context reaches, until the result is
@@ -138,7 +138,7 @@ impl<D: Device> Kernels<D> {
     /// Bytes of workspace with which a stream can carry any call of a layer that is no larger than `most`.
     ///
     /// # Errors
-    /// [`Error::Overflow`].
+    /// [`crate::Error::Overflow`].
     pub fn workspace_bytes(&self, config: &LayerConfig, most: Most) -> Result<usize> {
         let stages = self.workspace_bytes_by_stage(config, most)?;
         Ok(stages.into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
@@ -147,7 +147,7 @@ impl<D: Device> Kernels<D> {
     /// The same stage by stage.
     ///
     /// # Errors
-    /// [`Error::Overflow`].
+    /// [`crate::Error::Overflow`].
     pub fn workspace_bytes_by_stage(&self, config: &LayerConfig, most: Most) -> Result<Vec<(&'static str, usize)>> {
         let Most { tokens, dtype, heads, keep } = most;
         let sizes = Sizes::new(config, tokens)?;
@@ -165,8 +165,15 @@ impl<D: Device> Kernels<D> {
             ("permute", permute::place(&mut permute::parameters(config, tokens), 0).bytes),
             ("experts", experts::workspace(&sizes, dtype).bytes),
         ];
-        let backward = (keep != Keep::Nothing)
-            .then(|| [("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes)]);
+        let backward = || {
+            let learned = if config.null_expert == NullExpert::Constant { config.num_null_experts } else { 0 };
+            [
+                ("combine_backward", combine_backward::workspace(&sizes, learned).bytes),
+                ("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes),
+                ("gate_backward", gate_backward::workspace(&sizes).bytes),
+            ]
+        };
+        let backward = (keep != Keep::Nothing).then(backward);
         Ok(forward.into_iter().chain(backward.into_iter().flatten()).collect())
     }
 
@@ -180,7 +187,7 @@ impl Kernels<super::Driver> {
     /// The kernels on a GPU, by number.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`]; [`Error::NoDevice`] without a driver or a GPU of that number; [`Error::Cuda`] where the
+    /// [`crate::Error::KernelsNotBuilt`]; [`crate::Error::NoDevice`] without a driver or a GPU of that number; [`crate::Error::Cuda`] where the
     /// driver refuses the GPU or the kernels.
     pub fn open(ordinal: u32) -> Result<Self> {
         Ok(Self::new(Arc::new(super::Driver::open(ordinal)?)))
@@ -197,11 +204,6 @@ impl<D: Device> fmt::Debug for Kernels<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kernels({}, {:?})", self.device.describe(), self.options)
     }
-}
-
-/// There are no kernels for the way back yet.
-fn no_backward(op: &'static str) -> Result<()> {
-    Err(Error::Workspace { op, problem: "there are no kernels for backward yet".into() })
 }
 
 impl<D: Device> Backend for Kernels<D> {
@@ -275,24 +277,24 @@ impl<D: Device> Backend for Kernels<D> {
         stages::combine(&mut self.tray("combine", stream)?, args)
     }
 
-    fn combine_backward(&self, _: &Stream<D>, _: CombineBackwardArgs<'_>) -> Result<()> {
-        no_backward("combine_backward")
+    fn combine_backward(&self, stream: &Stream<D>, args: CombineBackwardArgs<'_>) -> Result<()> {
+        stages::combine_backward(&mut self.tray("combine_backward", stream)?, args)
     }
 
     fn experts_backward(&self, stream: &Stream<D>, args: ExpertsBackwardArgs<'_>) -> Result<()> {
         stages::experts_backward(&mut self.tray("experts_backward", stream)?, self.options, args)
     }
 
-    fn permute_backward(&self, _: &Stream<D>, _: PermuteBackwardArgs<'_>) -> Result<()> {
-        no_backward("permute_backward")
+    fn permute_backward(&self, stream: &Stream<D>, args: PermuteBackwardArgs<'_>) -> Result<()> {
+        stages::permute_backward(&mut self.tray("permute_backward", stream)?, args)
     }
 
-    fn gate_backward(&self, _: &Stream<D>, _: GateBackwardArgs<'_>) -> Result<()> {
-        no_backward("gate_backward")
+    fn gate_backward(&self, stream: &Stream<D>, args: GateBackwardArgs<'_>) -> Result<()> {
+        stages::gate_backward(&mut self.tray("gate_backward", stream)?, self.options, args)
     }
 
-    fn routing_backward(&self, _: &Stream<D>, _: RoutingBackwardArgs<'_>) -> Result<()> {
-        no_backward("routing_backward")
+    fn routing_backward(&self, stream: &Stream<D>, args: RoutingBackwardArgs<'_>) -> Result<()> {
+        stages::routing_backward(&mut self.tray("routing_backward", stream)?, args)
     }
 
     fn update_bias(

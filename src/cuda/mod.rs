@@ -1,9 +1,10 @@
 //! NVIDIA GPUs: the kernels of `kernels/`, which of them run for given sizes and types, and what they run on.
 //!
 //! - [`abi`] is what a kernel takes: one struct each, generated from `kernels/abi.h`.
-//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`], [`combine`], [`experts_backward`] and
-//!   [`gradient_products`] say which launches a stage makes, with how many threads and how much workspace: pure functions of
-//!   sizes, types and addresses.
+//! - [`importance`], [`attention`], [`gate`], [`permute`], [`experts`] and [`combine`] say which launches a stage makes,
+//!   with how many threads and how much workspace: pure functions of sizes, types and addresses. So do
+//!   [`combine_backward`], [`experts_backward`] with [`gradient_products`], [`permute_backward`], [`gate_backward`] and
+//!   [`routing_backward`] for the way back.
 //! - A [`Device`] runs launches: the driver, or an emulator on machines without a GPU.
 //! - [`Kernels`] is the backend: [`Layer`](crate::Layer)`<Cuda>` calls it with [`DeviceMemory`] and a [`Stream`].
 //! - [`Staged`] runs the kernels on host tensors, stage by stage, for tests.
@@ -11,7 +12,9 @@
 pub mod abi;
 pub mod attention;
 mod bytes;
+mod columns;
 pub mod combine;
+pub mod combine_backward;
 #[cfg(feature = "emulator")]
 pub mod conformance;
 mod copies;
@@ -25,6 +28,7 @@ mod emulated;
 pub mod experts;
 pub mod experts_backward;
 pub mod gate;
+pub mod gate_backward;
 pub mod gradient_products;
 mod images;
 pub mod importance;
@@ -33,7 +37,9 @@ mod kernels;
 pub mod layout;
 mod memory;
 pub mod permute;
+pub mod permute_backward;
 mod products;
+pub mod routing_backward;
 #[cfg(feature = "emulator")]
 mod shim;
 mod staged;
@@ -42,7 +48,7 @@ mod stream;
 mod tray;
 mod workspace;
 
-pub use copies::Copies;
+pub use copies::{Copies, GradientCopies};
 pub use device::{Call, Device, Launch, Parameters};
 #[cfg(feature = "cuda")]
 pub use driver::Driver;

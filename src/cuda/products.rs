@@ -61,6 +61,7 @@ fn operand<D: Device>(tray: &mut Tray<'_, D>, name: &'static str, from: &Gathere
     Ok(abi::RoutedOperand {
         rows: tray.storage(name, &from.rows)?,
         row_token: tray.optional("row_token", &from.row_token)?,
+        mask: std::ptr::null(),
         stride: row_stride(&from.rows),
         sources: sources as i32,
         columns: columns as i32,

@@ -12,7 +12,7 @@ use crate::{
     RouterArgs, RoutingArgs, RoutingBackwardArgs, TensorMut, TensorRef,
 };
 
-/// The way forward by kernels; the way back by the CPU backend, until it has kernels.
+/// The layer by kernels, on tensors in host memory.
 #[derive(Debug)]
 pub struct Staged<D: Device> {
     kernels: Kernels<D>,
@@ -88,24 +88,24 @@ impl<D: Device> Backend for Staged<D> {
         stages::combine(&mut self.tray("combine"), args)
     }
 
-    fn combine_backward(&self, stream: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
-        self.host.combine_backward(stream, args)
+    fn combine_backward(&self, _: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
+        stages::combine_backward(&mut self.tray("combine_backward"), args)
     }
 
     fn experts_backward(&self, _: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
         stages::experts_backward(&mut self.tray("experts_backward"), self.kernels.options(), args)
     }
 
-    fn permute_backward(&self, stream: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
-        self.host.permute_backward(stream, args)
+    fn permute_backward(&self, _: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
+        stages::permute_backward(&mut self.tray("permute_backward"), args)
     }
 
-    fn gate_backward(&self, stream: &(), args: GateBackwardArgs<'_>) -> Result<()> {
-        self.host.gate_backward(stream, args)
+    fn gate_backward(&self, _: &(), args: GateBackwardArgs<'_>) -> Result<()> {
+        stages::gate_backward(&mut self.tray("gate_backward"), self.kernels.options(), args)
     }
 
-    fn routing_backward(&self, stream: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
-        self.host.routing_backward(stream, args)
+    fn routing_backward(&self, _: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
+        stages::routing_backward(&mut self.tray("routing_backward"), args)
     }
 
     fn update_bias(&self, _: &(), update: BiasUpdate, load: TensorRef<'_, 1>, bias: TensorMut<'_, 1>) -> Result<()> {

@@ -178,7 +178,15 @@ impl<'a, D: Device> Tray<'a, D> {
     /// of launches after another.
     pub fn workspace(&mut self, needed: Workspace) -> Result<u64> {
         match &mut self.place {
-            Place::Device { stream, .. } => stream.workspace(self.stage, needed),
+            Place::Device { stream, .. } => {
+                let address = stream.workspace(self.stage, needed)?;
+                if needed.zeroed > Workspace::HEADER {
+                    // More than stays zero between launches: the rest is where other stages write.
+                    // SAFETY: the workspace is as large.
+                    unsafe { self.device.fill(stream.handle(), address, 0, needed.zeroed) }?;
+                }
+                Ok(address)
+            }
             Place::Host(held) => {
                 let address = alloc(self.device, held, "workspace", needed.bytes)?;
                 // SAFETY: the header is a part of the allocation.

@@ -3,8 +3,8 @@
 use super::Subject;
 use super::case::Case;
 use super::data::{Data, poison};
-use da_moe::cuda::{Copies, Device, DeviceMemory, Kernels, Most, Stream};
-use da_moe::{Error, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
+use da_moe::cuda::{Copies, Device, DeviceMemory, GradientCopies, Kernels, Most, Stream};
+use da_moe::{Error, Gradients, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
 use da_moe_reference::check::Outcome;
 
 /// The kernels under [`Layer`], with everything on the device.
@@ -39,10 +39,20 @@ impl<D: Device> Engine<D> {
         layer.forward(stream, inputs, weights, state, step, TensorMut::prefix(y, inputs.x.shape())?)
     }
 
-    /// What the last forward left.
-    pub fn outcome(&self, data: &Data) -> Result<Outcome, Error> {
+    pub fn backward(
+        &mut self,
+        inputs: &Inputs<'_>,
+        weights: &Weights<'_>,
+        dy: TensorRef<'_, 2>,
+        gradients: &mut Gradients<'_>,
+    ) -> Result<(), Error> {
+        self.layer.backward(&self.stream, inputs, weights, dy, &mut self.step, gradients)
+    }
+
+    /// What the last calls left.
+    pub fn outcome(&self, data: &Data, gradients: Option<&Gradients<'_>>) -> Result<Outcome, Error> {
         let y = TensorRef::prefix(&self.y, [data.tokens, data.config.hidden_size])?;
-        Outcome::from_step(&self.step, y, None)
+        Outcome::from_step(&self.step, y, gradients)
     }
 }
 
@@ -56,6 +66,10 @@ impl<D: Device> Subject for OnDevice<D> {
         let (inputs, weights) = (copies.inputs(&data.inputs()?)?, copies.weights(&data.weights()?)?);
         let mut engine = Engine::new(&self.0, data, case, 3)?;
         engine.forward(&inputs, &weights)?;
-        engine.outcome(data)
+        let mut host = data.gradients();
+        let mut gradients = GradientCopies::like(&self.0, &host.view_mut()?)?;
+        let mut gradients = gradients.view_mut()?;
+        engine.backward(&inputs, &weights, copies.tensor(&data.dy()?)?, &mut gradients)?;
+        engine.outcome(data, Some(&gradients))
     }
 }

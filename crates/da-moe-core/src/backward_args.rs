@@ -97,6 +97,8 @@ pub struct RouterBackward<'a> {
     pub logits: TensorRef<'a, 2>,
     /// `[E + Z]` i32, from the gate.
     pub load: TensorRef<'a, 1>,
+    /// `[1]` i32, from the gate.
+    pub unmasked: TensorRef<'a, 1>,
     /// Scratch: `[T, E + Z]` f32, holds `dz`.
     pub d_logits: TensorMut<'a, 2>,
     /// Out: `[E + Z, D]` of `weight`'s type.

@@ -353,6 +353,7 @@ impl<B: Backend> Layer<B> {
                 weight: weights.router,
                 logits: view(&saved.logits, scores)?,
                 load: view(&saved.load, [sizes.candidates])?,
+                unmasked: view(&saved.unmasked, [1])?,
                 d_logits: view_mut(&mut workspace.d_logits, scores)?,
                 d_weight: d_weight.reborrow(),
             }),

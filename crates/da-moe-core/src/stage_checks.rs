@@ -362,6 +362,7 @@ impl GateBackwardArgs<'_> {
         router.weight.expect_shape(op, "router.weight", [candidates, hidden])?;
         router.logits.expect_shape(op, "logits", [tokens, candidates])?;
         router.load.expect_shape(op, "load", [candidates])?;
+        router.unmasked.expect_shape(op, "unmasked", [1])?;
         router.d_logits.expect_shape(op, "d_logits", [tokens, candidates])?;
         router.d_weight.expect_shape(op, "d.router.weight", [candidates, hidden])
     }

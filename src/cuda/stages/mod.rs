@@ -1,22 +1,30 @@
 //! The stages: from checked tensors to launches, the same for tensors on the device and in host memory.
 
 mod combine;
+mod combine_backward;
 mod experts;
 mod experts_backward;
 mod gate;
+mod gate_backward;
 mod importance;
 mod permute;
+mod permute_backward;
 mod router;
 mod routing;
+mod routing_backward;
 
 pub(super) use combine::combine;
+pub(super) use combine_backward::combine_backward;
 pub(super) use experts::experts;
 pub(super) use experts_backward::experts_backward;
 pub(super) use gate::{gate, update_bias};
+pub(super) use gate_backward::gate_backward;
 pub(super) use importance::importance;
 pub(super) use permute::permute;
+pub(super) use permute_backward::permute_backward;
 pub(super) use router::router;
 pub(super) use routing::routing;
+pub(super) use routing_backward::routing_backward;
 
 use super::device::Device;
 use super::experts::Factors;

@@ -5,7 +5,7 @@ use super::{CHUNK, divisor};
 use crate::gemm::{Operand, gather, multiply, times};
 use crate::scratch;
 use crate::simd::{narrow, vectorized};
-use crate::views::{Rows, by_storage, check_below, optional, output, rows, unmasked_count, vector};
+use crate::views::{Rows, by_storage, check_below, optional, output, rows, vector};
 use da_moe_core::{
     GateBackwardArgs, LayerConfig, NormalizeWeights, Result, RouterBackward, Scoring, Storage, TensorMut,
 };
@@ -30,7 +30,7 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
         dx.par_chunks_mut(x.cols).enumerate().for_each(|(t, dx)| narrow(dx_rows.row(t), dx));
         return Ok(());
     };
-    let RouterBackward { weight, logits, load, d_logits, d_weight } = router;
+    let RouterBackward { weight, logits, load, unmasked, d_logits, d_weight } = router;
     let gate = GateBackward {
         config: args.config,
         logits: rows(op, "logits", &logits)?,
@@ -44,7 +44,7 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
     check_below(op, "selection.experts", &args.selection.experts, candidates)?;
     check_below(op, "selection.ranked", &args.selection.ranked, candidates)?;
     let d_logits = output::<f32, 2>(op, "d_logits", d_logits)?;
-    let unmasked = unmasked_count(gate.mask, args.x.shape()[0]);
+    let unmasked = vector::<i32>(op, "unmasked", &unmasked)?[0];
     d_logits.par_chunks_mut(CHUNK * candidates).enumerate().for_each(|(chunk, dz)| {
         gate.chunk(chunk * CHUNK, dz, 1.0 / unmasked.max(1) as f32);
     });

@@ -1,0 +1,149 @@
+// SPEC §6: dg → ds through the weights, plus the balance loss; ds → dz through the scores, plus the z-loss.
+//
+//   gate_backward_{32,64,128,256,512}   by the largest number of candidates; lane l of a warp holds candidates l, l + 32, …
+//
+// Grid (T / (8 · tokens_per_warp)), block 8 warps; a warp takes `tokens_per_warp` consecutive tokens one after another.
+// The block first makes the balance loss's slopes from the load (three barriers); then warps go their own ways, and
+// everything of a token stays in registers but for its slots, which the lanes scatter to their candidates in shared memory
+// (three barriers of a warp). Masked tokens get zeros.
+//
+// Bytes: 4·T·(2·C + 2·K), and 4·T·K for `candidates`; floor: that over the memory bandwidth, 12 µs for T 32768, C 128, K 8.
+
+#include "abi.h"
+#include "device/block.cuh"
+#include "gate/slopes.cuh"
+
+namespace da_moe {
+namespace {
+
+constexpr int WARPS = 8;
+constexpr int THREADS = WARPS * WARP;
+
+// A value and a flag for each candidate of a warp's token, in shared memory.
+struct SlotScratch {
+    float* d_weights;
+    uint8_t* summed;
+};
+
+// Each candidate's gradient from the slot that names it, 0 without one; returns the candidates that the divisor sums.
+template <int N>
+__device__ __forceinline__ Members read_slots(const GateBackward& p, int token, SlotScratch scratch, float (&slopes)[N]) {
+    const int* experts = p.experts + token * p.experts_stride;
+    const int* ranked = p.ranked + token * p.ranked_stride;
+    for (int e = lane_index(); e < p.candidates; e += WARP) {
+        scratch.d_weights[e] = 0.0f;
+        scratch.summed[e] = 0;
+    }
+    __syncwarp();
+    for (int slot = lane_index(); slot < p.slots; slot += WARP) {
+        const int expert = experts[slot];
+        const bool named = expert >= 0 && expert < p.candidates;
+        if (named) {
+            scratch.d_weights[expert] = p.d_weights[token * p.d_weights_stride + slot];
+        }
+        const int member = p.divisor == DIVISOR_CANDIDATES ? ranked[slot] : expert;
+        if (member >= 0 && member < p.candidates) {
+            scratch.summed[member] = 1;
+        }
+    }
+    __syncwarp();
+    Members summed = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int e = candidate_of(i);
+        slopes[i] = e < p.candidates ? scratch.d_weights[e] : 0.0f;
+        summed |= e < p.candidates && scratch.summed[e] != 0 ? 1u << i : 0u;
+    }
+    // The next token must not overwrite what a slower lane still reads.
+    __syncwarp();
+    return summed;
+}
+
+// The gradient of `z · mean_t (logsumexp z_t)²`, `scale` being `2 · z / unmasked`.
+template <int N>
+__device__ __forceinline__ void add_z(const GateBackward& p, const float* logits, float log_sum_exp, float scale,
+                                      float (&slopes)[N]) {
+    const float factor = scale * log_sum_exp;
+    // Not where the coefficient is 0, unless the sum is infinite: then it is NaN, as everything of the token.
+    if (factor == 0.0f) {
+        return;
+    }
+    const Powers<N> powers = powers_of<N>(logits, p.candidates);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        slopes[i] += factor * (powers.values[i] / powers.sum);
+    }
+}
+
+template <int N>
+__device__ __forceinline__ void backward_token(const GateBackward& p, int token, const float* pull, float z_scale,
+                                               SlotScratch scratch) {
+    const float* logits = p.logits + token * p.logits_stride;
+    float slopes[N] = {};
+    if (p.mask == nullptr || p.mask[token] != 0) {
+        const Members all = all_candidates<N>(p.candidates);
+        const Members summed = read_slots(p, token, scratch, slopes);
+        const Scores<N> scores = scores_of<N>(logits, p.candidates, p.scoring);
+        through_weights(slopes, scores, summed, p.divisor, p.routed_scaling);
+        if (p.balance != 0.0) {
+            add_balance(slopes, scores, pull, all, p.scoring);
+        }
+        through_scores(slopes, scores, all, p.scoring);
+        add_z(p, logits, scores.log_sum_exp, z_scale, slopes);
+    }
+    float* d_logits = p.d_logits + static_cast<int64_t>(token) * p.candidates;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        if (candidate_of(i) < p.candidates) {
+            d_logits[candidate_of(i)] = slopes[i];
+        }
+    }
+}
+
+// `∂(balance · L) / ∂p[t, e] = balance · E · f_e / unmasked`: `f_e` carries no gradient.
+__device__ __forceinline__ void balance_slopes(const GateBackward& p, double unmasked, int* scratch, float* pull) {
+    int mine = 0;
+    for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
+        mine += p.load[e];
+    }
+    const int selections = block_sum(mine, scratch);
+    const double scale = selections == 0 ? 0.0 : p.balance / (selections * unmasked);
+    for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
+        pull[e] = static_cast<float>(scale * p.load[e]);
+    }
+    __syncthreads();
+}
+
+template <int N>
+__device__ __forceinline__ void gate_backward(const GateBackward& p) {
+    SHARED_ARRAY(int, scratch, MAX_WARPS);
+    SHARED_ARRAY(float, pull, N * WARP);
+    SHARED_ARRAY(float, d_weights, WARPS * N * WARP);
+    SHARED_ARRAY(uint8_t, summed, WARPS * N * WARP);
+    const int unmasked = max(p.unmasked[0], 1);
+    balance_slopes(p, unmasked, scratch, pull);
+    const float z_scale = 2.0f * p.z / static_cast<float>(unmasked);
+    const SlotScratch of_warp = {d_weights + warp_index() * N * WARP, summed + warp_index() * N * WARP};
+    const int first = (static_cast<int>(blockIdx.x) * WARPS + warp_index()) * p.tokens_per_warp;
+    const int end = min(first + p.tokens_per_warp, p.tokens);
+    for (int token = first; token < end; token++) {
+        backward_token<N>(p, token, pull, z_scale, of_warp);
+    }
+}
+
+}  // namespace
+}  // namespace da_moe
+
+// `blocks` a multiprocessor leave each thread the registers that its candidates need.
+#define GATE_BACKWARD(candidates, blocks)                                      \
+    extern "C" __global__ void __launch_bounds__(da_moe::THREADS, blocks)      \
+        gate_backward_##candidates(const __grid_constant__ GateBackward p) {   \
+        da_moe::gate_backward<candidates / da_moe::WARP>(p);                   \
+    }                                                                          \
+    GPU_KERNEL(gate_backward_##candidates)
+
+GATE_BACKWARD(32, 4)
+GATE_BACKWARD(64, 4)
+GATE_BACKWARD(128, 4)
+GATE_BACKWARD(256, 3)
+GATE_BACKWARD(512, 2)
