@@ -781,12 +781,12 @@ struct GroupedGemm {
 
 /** Gradient through the experts' second product and their activation (SPEC §6): `grouped_gemm_*_dh*`. */
 struct HiddenGradient {
-    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]` storage;
-     * no bias. */
+    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]`
+     * storage, f32 beside f16; no bias. */
     struct GroupedGemm product;
     /** `[rows]`, or null: 1. */
     const float* row_weight;
-    /** Out: `[rows, columns]` storage, the activated values times the row's weight. */
+    /** Out: `[rows, columns]` as `dh`, the activated values times the row's weight. */
     void* activated;
     /** Out: `[rows, column tiles]` what each tile adds to the gradient of the row's weight. */
     float* parts;

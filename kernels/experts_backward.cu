@@ -3,7 +3,7 @@
 //   row_weight_gradient_{f32,bf16,f16}  dg = ⟨a, da⟩ + ⟨dy_t, b_out⟩ of every row; storage of dy and b_out.
 //       Grid (rows / 8), block 8 warps: a warp has one row. Parts are added in the order of the columns they are from,
 //       products with the bias by a lane in their order, lanes by one tree. Bytes: 4·parts + D·s a row with a bias.
-//   bias_gradient_{f32,bf16,f16}        db[e] = Σ (g·)row over the expert's rows; storage of the rows.
+//   bias_gradient_{f32,bf16,f16}, bias_gradient_f32_to_f16   db[e] = Σ (g·)row over the expert's rows; storage of the rows.
 //       Grid (columns / 32, E), block 8 warps: a lane has one column, a warp every eighth row; then the warps' sums are
 //       added in their order. One barrier, before that. Bytes: every row once, every bias once.
 //
@@ -62,7 +62,8 @@ __device__ __forceinline__ void row_weight_gradient(const RowWeightGradient& p) 
     }
 }
 
-template <class S>
+// S is the type of the gradient where that is not f32.
+template <class Row, class S>
 __device__ __forceinline__ void bias_gradient(const BiasGradient& p) {
     SHARED_ARRAY(float, sums, WARPS * WARP);
     const int column = static_cast<int>(blockIdx.x) * WARP + lane_index();
@@ -74,7 +75,7 @@ __device__ __forceinline__ void bias_gradient(const BiasGradient& p) {
             const int row = rows.first + i;
             const int source = p.from.row_token == nullptr ? row : p.from.row_token[row];
             if (source >= 0 && source < p.from.sources) {
-                const float value = to_float(static_cast<const S*>(p.from.rows)[source * p.from.stride + column]);
+                const float value = to_float(static_cast<const Row*>(p.from.rows)[source * p.from.stride + column]);
                 sum += p.row_weight == nullptr ? value : p.row_weight[row] * value;
             }
         }
@@ -109,10 +110,16 @@ __device__ __forceinline__ void bias_gradient(const BiasGradient& p) {
     GPU_KERNEL(row_weight_gradient_##name)                                                        \
     extern "C" __global__ void __launch_bounds__(da_moe::WARPS * da_moe::WARP)                    \
         bias_gradient_##name(const __grid_constant__ BiasGradient p) {                            \
-        da_moe::bias_gradient<storage>(p);                                                        \
+        da_moe::bias_gradient<storage, storage>(p);                                                        \
     }                                                                                             \
     GPU_KERNEL(bias_gradient_##name)
 
 EXPERTS_BACKWARD(float, f32)
 EXPERTS_BACKWARD(da_moe::bf16, bf16)
 EXPERTS_BACKWARD(da_moe::f16, f16)
+
+extern "C" __global__ void __launch_bounds__(da_moe::WARPS * da_moe::WARP)
+    bias_gradient_f32_to_f16(const __grid_constant__ BiasGradient p) {
+    da_moe::bias_gradient<float, da_moe::f16>(p);
+}
+GPU_KERNEL(bias_gradient_f32_to_f16)

@@ -3,6 +3,7 @@
 //
 //   grouped_gemm_{bf16,f16}_tn[_any]         tensor cores, f32 accumulators; `_any` for rows at any address
 //   grouped_gemm_f32_tn[_{bf16,f16}_rows]    f32 products and sums; the right factor's rows may be of a 16-bit type
+//   grouped_gemm_f32_tn_f16_left             the same with the left factor's rows of a 16-bit type
 //
 // Grid (column tiles · row tiles · E), block 256: one tile of one expert's gradient, whose depth is the expert's rows, so
 // that a block's work is its expert's; blocks of an expert without rows write their zeros and end. Experts follow one
@@ -20,7 +21,7 @@
 namespace da_moe {
 namespace {
 
-template <class Loop, class Left, class Right>
+template <class S, class Loop, class Left, class Right>
 __device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigned char* shared) {
     const WeightTile tile = weight_tile<Loop::TILE_ROWS, Loop::TILE_COLUMNS>(p, static_cast<int>(blockIdx.x));
     const Segment rows = segment(p.offsets, p.rows, tile.expert);
@@ -28,7 +29,7 @@ __device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigne
     loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), p.left.columns - tile.row, rows.count);
     const auto products = loop.products();
     __syncthreads();
-    WeightOutput<typename Right::Element>(p).write(tile, products);
+    WeightOutput<S>(p).write(tile, products);
 }
 
 }  // namespace
@@ -39,7 +40,7 @@ __device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigne
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         DYN_SMEM(shared, 128);                                                                     \
         using Rows = da_moe::RoutedRows<storage>;                                                  \
-        da_moe::weight_gradient<da_moe::MmaLoop<aligned, Rows, Rows>, Rows, Rows>(p, shared);      \
+        da_moe::weight_gradient<storage, da_moe::MmaLoop<aligned, Rows, Rows>, Rows, Rows>(p, shared); \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
@@ -48,15 +49,16 @@ MMA_TN(da_moe::bf16, bf16_tn_any, false)
 MMA_TN(da_moe::f16, f16_tn, true)
 MMA_TN(da_moe::f16, f16_tn_any, false)
 
-#define F32_TN(rows, name)                                                                         \
+#define F32_TN(storage, left, right, name)                                                         \
     extern "C" __global__ void __launch_bounds__(256, 2)                                           \
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
-        using Left = da_moe::RoutedRows<float>;                                                    \
-        using Right = da_moe::RoutedRows<rows>;                                                    \
-        da_moe::weight_gradient<da_moe::F32Loop<Left, Right>, Left, Right>(p, nullptr);            \
+        using Left = da_moe::RoutedRows<left>;                                                     \
+        using Right = da_moe::RoutedRows<right>;                                                   \
+        da_moe::weight_gradient<storage, da_moe::F32Loop<Left, Right>, Left, Right>(p, nullptr);   \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
-F32_TN(float, f32_tn)
-F32_TN(da_moe::bf16, f32_tn_bf16_rows)
-F32_TN(da_moe::f16, f32_tn_f16_rows)
+F32_TN(float, float, float, f32_tn)
+F32_TN(da_moe::bf16, float, da_moe::bf16, f32_tn_bf16_rows)
+F32_TN(da_moe::f16, float, da_moe::f16, f32_tn_f16_rows)
+F32_TN(da_moe::f16, da_moe::f16, float, f32_tn_f16_left)

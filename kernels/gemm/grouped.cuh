@@ -29,10 +29,21 @@ __device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char
     tiles<Loop, SourceA, SourceB>(p, Output(p), shared);
 }
 
+// f16 has too few exponents for gradients on their way: rounding them there loses what the end could still hold.
+template <class S>
+struct BetweenLaunches {
+    using Type = S;
+};
+template <>
+struct BetweenLaunches<f16> {
+    using Type = float;
+};
+
 // Products that are the gradient of activated values.
 template <class Loop, class SourceA, class SourceB>
 __device__ __forceinline__ void hidden_gradient(const HiddenGradient& p, unsigned char* shared) {
-    using Output = HiddenGradientOutput<typename SourceB::Element>;
+    using S = typename SourceB::Element;
+    using Output = HiddenGradientOutput<S, typename BetweenLaunches<S>::Type>;
     tiles<Loop, SourceA, SourceB>(p.product, Output(p), shared);
 }
 

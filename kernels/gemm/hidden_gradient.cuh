@@ -12,8 +12,8 @@
 
 namespace da_moe {
 
-// S is the type of what is written, and of `h` where that is not f32.
-template <class S>
+// S is the type of `h` where that is not f32, Between that of what is written.
+template <class S, class Between>
 class HiddenGradientOutput {
 public:
     __device__ __forceinline__ explicit HiddenGradientOutput(const HiddenGradient& p) : p_(p) {}
@@ -66,8 +66,8 @@ private:
             h[i] = g * da * gate.slope * other;
             up[i] = g * da * gate.value;
         }
-        store_chunk(static_cast<S*>(p_.activated) + to * p_.activated_stride + column, a, count);
-        S* dh = static_cast<S*>(p.out) + to * p.out_stride + column;
+        store_chunk(static_cast<Between*>(p_.activated) + to * p_.activated_stride + column, a, count);
+        Between* dh = static_cast<Between*>(p.out) + to * p.out_stride + column;
         store_chunk(dh, h, count);
         if (is_gated(p.activation)) {
             store_chunk(dh + p.columns, up, count);

@@ -1275,12 +1275,12 @@ impl Default for GroupedGemm {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct HiddenGradient {
-    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]` storage;
-    no bias.*/
+    /** `a` is `dy`, `b` is `W_out[E, depth, columns]`, `hidden` is read, `out` is `dh[rows, columns or 2 * columns]`
+    storage, f32 beside f16; no bias.*/
     pub product: GroupedGemm,
     /// `[rows]`, or null: 1.
     pub row_weight: *const f32,
-    /// Out: `[rows, columns]` storage, the activated values times the row's weight.
+    /// Out: `[rows, columns]` as `dh`, the activated values times the row's weight.
     pub activated: *mut ::core::ffi::c_void,
     /// Out: `[rows, column tiles]` what each tile adds to the gradient of the row's weight.
     pub parts: *mut f32,

@@ -17,7 +17,9 @@ pub(super) fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
 /// product may be of such a type.
 fn operand_sizes(kernel: &str) -> [f64; 2] {
     match (kernel.starts_with("grouped_gemm_f32_"), kernel.contains("f16")) {
-        (true, true) if kernel.contains("_tn_") || kernel.ends_with("_weights") => [4.0, 2.0],
+        (true, true) if kernel.contains("_tn_") && !kernel.ends_with("_left") || kernel.ends_with("_weights") => {
+            [4.0, 2.0]
+        }
         (true, true) => [2.0, 4.0],
         (_, true) => [2.0; 2],
         (_, false) => [4.0; 2],
@@ -27,13 +29,15 @@ fn operand_sizes(kernel: &str) -> [f64; 2] {
 /// The product, and beside it `h` in, `dh` and `g·a` out.
 pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
     let [_, size] = operand_sizes(kernel);
+    // See `between`.
+    let out_size = if kernel.starts_with("grouped_gemm_f16_") { 4.0 } else { size };
     let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
     let (bytes, operations, tiles) = product(&plain, kernel, contents);
     let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
     let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
     let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
     // One output of the plain product is g·a.
-    (bytes + elements * halves * (hidden + size), operations, tiles)
+    (bytes + elements * (halves * (hidden + out_size) + out_size - size), operations, tiles)
 }
 
 pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
@@ -42,7 +46,7 @@ pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &
     let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
     let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
     let (m, n) = (f64::from(m), f64::from(n));
-    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, right);
+    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, left.min(right));
     (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
 }
 
@@ -116,7 +120,7 @@ mod tests {
             ..Default::default()
         };
         let p = abi::HiddenGradient { product, ..Default::default() };
-        let (bytes, operations, _) = hidden_gradient(&p, "grouped_gemm_f16_dh", &CONTENTS);
+        let (bytes, operations, _) = hidden_gradient(&p, "grouped_gemm_bf16_dh", &CONTENTS);
         assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
         let elements = 1000.0 * 512.0;
         assert_eq!(bytes, 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + elements * 2.0 * 6.0);

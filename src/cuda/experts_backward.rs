@@ -1,13 +1,13 @@
 //! The launches that take gradients back through the experts (SPEC §6), in order, and what passes between them.
 //!
-//! `dh` and `g·a` of every row have the storage type on their way: each gradient then has one rounding there and one at its
-//! end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
+//! `dh` and `g·a` of every row have the storage type on their way, f32 beside f16: each gradient then has at most one rounding
+//! there and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
 
 use super::abi;
 use super::device::Call;
-use super::experts::{self, Factors, activated_stride};
+use super::experts::{self, Factors, Operands, activated_stride};
 use super::gradient_products::{
-    across, bias_gradient, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
+    across, between, bias_gradient, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
 };
 use super::workspace::{Carver, Workspace};
 use crate::{Activation, DType, Keep, LayerConfig, Sizes};
@@ -95,9 +95,9 @@ pub struct Backward {
 struct Scratch {
     /// `[rows, F or 2F]` f32, where forward kept none.
     hidden: *mut f32,
-    /// `[rows, F or 2F]` storage, every row aligned.
+    /// `[rows, F or 2F]` of the type [`between`] launches, every row aligned.
     d_hidden: *mut c_void,
-    /// `[rows, F]` storage, every row aligned.
+    /// `[rows, F]` of that type, every row aligned.
     activated: *mut c_void,
     /// `[rows, part_count]`.
     parts: *mut f32,
@@ -142,7 +142,7 @@ impl Backward {
     pub fn place(&mut self, base: u64) -> Workspace {
         let mut carver = Carver::new(base);
         carver.end_header();
-        let (rows, size) = (self.rows, self.storage.size());
+        let (rows, size) = (self.rows, between(self.storage).size());
         let again = if self.kept.is_null() { rows.saturating_mul(self.rows_in()) } else { 0 };
         self.scratch = Scratch {
             hidden: carver.take(again),
@@ -167,9 +167,11 @@ impl Backward {
             .flat_map(move |p| experts::calls(storage, factors, multiprocessors, p))
             .chain(hidden_gradient(storage, multiprocessors, self.hidden_gradient()))
             .chain(row_weight_gradient(storage, self.row_weight_gradient()))
-            .chain(across(storage, multiprocessors, self.dx()))
-            .chain([w_in, w_out].into_iter().flat_map(move |p| weight_gradient(storage, storage, p)))
-            .chain([b_in, b_out].into_iter().filter(|p| !p.out.is_null()).flat_map(move |p| bias_gradient(storage, p)))
+            .chain(across(Operands { rows: between(storage), weights: storage }, multiprocessors, self.dx()))
+            .chain(weight_gradient(between(storage), storage, w_in))
+            .chain(weight_gradient(storage, between(storage), w_out))
+            .chain((!b_in.out.is_null()).then(|| bias_gradient(between(storage), storage, b_in)).into_iter().flatten())
+            .chain((!b_out.out.is_null()).then(|| bias_gradient(storage, storage, b_out)).into_iter().flatten())
     }
 
     fn rows_in(&self) -> usize {
@@ -200,7 +202,7 @@ impl Backward {
             bias_stride: self.b_in.1,
             out: self.scratch.activated,
             out_stride: activated_stride(self.width) as i64,
-            out_f32: i32::from(self.storage == DType::F32),
+            out_f32: i32::from(between(self.storage) == DType::F32),
             hidden: self.scratch.hidden.cast(),
             hidden_stride: self.rows_in() as i64,
             hidden_f32: 1,

@@ -48,14 +48,20 @@ pub fn part_count(storage: DType, width: usize) -> usize {
     width.div_ceil(Unit::of(storage.into(), Factors::F32).tile())
 }
 
-/// The one launch of a weight's gradient. `left` is the type of one factor's rows, `storage` that of the other's: the same,
-/// unless the left one's are f32. A gradient that is not f32 has the type `storage`.
-pub fn weight_gradient(left: DType, storage: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
+/// The type of `dh` and `g·a` between the launches: f16 has too few exponents for gradients on their way.
+pub fn between(storage: DType) -> DType {
+    if storage == DType::F16 { DType::F32 } else { storage }
+}
+
+/// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, or f32 and a
+/// 16-bit type (of which bf16 is on the right). A gradient that is not f32 has the 16-bit type.
+pub fn weight_gradient(left: DType, right: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
     let whole = |from: &abi::RoutedOperand| {
         (from.rows as usize).is_multiple_of(16)
-            && (from.stride.unsigned_abs() as usize * storage.size()).is_multiple_of(16)
+            && (from.stride.unsigned_abs() as usize * right.size()).is_multiple_of(16)
     };
-    let kernel = match (storage, left, whole(&p.left) && whole(&p.right)) {
+    let kernel = match (right, left, whole(&p.left) && whole(&p.right)) {
+        (DType::F32, DType::F16, _) => "grouped_gemm_f32_tn_f16_left",
         (DType::Bf16, DType::F32, _) => "grouped_gemm_f32_tn_bf16_rows",
         (DType::F16, DType::F32, _) => "grouped_gemm_f32_tn_f16_rows",
         (DType::Bf16, _, true) => "grouped_gemm_bf16_tn",
@@ -64,16 +70,18 @@ pub fn weight_gradient(left: DType, storage: DType, p: abi::WeightGradient) -> i
         (DType::F16, _, false) => "grouped_gemm_f16_tn_any",
         _ => "grouped_gemm_f32_tn",
     };
-    let unit = Unit::of(Operands { rows: left, weights: storage }, Factors::F32);
+    let unit = Unit::of(Operands { rows: left, weights: right }, Factors::F32);
     let tiles = |columns: i32| (columns as usize).div_ceil(unit.tile());
     let blocks = tiles(p.left.columns) * tiles(p.right.columns) * p.experts as usize;
     let launch = Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared: unit.shared() };
     (blocks > 0).then(|| Call::new(launch, p)).into_iter()
 }
 
-/// The one launch of a bias's gradient; `storage` is the type of the rows and of a gradient that is not f32.
-pub fn bias_gradient(storage: DType, p: abi::BiasGradient) -> impl Iterator<Item = Call> {
-    let kernel = match storage {
+/// The one launch of a bias's gradient; a gradient that is not f32 has the type `storage`, which is that of the rows unless
+/// those are f32 beside f16.
+pub fn bias_gradient(rows: DType, storage: DType, p: abi::BiasGradient) -> impl Iterator<Item = Call> {
+    let kernel = match rows {
+        DType::F32 if storage == DType::F16 => "bias_gradient_f32_to_f16",
         DType::Bf16 => "bias_gradient_bf16",
         DType::F16 => "bias_gradient_f16",
         _ => "bias_gradient_f32",
@@ -121,7 +129,7 @@ mod tests {
         assert_eq!(weight_gradient(DType::F32, DType::F32, gradient(0, 64, 3)).count(), 0);
         let from = operand(33, 256);
         let bias = abi::BiasGradient { from, experts: 5, ..Default::default() };
-        assert_eq!(only(bias_gradient(DType::F16, bias)).grid, [2, 5, 1]);
+        assert_eq!(only(bias_gradient(DType::F16, DType::F16, bias)).grid, [2, 5, 1]);
     }
 
     #[test]

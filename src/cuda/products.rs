@@ -133,7 +133,7 @@ impl<D: Device> Staged<D> {
             beta: args.beta,
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { tray.run(bias_gradient(storage, p)) }?;
+        unsafe { tray.run(bias_gradient(storage, storage, p)) }?;
         tray.take(out).map(drop)
     }
 
