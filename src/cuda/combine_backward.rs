@@ -119,9 +119,9 @@ mod tests {
     #[test]
     fn partial_sums_stay_small_and_tickets_are_zeroed() {
         let workspace = |p: &mut abi::CombineBackward| place(p, 0);
-        assert_eq!(workspace(&mut of(33, 5, 2)), Workspace { zeroed: 128, bytes: 128 + 128 });
-        assert_eq!(workspace(&mut of(33, 5, 0)), Workspace { zeroed: 0, bytes: 0 });
+        assert_eq!(workspace(&mut of(33, 5, 2)), Workspace { zeroed: 128, bytes: Workspace::HEADER + 128 });
+        assert_eq!(workspace(&mut of(33, 5, 0)), Workspace { zeroed: 0, bytes: Workspace::HEADER });
         let many = workspace(&mut of(1 << 20, 2048, 4)).bytes;
-        assert!(many <= 128 + MOST_BLOCKS * THREADS * WIDEST * 4, "{many} bytes");
+        assert!(many <= Workspace::HEADER + MOST_BLOCKS * THREADS * WIDEST * 4, "{many} bytes");
     }
 }

@@ -1,11 +1,11 @@
-//! A forward call on the shapes that the speed goals are stated for, by the device's own clock.
+//! Forward and backward on the shapes that the speed goals are stated for, by the device's own clock.
 
 #![allow(unsafe_code, reason = "a recorded graph's tensors are its caller's word")]
 
-use da_moe::cuda::{Cuda, DeviceMemory, Driver, Most, Stream};
+use da_moe::cuda::{Cuda, DeviceMemory, Driver, Graph, Most, Stream};
 use da_moe::{
-    Activation, Attention, Backend, Buffer, DType, Error, ExpertsPerToken, Inputs, Keep, Layer, LayerConfig, Normalize,
-    Policy, Source, StageTimes, TensorMut, TensorRef, Timed, Weights, bf16,
+    Activation, Attention, Backend, Buffer, DType, Error, ExpertGradients, ExpertsPerToken, Gradients, Inputs, Keep,
+    Layer, LayerConfig, Normalize, Policy, Source, StageTimes, TensorMut, TensorRef, Timed, Weights, bf16,
 };
 use std::time::Duration;
 
@@ -131,6 +131,49 @@ fn spread(times: &mut [Duration]) -> [f64; 3] {
     [times[times.len() / 2], times[0], times[times.len() - 1]].map(|time| time.as_secs_f64() * 1e3)
 }
 
+/// Where backward writes.
+struct GradientMemory {
+    x: DeviceMemory<Driver>,
+    router: DeviceMemory<Driver>,
+    w_in: DeviceMemory<Driver>,
+    w_out: DeviceMemory<Driver>,
+}
+
+impl GradientMemory {
+    fn new(cuda: &Cuda, tensors: &Tensors) -> Result<Self, Error> {
+        let like = |memory: &DeviceMemory<Driver>| cuda.zeros(memory.dtype(), memory.len());
+        let (x, router) = (like(&tensors.x)?, like(&tensors.router)?);
+        Ok(Self { x, router, w_in: like(&tensors.w_in)?, w_out: like(&tensors.w_out)? })
+    }
+
+    fn view_mut(&mut self, x: [usize; 2], weights: &Weights<'_>) -> Result<Gradients<'_>, Error> {
+        Ok(Gradients {
+            x: TensorMut::new(&mut self.x, x)?,
+            router: Some(TensorMut::new(&mut self.router, weights.router.shape())?),
+            experts: ExpertGradients {
+                w_in: TensorMut::new(&mut self.w_in, weights.experts.w_in.shape())?,
+                w_out: TensorMut::new(&mut self.w_out, weights.experts.w_out.shape())?,
+                b_in: None,
+                b_out: None,
+            },
+            shared: None,
+            constants: None,
+            routing: None,
+        })
+    }
+}
+
+/// Time of a recorded call: median, smallest and largest in milliseconds.
+fn replayed(stream: &Stream<Driver>, graph: &Graph<Driver>) -> Result<[f64; 3], Error> {
+    let mut times = Vec::new();
+    for round in 0..WARM_UP + REPEATS {
+        // SAFETY: the caller keeps everything that was recorded, and nothing else uses it meanwhile.
+        let time = stream.time(|| unsafe { graph.launch(stream) })?;
+        times.extend((round >= WARM_UP).then_some(time));
+    }
+    Ok(spread(&mut times))
+}
+
 fn measure(cuda: &Cuda, shape: &Shape) -> Result<String, Error> {
     let (config, [tokens, d, f, _]) = (config(shape), shape.sizes);
     let tensors = Tensors::new(cuda, &config, tokens)?;
@@ -138,60 +181,60 @@ fn measure(cuda: &Cuda, shape: &Shape) -> Result<String, Error> {
         Fixed(_) => Inputs { attention: None, ..tensors.inputs(&config)? },
         Mean(..) => tensors.inputs(&config)?,
     };
-    let weights = tensors.weights(&config)?;
-    let stream: Stream<Driver> = cuda.stream(cuda.workspace_bytes(&config, Most::of(&inputs, Keep::Nothing))?)?;
+    let (weights, all) = (tensors.weights(&config)?, [tokens, d]);
+    let stream = cuda.stream(cuda.workspace_bytes(&config, Most::of(&inputs, Keep::Hidden))?)?;
     let mut y = cuda.zeros(DType::Bf16, tokens * d)?;
+    let dy = cuda.upload(&random(tokens * d, 1.0, 7))?;
+    let dy = TensorRef::new(&dy, all)?;
+    let mut gradients = GradientMemory::new(cuda, &tensors)?;
 
     let staged = Layer::new(Timed::new(cuda.clone()), config.clone())?;
-    let (mut state, mut step) = (staged.state()?, staged.step(tokens, DType::Bf16, Keep::Nothing)?);
-    let mut stages = StageTimes::default();
+    let (mut state, mut step) = (staged.state()?, staged.step(tokens, DType::Bf16, Keep::Hidden)?);
+    let mut rounds = Vec::new();
     for round in 0..WARM_UP + REPEATS {
-        let y = TensorMut::new(&mut y, [tokens, d])?;
-        staged.forward(&stream, &inputs, &weights, &mut state, &mut step, y)?;
+        staged.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?)?;
+        staged.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.view_mut(all, &weights)?)?;
         let times = staged.backend().take();
-        if round >= WARM_UP {
-            stages.importance += times.importance;
-            stages.gate += times.gate;
-            stages.permute += times.permute;
-            stages.experts += times.experts;
-            stages.combine += times.combine;
-        }
+        rounds.extend((round >= WARM_UP).then_some(times));
     }
+    let stage = |of: fn(&StageTimes) -> Duration| spread(&mut rounds.iter().map(of).collect::<Vec<_>>())[0];
 
     let layer = Layer::new(cuda.clone(), config.clone())?;
-    let graph = stream.capture(|| {
-        let y = TensorMut::new(&mut y, [tokens, d])?;
-        layer.forward(&stream, &inputs, &weights, &mut state, &mut step, y)
+    let forward = stream
+        .capture(|| layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?))?;
+    let [median, min, max] = replayed(&stream, &forward)?;
+    let backward = stream.capture(|| {
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.view_mut(all, &weights)?)
     })?;
-    let mut times = Vec::new();
-    for round in 0..WARM_UP + REPEATS {
-        // SAFETY: everything that was recorded is alive here, and nothing else uses it.
-        let time = stream.time(|| unsafe { graph.launch(&stream) })?;
-        times.extend((round >= WARM_UP).then_some(time));
-    }
+    let [back, back_min, back_max] = replayed(&stream, &backward)?;
     let report = step.report()?;
-    let [median, min, max] = spread(&mut times);
     let operations = shape.activation.row_operations(d, f) * report.rows as f64;
-    let of = |time: Duration| time.as_secs_f64() * 1e3 / REPEATS as f64;
+    let experts = stage(|times| times.experts);
     Ok(format!(
-        "{:<12} mean k {:.2} rows {:>6}  forward {median:.3} ms ({min:.3} to {max:.3})  {:.0} TFLOP/s  importance {:.3} \
-         gate {:.3} permute {:.3} experts {:.3} ({:.0} TFLOP/s) combine {:.3}",
+        "{:<12} mean k {:.2} rows {:>6}  forward {median:.3} ms ({min:.3} to {max:.3}) {:.0} TFLOP/s  backward {back:.3} ms \
+         ({back_min:.3} to {back_max:.3}) {:.0} TFLOP/s\n{:<12} importance {:.3} gate {:.3} permute {:.3} experts {experts:.3} \
+         ({:.0} TFLOP/s) combine {:.3}; back: combine {:.3} experts {:.3} permute {:.3} gate {:.3}",
         shape.name,
         report.mean_k,
         report.rows,
         operations / median / 1e9,
-        of(stages.importance),
-        of(stages.gate),
-        of(stages.permute),
-        of(stages.experts),
-        operations / of(stages.experts) / 1e9,
-        of(stages.combine),
+        2.0 * operations / back / 1e9,
+        "",
+        stage(|times| times.importance),
+        stage(|times| times.gate),
+        stage(|times| times.permute),
+        operations / experts / 1e9,
+        stage(|times| times.combine),
+        stage(|times| times.combine_backward),
+        stage(|times| times.experts_backward),
+        stage(|times| times.permute_backward),
+        stage(|times| times.gate_backward),
     ))
 }
 
 #[test]
 #[ignore = "asked for by name"]
-fn forward() {
+fn layer() {
     let cuda = Cuda::open(0).unwrap_or_else(|error| panic!("{error}"));
     println!("# {}; bf16; median of {REPEATS}; stages one by one, each waited for", cuda.describe());
     for shape in SHAPES {

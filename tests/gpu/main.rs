@@ -7,6 +7,8 @@
 mod agreement;
 #[path = "../attention_kernels.rs"]
 mod attention_kernels;
+#[path = "../backward_kernels.rs"]
+mod backward_kernels;
 mod bench;
 #[path = "../conformance/main.rs"]
 mod conformance;
@@ -16,6 +18,8 @@ mod determinism;
 mod edges;
 #[path = "../engine.rs"]
 mod engine;
+#[path = "../expert_backward_kernels.rs"]
+mod expert_backward_kernels;
 #[path = "../expert_kernels.rs"]
 mod expert_kernels;
 #[path = "../kernels.rs"]

@@ -46,7 +46,7 @@ if command -v compute-sanitizer > /dev/null; then
 else
     echo "sanitizer    compute-sanitizer is not installed" >> "$table"
 fi
-part bench 150 ./da-moe-gpu --ignored --exact bench::forward --nocapture
+part bench 150 ./da-moe-gpu --ignored --exact bench::layer --nocapture
 part peers 150 python3 gpu_moe.py
 
 for name in bench peers; do
