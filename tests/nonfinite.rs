@@ -9,7 +9,7 @@ use da_moe_reference::check::Outcome;
 use harness::bits::assert_same_bits;
 use harness::case::{Attend, Case, attention_source, case, small_config};
 use harness::data::Data;
-use harness::{Subject, assert_data_agrees, hosts, subjects};
+use harness::{Subject, assert_data_agrees, subjects, taking_turns};
 use proptest::prelude::*;
 
 const BAD: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -179,11 +179,8 @@ fn assert_outcome_is_finite(subject: &dyn Subject, broken: &Data, case: &Case) {
 
 #[test]
 fn attention_that_is_not_finite_leaves_y_finite() {
-    // Every seventh call is the emulator's too: enough for each measure to meet each way to attend, rule and policy.
-    const EMULATED: usize = 7;
     let rules = [Normalize::None, Normalize::Max, Normalize::MinMax, Normalize::Rank];
     let policies = [Policy::Proportional { scale: None }, Policy::Budget { mean_k: 2.0 }];
-    let (everyone, hosts) = (subjects(), hosts());
     let mut calls = 0;
     for (measure, normalize) in AttentionSource::ALL.into_iter().flat_map(|m| rules.map(|rule| (m, rule))) {
         let attends = [Attend::QueryKey, Attend::WithLse, Attend::Probabilities];
@@ -207,8 +204,7 @@ fn attention_that_is_not_finite_leaves_y_finite() {
                     Attend::Probabilities => vec![probabilities],
                 };
                 for broken in broken {
-                    let subjects = if calls % EMULATED == 0 { &everyone } else { &hosts };
-                    subjects.iter().for_each(|subject| assert_outcome_is_finite(&**subject, &broken, &case));
+                    taking_turns(calls).iter().for_each(|subject| assert_outcome_is_finite(&**subject, &broken, &case));
                     calls += 1;
                 }
             }
