@@ -6,8 +6,8 @@
 
 use da_moe::cuda::{Copies, Cuda, DeviceMemory, Driver, Most, Stream};
 use da_moe::{
-    Attention, Backend, Buffer, DType, Error, ForeignMemory, Inputs, Keep, Layer, LayerConfig, Parameters, Result,
-    State, Step, TensorMut, TensorRef, Weights,
+    Attention, Backend, Buffer, DType, Error, Inputs, Keep, Layer, LayerConfig, Parameters, Result, State, Step,
+    TensorMut, TensorRef, Weights,
 };
 
 const TOKENS: usize = 4096;
@@ -64,9 +64,9 @@ fn train() -> Result<()> {
 
     let mut lanes = [Lane::new(&layer)?, Lane::new(&layer)?];
     for number in 0..STEPS {
-        // Both halves are queued before either is waited for, so they overlap on the GPU.
+        // Each half waits for its own stream alone, so the second is prepared while the first is computed.
         for (half, lane) in lanes.iter_mut().enumerate() {
-            ForeignMemory::write(&mut lane.x, (&batch(2 * number + half)).into())?;
+            lane.stream.write(&mut lane.x, &batch(2 * number + half))?;
             lane.forward(&layer, &weights)?;
         }
         for lane in &lanes {
@@ -83,7 +83,7 @@ fn train() -> Result<()> {
     let y = TensorMut::new(y, [TOKENS, WIDTH])?;
     let graph = stream.capture(|| layer.forward(stream, &inputs, &weights, state, step, y))?;
     for number in 0..STEPS {
-        ForeignMemory::write(&mut lane.x, (&batch(number)).into())?;
+        lane.stream.write(&mut lane.x, &batch(number))?;
         // SAFETY: the lane and the weights are alive, and nothing else uses them until the stream has been waited for.
         unsafe { graph.launch(&lane.stream) }?;
         lane.stream.synchronize()?;
@@ -94,7 +94,7 @@ fn train() -> Result<()> {
 
 fn main() -> Result<()> {
     match train() {
-        Err(reason @ (Error::NoDevice { .. } | Error::KernelsNotBuilt { .. })) => {
+        Err(reason @ (Error::NoDriver { .. } | Error::NoDevice { .. } | Error::KernelsNotBuilt { .. })) => {
             println!("{reason}");
             Ok(())
         }

@@ -7,11 +7,11 @@ mod harness;
 
 use da_moe::cuda::{Copies, Counts, Device, Failing, GradientCopies, Kernels, Shim, Staged};
 use da_moe::{
-    Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, ForeignMemory, Inputs, Keep, Layer, LayerConfig,
-    Normalize, NullExpert, Policy, TensorMut, TensorRef, Weights,
+    Attention, AttentionSource, Cpu, DType, Error, ExpertsPerToken, Inputs, Keep, Layer, LayerConfig, Normalize,
+    NullExpert, Policy, TensorMut, TensorRef, Weights,
 };
 use da_moe_reference::check::Outcome;
-use harness::bits::assert_same_bits;
+use harness::bits::{assert_same_bits, same_memory};
 use harness::case::{Case, attention_source, case, small_config};
 use harness::data::{Data, poison};
 use harness::device::{Engine, OnDevice};
@@ -156,7 +156,8 @@ fn check_recorded<D: Device>(device: &Arc<D>) {
         for data in [data, &other, data] {
             // What an engine does between steps: new activations where the old ones were.
             for (memory, contents) in [(&mut x, &data.x), (&mut q, &data.q), (&mut k, &data.k)] {
-                memory.write(contents.into()).unwrap();
+                engine.stream.write(memory, contents).unwrap();
+                assert!(same_memory(&engine.stream.read(memory).unwrap(), contents));
             }
             // SAFETY: all tensors are alive, and nothing else uses them.
             unsafe { graph.launch(&engine.stream) }.unwrap();

@@ -187,8 +187,7 @@ impl Kernels<super::Driver> {
     /// The kernels on a GPU, by number.
     ///
     /// # Errors
-    /// [`crate::Error::KernelsNotBuilt`]; [`crate::Error::NoDevice`] without a driver or a GPU of that number; [`crate::Error::Cuda`] where the
-    /// driver refuses the GPU or the kernels.
+    /// As [`Driver::open`](super::Driver::open).
     pub fn open(ordinal: u32) -> Result<Self> {
         Ok(Self::new(Arc::new(super::Driver::open(ordinal)?)))
     }

@@ -36,6 +36,23 @@ impl<D: Device> DeviceMemory<D> {
         unsafe { self.device.fill(stream, self.address, value, self.count * self.dtype.size()) }
     }
 
+    /// A copy in host memory, in a stream's order.
+    pub(super) fn read_on(&self, stream: u64) -> Result<Buffer> {
+        let mut buffer = Buffer::zeros(self.dtype, self.count);
+        let bytes = bytes_of_mut((&mut buffer).into()).unwrap_or_default();
+        // SAFETY: this is memory of the device, and the buffer has as many bytes; the stream is as in `fill`.
+        unsafe { self.device.download(stream, self.address, bytes) }?;
+        Ok(buffer)
+    }
+
+    /// Overwrites every element, in a stream's order.
+    pub(super) fn write_on(&mut self, stream: u64, elements: Slice<'_>) -> Result<()> {
+        same_elements(self.dtype, self.count, elements)?;
+        expect_host("write", "elements", elements)?;
+        // SAFETY: this is memory of the device, and there are as many bytes: type and number were compared.
+        unsafe { self.device.upload(stream, self.address, bytes_of(elements).unwrap_or_default()) }
+    }
+
     /// Elements that are there already.
     ///
     /// # Errors
@@ -95,20 +112,13 @@ impl<D: Device> ForeignMemory for DeviceMemory<D> {
     }
 
     fn read(&self) -> Result<Buffer> {
-        let mut buffer = Buffer::zeros(self.dtype, self.count);
         self.device.synchronize_all()?;
-        let bytes = bytes_of_mut((&mut buffer).into()).unwrap_or_default();
-        // SAFETY: this is memory of the device, and the buffer has as many bytes.
-        unsafe { self.device.download(0, self.address, bytes) }?;
-        Ok(buffer)
+        self.read_on(0)
     }
 
     fn write(&mut self, elements: Slice<'_>) -> Result<()> {
-        same_elements(self.dtype, self.count, elements)?;
-        expect_host("write", "elements", elements)?;
         self.device.synchronize_all()?;
-        // SAFETY: this is memory of the device, and there are as many bytes: type and number were compared.
-        unsafe { self.device.upload(0, self.address, bytes_of(elements).unwrap_or_default()) }
+        self.write_on(0, elements)
     }
 }
 

@@ -5,7 +5,7 @@
 use super::device::Device;
 use super::memory::DeviceMemory;
 use super::workspace::Workspace;
-use crate::{DType, Error, Result};
+use crate::{Buffer, DType, Error, Result, Slice};
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -79,6 +79,24 @@ impl<D: Device> Stream<D> {
     pub fn synchronize(&self) -> Result<()> {
         // SAFETY: the device's own streams.
         unsafe { self.device.synchronize(self.handle) }
+    }
+
+    /// Overwrites every element, in this stream's order; waits for this stream alone.
+    ///
+    /// # Errors
+    /// [`Error::DType`], [`Error::Shape`] or [`Error::Place`] for elements that cannot take their place, or the device's.
+    pub fn write<'a>(&self, to: &mut DeviceMemory<D>, from: impl Into<Slice<'a>>) -> Result<()> {
+        self.expect_device("write", to.device())?;
+        to.write_on(self.handle, from.into())
+    }
+
+    /// A copy in host memory, in this stream's order; waits for this stream alone.
+    ///
+    /// # Errors
+    /// [`Error::Place`] for memory of another device, or the device's.
+    pub fn read(&self, from: &DeviceMemory<D>) -> Result<Buffer> {
+        self.expect_device("read", from.device())?;
+        from.read_on(self.handle)
     }
 
     /// What is started here from now on waits, on the device, for what was started on `earlier` so far.

@@ -16,7 +16,7 @@ out=$(cd "$out" && pwd)
 export DA_MOE_EMULATOR=0
 
 if ! ./da-moe-gpu --ignored --exact probe --nocapture > "$out/device.txt" 2>&1; then
-    grep -o 'no GPU.*\|CUDA kernels are not built.*' "$out/device.txt" | head -n 1
+    grep -o 'no GPU.*\|CUDA kernels are not built.*\|the NVIDIA driver is for.*\|.*there are kernels for.*' "$out/device.txt" | head -n 1
     echo "nothing was run"
     exit 0
 fi
@@ -41,7 +41,7 @@ if [ "$only" = all ] || [ "$only" = conformance ]; then
 fi
 if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck initcheck synccheck; do
-        part "sanitizer-$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 1 ./da-moe-gpu --quiet kernels::every
+        part "sanitizer-$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 1 ./da-moe-gpu --quiet engine::tensors kernels::plans expert_kernels::strided
     done
 else
     echo "sanitizer    compute-sanitizer is not installed" >> "$table"

@@ -171,7 +171,34 @@ pub enum Error {
         reason: String,
     },
 
-    /// There is no GPU, or none that a program can use.
+    /// The NVIDIA driver is not there, or its library cannot be loaded.
+    #[error("no GPU: the NVIDIA driver cannot be loaded: {problem}")]
+    NoDriver {
+        /// What the system's loader said.
+        problem: String,
+    },
+
+    /// The NVIDIA driver is older than the kernels.
+    #[error("the NVIDIA driver is for CUDA {}.{}, these kernels need one for {}.{}", found.0, found.1, needed.0, needed.1)]
+    DriverTooOld {
+        /// CUDA version of the driver: major, minor.
+        found: (i32, i32),
+        /// CUDA version that the kernels were compiled for.
+        needed: (i32, i32),
+    },
+
+    /// The GPU is of an architecture that there are no kernels for.
+    #[error("{device} is sm_{}{}, there are kernels for sm_{}{} and later", found.0, found.1, needed.0, needed.1)]
+    Architecture {
+        /// The GPU's model.
+        device: String,
+        /// Its compute capability: major, minor.
+        found: (i32, i32),
+        /// The oldest one that there are kernels for.
+        needed: (i32, i32),
+    },
+
+    /// There is no GPU, or none of that number.
     #[error("no GPU: {reason}")]
     NoDevice {
         /// What is missing.

@@ -37,8 +37,9 @@ impl Driver {
     /// Opens a GPU by number and loads every kernel.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`]; [`Error::NoDevice`] without a driver or a GPU of that number; [`Error::Cuda`] where the
-    /// driver refuses the GPU or the kernels.
+    /// [`Error::KernelsNotBuilt`], [`Error::NoDriver`], [`Error::NoDevice`] without a GPU of that number,
+    /// [`Error::DriverTooOld`] or [`Error::Architecture`] where the kernels cannot run, [`Error::Cuda`] where the driver
+    /// refuses.
     pub fn open(ordinal: u32) -> Result<Self> {
         let images = super::require_kernels()?;
         let gpu = open::gpu(ordinal)?;
@@ -298,6 +299,7 @@ mod tests {
         match Driver::open(0) {
             Ok(driver) => round_trip(&driver),
             Err(Error::KernelsNotBuilt { reason }) => assert!(crate::cuda::kernels().is_none() && !reason.is_empty()),
+            Err(Error::NoDriver { problem }) => assert!(!problem.contains('\n'), "{problem}"),
             Err(Error::NoDevice { reason }) => assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}"),
             Err(other) => panic!("{other}"),
         }

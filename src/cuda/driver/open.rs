@@ -33,11 +33,12 @@ pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
     let about = format!("GPU {ordinal}");
     let device = result::device::get(index).map_err(|error| refused("cuDeviceGet", error, &about))?;
     let unknown = |error| refused("cuDeviceGetAttribute", error, &about);
-    let description = describe(device).map_err(unknown)?;
+    let facts = Facts::of(device).map_err(unknown)?;
+    facts.check()?;
     let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     // SAFETY: the device is one that the driver named.
     let multiprocessors = unsafe { result::device::get_attribute(device, count) }.map_err(unknown)?;
-    Ok(Gpu { device, description, multiprocessors: usize::try_from(multiprocessors).unwrap_or(1) })
+    Ok(Gpu { device, description: facts.describe(), multiprocessors: usize::try_from(multiprocessors).unwrap_or(1) })
 }
 
 /// cudarc panics where the library is missing, even in the text of an error, so nothing of it is called before this.
@@ -48,7 +49,7 @@ fn load_library() -> Result<()> {
     let loaded = LOADED.get_or_init(|| unsafe { Library::new(LIBRARY) }.map_err(|error| in_one_line(&error)));
     match loaded {
         Ok(_) => Ok(()),
-        Err(problem) => Err(Error::NoDevice { reason: format!("the NVIDIA driver cannot be loaded: {problem}") }),
+        Err(problem) => Err(Error::NoDriver { problem: problem.clone() }),
     }
 }
 
@@ -58,16 +59,48 @@ fn in_one_line(error: &dyn std::error::Error) -> String {
     all.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn describe(device: sys::CUdevice) -> Result<String, DriverError> {
-    // SAFETY: the device is one that the driver named.
-    let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
-    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    let mut version = 0;
-    // SAFETY: the address is of a live integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
-    let name = result::device::get_name(device)?;
-    Ok(format!("{name}, sm_{major}{minor}, driver for CUDA {}.{}", version / 1000, version % 1000 / 10))
+/// What decides whether the kernels can run.
+struct Facts {
+    name: String,
+    /// Compute capability.
+    architecture: (i32, i32),
+    /// CUDA version of the driver.
+    driver: (i32, i32),
+}
+
+impl Facts {
+    /// The CUDA version that the kernels are compiled by: what it makes, older drivers do not read.
+    const DRIVER: (i32, i32) = (13, 0);
+    /// The oldest architecture that there is code for.
+    const ARCHITECTURE: (i32, i32) = (8, 0);
+
+    fn of(device: sys::CUdevice) -> Result<Self, DriverError> {
+        // SAFETY: the device is one that the driver named.
+        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+        let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let mut version = 0;
+        // SAFETY: the address is of a live integer.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+        let driver = (version / 1000, version % 1000 / 10);
+        Ok(Self { name: result::device::get_name(device)?, architecture: (major, minor), driver })
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.driver < Self::DRIVER {
+            return Err(Error::DriverTooOld { found: self.driver, needed: Self::DRIVER });
+        }
+        if self.architecture < Self::ARCHITECTURE {
+            let (device, found) = (self.name.clone(), self.architecture);
+            return Err(Error::Architecture { device, found, needed: Self::ARCHITECTURE });
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let Self { name, architecture: (major, minor), driver } = self;
+        format!("{name}, sm_{major}{minor}, driver for CUDA {}.{}", driver.0, driver.1)
+    }
 }
 
 #[cfg(test)]
@@ -80,11 +113,21 @@ mod tests {
         for _ in 0..2 {
             match load_library() {
                 Ok(()) => {}
-                Err(Error::NoDevice { reason }) => {
-                    assert!(reason.contains(LIBRARY) && !reason.contains('\n'), "{reason}")
+                Err(Error::NoDriver { problem }) => {
+                    assert!(problem.contains(LIBRARY) && !problem.contains('\n'), "{problem}")
                 }
                 Err(other) => panic!("{other}"),
             }
         }
+    }
+
+    #[test]
+    fn what_cannot_run_the_kernels_is_told_why() {
+        let facts = |architecture, driver| Facts { name: "a GPU".into(), architecture, driver };
+        assert!(facts((9, 0), (13, 0)).check().is_ok() && facts((8, 0), (14, 2)).check().is_ok());
+        let refused = |facts: Facts| facts.check().expect_err("refused").to_string();
+        assert!(refused(facts((9, 0), (12, 8))).contains("CUDA 12.8, these kernels need one for 13.0"));
+        assert!(refused(facts((7, 5), (13, 1))).contains("a GPU is sm_75, there are kernels for sm_80"));
+        assert_eq!(facts((9, 0), (13, 0)).describe(), "a GPU, sm_90, driver for CUDA 13.0");
     }
 }
