@@ -2,7 +2,9 @@
 
 mod harness;
 
-use da_moe::{Activation, AttentionSource, DType, ExpertsPerToken, LayerConfig, Normalize, Policy, Source, Threshold};
+use da_moe::{
+    Activation, AttentionSource, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source, Threshold,
+};
 use harness::case::{Attend, Case, attention_source, case, small_config};
 use harness::{assert_agrees, subjects, taking_turns};
 use proptest::prelude::*;
@@ -56,7 +58,8 @@ fn every_source_and_normalisation() {
                 config.importance.normalize = normalize;
                 (config.importance.causal, config.importance.allow_future) = (causal, true);
                 for attend in [Attend::QueryKey, Attend::WithLse, Attend::Probabilities] {
-                    in_turn(&Case { attend, masked_every: 4, ..Case::plain(config.clone()) }, &mut calls);
+                    let case = Case { attend, masked_every: 4, keep: Keep::Nothing, ..Case::plain(config.clone()) };
+                    in_turn(&case, &mut calls);
                 }
             }
         }

@@ -5,8 +5,8 @@ mod harness;
 
 use da_moe::cuda::{Device, Staged};
 use da_moe::{
-    Attention, AttentionSource, Backend, Buffer, Cpu, DType, Heads, ImportanceArgs, ImportanceConfig, LayerConfig,
-    Normalize, Slice, Source, TensorMut, TensorRef,
+    Attention, AttentionSource, Backend, Buffer, Cpu, DType, Heads, ImportanceArgs, ImportanceConfig, Keep,
+    LayerConfig, Normalize, Slice, Source, TensorMut, TensorRef,
 };
 use harness::case::{Attend, Case};
 use harness::data::{Data, Numbers};
@@ -26,7 +26,7 @@ fn query_key(measure: AttentionSource, dtype: DType, heads: [usize; 3], lengths:
     let by_heads = if heads[2].is_multiple_of(2) { Heads::Max } else { Heads::Mean };
     config.importance.source = Source::Attention { measure, heads: by_heads, scale: None };
     (config.importance.normalize, config.importance.allow_future) = (Normalize::None, true);
-    Case { dtype, heads, lengths: lengths.to_vec(), ..Case::plain(config) }
+    Case { dtype, heads, lengths: lengths.to_vec(), keep: Keep::Nothing, ..Case::plain(config) }
 }
 
 fn causal(mut case: Case) -> Case {

@@ -5,17 +5,18 @@ mod harness;
 
 use da_moe::cuda::{Device, Staged};
 use da_moe::{
-    AttentionSource, Buffer, DType, Drop, ExpertsPerToken, Heads, LayerConfig, Normalize, NullExpert, Policy, Scoring,
-    Source, Threshold,
+    AttentionSource, Buffer, DType, Drop, ExpertsPerToken, Heads, Keep, LayerConfig, Normalize, NullExpert, Policy,
+    Scoring, Source, Threshold,
 };
 use harness::case::{Attend, Case, attention_source, small_config};
 use harness::data::Data;
 use harness::kernels::{on_each, subjects};
 use harness::{Subject, Through, assert_agrees, assert_data_agrees};
 
-/// Runs a case on the kernels wherever they run.
+/// Runs a case on the kernels wherever they run, forward: tests/backward_kernels.rs has the way back.
 fn agrees(case: &Case) {
-    subjects().iter().for_each(|subject| assert_agrees(&**subject, case));
+    let case = Case { keep: Keep::Nothing, ..case.clone() };
+    subjects().iter().for_each(|subject| assert_agrees(&**subject, &case));
 }
 
 /// A layer whose experts cost nothing, so that the gate and the plan are what is tested.

@@ -4,7 +4,7 @@ use super::Subject;
 use super::case::Case;
 use super::data::{Data, poison};
 use da_moe::cuda::{Copies, Device, DeviceMemory, GradientCopies, Kernels, Most, Stream};
-use da_moe::{Error, Gradients, Inputs, Layer, State, Step, TensorMut, TensorRef, Weights};
+use da_moe::{Error, Gradients, Inputs, Keep, Layer, State, Step, TensorMut, TensorRef, Weights};
 use da_moe_reference::check::Outcome;
 
 /// The kernels under [`Layer`], with everything on the device.
@@ -66,6 +66,9 @@ impl<D: Device> Subject for OnDevice<D> {
         let (inputs, weights) = (copies.inputs(&data.inputs()?)?, copies.weights(&data.weights()?)?);
         let mut engine = Engine::new(&self.0, data, case, 3)?;
         engine.forward(&inputs, &weights)?;
+        if case.keep == Keep::Nothing {
+            return engine.outcome(data, None);
+        }
         let mut host = data.gradients();
         let mut gradients = GradientCopies::like(&self.0, &host.view_mut()?)?;
         let mut gradients = gradients.view_mut()?;

@@ -13,9 +13,9 @@ pub mod planted;
 pub mod routing;
 
 use case::Case;
-use da_moe::{Backend, Cpu, Error, Layer, State, Step, TensorMut, TensorRef};
+use da_moe::{Backend, Buffer, Cpu, Error, Keep, Layer, State, Step, TensorMut, TensorRef};
 use da_moe_reference::check::{Figure, Mismatch, Outcome, verify};
-use da_moe_reference::{Problem, backward, forward};
+use da_moe_reference::{Problem, backward};
 use data::{Data, poison};
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence, RngSeed};
 
@@ -49,7 +49,7 @@ impl Subject for Oracle {
 
     fn run(&self, data: &Data, _: &Case) -> Result<Outcome, Error> {
         let problem = Problem::new(data.config.clone(), &data.inputs()?, &data.weights()?, &[0.0; 4])?;
-        let forward = forward(&problem);
+        let forward = da_moe_reference::forward(&problem);
         let gradients = backward(&problem, &forward, &data.dy_values());
         Ok(Outcome::from_forward(&problem, &forward, Some(gradients)))
     }
@@ -59,13 +59,31 @@ impl Subject for Oracle {
 pub struct Through<B>(pub B);
 
 impl<B: Backend<Stream = ()> + Clone> Through<B> {
-    /// Forward and backward into poisoned outputs, with the state carried on.
+    /// Forward, and backward unless the case keeps nothing for it, into poisoned outputs, with the state carried on.
     pub fn run_with(&self, data: &Data, case: &Case, state: Option<&mut State>) -> Result<Outcome, Error> {
         let layer = Layer::new(self.0.clone(), data.config.clone())?;
         let mut fresh = layer.state()?;
         let mut step = layer.step(data.tokens + 3, data.dtype, case.keep)?;
-        call(&layer, data, state.unwrap_or(&mut fresh), &mut step)
+        let state = state.unwrap_or(&mut fresh);
+        if case.keep != Keep::Nothing {
+            return call(&layer, data, state, &mut step);
+        }
+        let y = forward(&layer, data, state, &mut step)?;
+        Outcome::from_step(&step, TensorRef::new(&y, [data.tokens, data.config.hidden_size])?, None)
     }
+}
+
+/// Forward of a layer into a poisoned output.
+fn forward<B: Backend<Stream = ()>>(
+    layer: &Layer<B>,
+    data: &Data,
+    state: &mut State,
+    step: &mut Step,
+) -> Result<Buffer, Error> {
+    let shape = [data.tokens, data.config.hidden_size];
+    let mut y = poison(data.dtype, shape[0] * shape[1]);
+    layer.forward(&(), &data.inputs()?, &data.weights()?, state, step, TensorMut::new(&mut y, shape)?)?;
+    Ok(y)
 }
 
 /// Forward and backward of a layer into poisoned outputs, with everything that is carried between calls.
@@ -76,9 +94,8 @@ pub fn call<B: Backend<Stream = ()>>(
     step: &mut Step,
 ) -> Result<Outcome, Error> {
     let shape = [data.tokens, data.config.hidden_size];
-    let mut y = poison(data.dtype, shape[0] * shape[1]);
+    let y = forward(layer, data, state, step)?;
     let (inputs, weights) = (data.inputs()?, data.weights()?);
-    layer.forward(&(), &inputs, &weights, state, step, TensorMut::new(&mut y, shape)?)?;
     let mut gradients = data.gradients();
     let mut gradients = gradients.view_mut()?;
     layer.backward(&(), &inputs, &weights, data.dy()?, step, &mut gradients)?;

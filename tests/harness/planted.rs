@@ -3,8 +3,8 @@
 use super::case::Case;
 use super::data::Data;
 use super::{Through, judge, kernels};
-use da_moe::Error;
 use da_moe::cuda::{Emulated, Kernels, Staged};
+use da_moe::{Error, Keep};
 use da_moe_emulator::Schedule;
 use std::sync::Arc;
 use std::thread;
@@ -38,8 +38,9 @@ pub struct Bug {
 }
 
 /// What a mutant shows in one order of execution; `None` when nothing is seen.
-fn shown(bug: &Bug, device: Emulated) -> Option<(Shows, String)> {
+fn shown(bug: &Bug, keep: Option<Keep>, device: Emulated) -> Option<(Shows, String)> {
     let case = (bug.call)();
+    let case = Case { keep: keep.unwrap_or(case.keep), ..case };
     let data = Data::new(&case);
     match Through(Staged::new(Kernels::new(Arc::new(device)))).run_with(&data, &case, None) {
         Err(Error::Kernel { problem, .. }) if problem.contains("were not written") => Some((Shows::Unwritten, problem)),
@@ -53,12 +54,12 @@ fn shown(bug: &Bug, device: Emulated) -> Option<(Shows, String)> {
 }
 
 /// Fails unless the bug shows as expected under every schedule.
-fn find(bug: &Bug) -> Result<(), String> {
+fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
     let place = format!("{}: `{}` for `{}`", bug.file, bug.to.trim(), bug.from.trim());
     let module = Emulated::compiler(kernels::CACHE).replace(bug.file, bug.from, bug.to).compile();
     let module = module.map_err(|error| format!("{place}\n{error}"))?;
     for seed in 0..SCHEDULES {
-        let found = shown(bug, Emulated::new(module.clone(), Schedule::from_seed(seed)));
+        let found = shown(bug, keep, Emulated::new(module.clone(), Schedule::from_seed(seed)));
         if found.as_ref().map(|(shows, _)| *shows) != Some(bug.shows) {
             return Err(format!("{place}\nexpected {:?} under schedule {seed}, found {found:?}", bug.shows));
         }
@@ -66,11 +67,11 @@ fn find(bug: &Bug) -> Result<(), String> {
     Ok(())
 }
 
-/// Fails with every bug that is not found under every schedule.
-pub fn assert_all_found(bugs: &[Bug]) {
+/// Fails with every bug that is not found under every schedule; `keep` in place of what the calls keep.
+pub fn assert_all_found(bugs: &[Bug], keep: Option<Keep>) {
     let failures: Vec<String> = thread::scope(|scope| {
         let halves = [0, 1].map(|half| {
-            scope.spawn(move || bugs.iter().skip(half).step_by(2).filter_map(|bug| find(bug).err()).collect())
+            scope.spawn(move || bugs.iter().skip(half).step_by(2).filter_map(|bug| find(bug, keep).err()).collect())
         });
         halves.into_iter().flat_map(|half| -> Vec<String> { half.join().unwrap() }).collect()
     });
