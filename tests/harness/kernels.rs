@@ -11,9 +11,10 @@ use da_moe_reference::check::Outcome;
 use std::env;
 use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 /// Orders of execution that every call is run in; their results must have the same bits.
-const SCHEDULES: u64 = 2;
+const SCHEDULES: usize = 2;
 
 /// Where compiled kernels are kept.
 pub const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
@@ -39,10 +40,16 @@ impl Subject for EmulatedKernels {
     }
 
     fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
-        let first = Through(emulated(case.seed)).run(data, case)?;
-        for schedule in 1..SCHEDULES {
-            let other = Through(emulated(case.seed.wrapping_add(schedule))).run(data, case)?;
-            if let Some(result) = bits::difference(&first, &other) {
+        let run = &|schedule: usize| Through(emulated(case.seed.wrapping_add(schedule as u64))).run(data, case);
+        // At once: the emulator uses one core, and a test on its own would leave the others idle.
+        let (first, others) = thread::scope(|scope| {
+            let others: Vec<_> = (1..SCHEDULES).map(|schedule| scope.spawn(move || run(schedule))).collect();
+            let first = run(0);
+            (first, others.into_iter().map(|other| other.join().expect("an answer")).collect::<Vec<_>>())
+        });
+        let first = first?;
+        for other in others {
+            if let Some(result) = bits::difference(&first, &other?) {
                 let problem = format!("`{result}` depends on the order of execution");
                 return Err(Error::Kernel { kernel: "a layer's".into(), problem });
             }
