@@ -14,7 +14,7 @@ use crate::{Error, Module, runtime};
 /// Type punning through pointers is as common in kernels as it is undefined in C++.
 const KERNEL_FLAGS: &[&str] = &[
     "-xc++",
-    "-g",
+    "-g1",
     "-fPIC",
     "-fvisibility=hidden",
     "-fsanitize=thread",
