@@ -48,7 +48,7 @@ const MADE_OF: &[(&str, &[(&str, usize)])] = &[
     ("grouped_gemm_*_any", &[("HMMA", 32), ("LDSM", 18)]),
     ("grouped_gemm_*16_dh", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
     ("grouped_gemm_*16_nn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_*16_tn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
+    ("grouped_gemm_*16_tn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 8)]),
     // Half of them are the activations', which gradients of weights have none of.
     ("grouped_gemm_f32_plain*", &[("FFMA", 512), ("LDS", 32)]),
     ("grouped_gemm_f32_gated", &[("FFMA", 512), ("LDS", 32)]),

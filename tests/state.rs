@@ -3,8 +3,8 @@
 mod harness;
 
 use da_moe::{
-    Backend, BiasUpdate, Buffer, ExpertsPerToken, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Source, State,
-    TensorMut,
+    Backend, BiasUpdate, Buffer, ExpertsPerToken, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Source,
+    State, TensorMut,
 };
 use da_moe_reference::{Problem, forward};
 use harness::case::{Case, small_config};
@@ -44,7 +44,8 @@ fn training_steps_move_the_state_as_specified<B: Backend<Stream = ()> + Clone>(b
         let mut expected = [0.0f64; STATE_LEN];
         assert_eq!(values(&state), [0.0; STATE_LEN]);
         for seed in 0..6 {
-            let case = Case { seed, training: true, masked_every: 3, ..Case::plain(config.clone()) };
+            let case =
+                Case { seed, training: true, masked_every: 3, keep: Keep::Nothing, ..Case::plain(config.clone()) };
             let data = Data::new(&case);
             let before = expected.map(|value| value as f32);
             let problem = Problem::new(config.clone(), &data.inputs().unwrap(), &data.weights().unwrap(), &before);
@@ -65,7 +66,7 @@ fn training_steps_move_the_state_as_specified<B: Backend<Stream = ()> + Clone>(b
 
 fn evaluation_and_fully_masked_batches_leave_the_state_alone<B: Backend<Stream = ()> + Clone>(backend: B) {
     for config in configs() {
-        let case = Case { training: true, ..Case::plain(config.clone()) };
+        let case = Case { training: true, keep: Keep::Nothing, ..Case::plain(config.clone()) };
         let through = Through(backend.clone());
         let layer = Layer::new(backend.clone(), config.clone()).unwrap();
         let mut state = layer.state().unwrap();
