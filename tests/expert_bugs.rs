@@ -2,7 +2,7 @@
 
 mod harness;
 
-use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source};
+use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, Policy, Source};
 use harness::case::Case;
 use harness::planted::Shows::{Report, Wrong};
 use harness::planted::{BOUNDS, Bug, RACE, UNINITIALISED, assert_all_found, assert_clean};

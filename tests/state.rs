@@ -3,13 +3,13 @@
 mod harness;
 
 use da_moe::{
-    Backend, BiasUpdate, Buffer, ExpertsPerToken, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Source,
-    State, TensorMut,
+    Backend, BiasUpdate, Buffer, DType, ExpertsPerToken, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN,
+    Source, State, TensorMut,
 };
 use da_moe_reference::{Problem, forward};
+use harness::Through;
 use harness::case::{Case, small_config};
 use harness::data::{Data, Numbers};
-use harness::{Through, call};
 
 fn config(normalize: Normalize, policy: Policy) -> LayerConfig {
     let mut config = small_config();
@@ -104,7 +104,7 @@ fn the_running_price_reaches_its_mean<B: Backend<Stream = ()> + Clone>(backend: 
         let config = config(Normalize::None, Policy::BudgetRunning { mean_k, momentum: 0.5 });
         let layer = Layer::new(backend.clone(), config.clone()).unwrap();
         let mut state = layer.state().unwrap();
-        let mut step = layer.step(400, da_moe::DType::F32, da_moe::Keep::Hidden).unwrap();
+        let mut step = layer.step(400, DType::F32, Keep::Nothing).unwrap();
         let mut last = Vec::new();
         for seed in 0..50 {
             let case = Case { seed, lengths: vec![400], training: true, ..Case::plain(config.clone()) };
@@ -112,7 +112,7 @@ fn the_running_price_reaches_its_mean<B: Backend<Stream = ()> + Clone>(backend: 
             let mut n = Numbers::new(seed);
             // Far from uniform, so that the starting price is wrong.
             data.importance = (0..400).map(|_| n.unit().powi(power)).collect::<Vec<f32>>().into();
-            let outcome = call(&layer, &data, &mut state, &mut step).unwrap();
+            let outcome = harness::forward(&layer, &data, &mut state, &mut step).unwrap();
             last.push(outcome.k.iter().sum::<i64>() as f64 / 400.0);
         }
         let mean = last[40..].iter().sum::<f64>() / 10.0;
@@ -133,8 +133,8 @@ fn under_a_running_price_tokens_are_independent_of_their_batch<B: Backend<Stream
     let k = |data: &Data| {
         let mut state = layer.state().unwrap();
         state.values = Buffer::from(vec![0.0, 1.0, price, 8.0]).into();
-        let mut step = layer.step(data.tokens, data.dtype, da_moe::Keep::Hidden).unwrap();
-        call(&layer, data, &mut state, &mut step).unwrap().k
+        let mut step = layer.step(data.tokens, data.dtype, Keep::Nothing).unwrap();
+        harness::forward(&layer, data, &mut state, &mut step).unwrap().k
     };
     assert_eq!(k(&small), k(&large)[..5]);
     for (k, importance) in k(&large).into_iter().zip(large.importance.to_f32()) {
@@ -150,8 +150,8 @@ fn step_bias<B: Backend<Stream = ()>>(
     update: BiasUpdate,
 ) -> (Vec<i64>, Vec<f32>) {
     data.router_bias = Some(bias.clone().into());
-    let mut step = layer.step(data.tokens, data.dtype, da_moe::Keep::Hidden).unwrap();
-    let outcome = call(layer, data, &mut layer.state().unwrap(), &mut step).unwrap();
+    let mut step = layer.step(data.tokens, data.dtype, Keep::Nothing).unwrap();
+    let outcome = harness::forward(layer, data, &mut layer.state().unwrap(), &mut step).unwrap();
     let mut bias = Buffer::from(bias);
     let count = bias.len();
     layer.update_bias(&(), update, &step, TensorMut::new(&mut bias, [count]).unwrap()).unwrap();

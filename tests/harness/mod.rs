@@ -68,13 +68,12 @@ impl<B: Backend<Stream = ()> + Clone> Through<B> {
         if case.keep != Keep::Nothing {
             return call(&layer, data, state, &mut step);
         }
-        let y = forward(&layer, data, state, &mut step)?;
-        Outcome::from_step(&step, TensorRef::new(&y, [data.tokens, data.config.hidden_size])?, None)
+        forward(&layer, data, state, &mut step)
     }
 }
 
 /// Forward of a layer into a poisoned output.
-fn forward<B: Backend<Stream = ()>>(
+fn forward_into<B: Backend<Stream = ()>>(
     layer: &Layer<B>,
     data: &Data,
     state: &mut State,
@@ -86,6 +85,17 @@ fn forward<B: Backend<Stream = ()>>(
     Ok(y)
 }
 
+/// Forward alone of a layer, with everything that is carried between calls.
+pub fn forward<B: Backend<Stream = ()>>(
+    layer: &Layer<B>,
+    data: &Data,
+    state: &mut State,
+    step: &mut Step,
+) -> Result<Outcome, Error> {
+    let y = forward_into(layer, data, state, step)?;
+    Outcome::from_step(step, TensorRef::new(&y, [data.tokens, data.config.hidden_size])?, None)
+}
+
 /// Forward and backward of a layer into poisoned outputs, with everything that is carried between calls.
 pub fn call<B: Backend<Stream = ()>>(
     layer: &Layer<B>,
@@ -94,7 +104,7 @@ pub fn call<B: Backend<Stream = ()>>(
     step: &mut Step,
 ) -> Result<Outcome, Error> {
     let shape = [data.tokens, data.config.hidden_size];
-    let y = forward(layer, data, state, step)?;
+    let y = forward_into(layer, data, state, step)?;
     let (inputs, weights) = (data.inputs()?, data.weights()?);
     let mut gradients = data.gradients();
     let mut gradients = gradients.view_mut()?;
