@@ -555,7 +555,7 @@ struct CombineBackward {
     int64_t dy_stride;
     /** Out: `[T, K]`. */
     float* d_weights;
-    /** Out: `[Z, D]` storage, or null. */
+    /** Out: `[Z, D]`, or null; in too unless `beta` is 0. */
     void* d_constants;
     /** Workspace, with `d_constants`: `[Z, chunks, D]`. */
     float* parts;
@@ -578,6 +578,10 @@ struct CombineBackward {
     int32_t gradients;
     /** Consecutive tokens that one block of `combine_constants_*` adds up. */
     int32_t chunk;
+    /** Whether `d_constants` is f32 instead of the storage type. */
+    int32_t gradients_f32;
+    /** Factor on what `d_constants` holds: 0 or 1. */
+    float beta;
 };
 
 /** The rows' gradients summed back to their tokens (SPEC §6): `permute_backward_*`. */

@@ -15,6 +15,7 @@
 
 #include "combine/slots.cuh"
 #include "device/block.cuh"
+#include "device/gradient.cuh"
 #include "device/storage.cuh"
 
 namespace da_moe {
@@ -151,12 +152,8 @@ __device__ __forceinline__ void constants(const CombineBackward& p) {
                 total.elements[v] += of_part.elements[v];
             }
         }
-        Vector<S, VEC> rounded;
-#pragma unroll
-        for (int v = 0; v < VEC; v++) {
-            rounded.elements[v] = from_float<S>(total.elements[v]);
-        }
-        rounded.store(static_cast<S*>(p.d_constants) + static_cast<int64_t>(index) * p.width + column);
+        const int64_t at = static_cast<int64_t>(index) * p.width + column;
+        write_gradient<S>(p.d_constants, p.gradients_f32, at, total, p.beta);
     }
 }
 

@@ -10,6 +10,7 @@
 // Floor of both: bytes over bandwidth, or a launch.
 
 #include "abi.h"
+#include "device/gradient.cuh"
 #include "device/storage.cuh"
 #include "device/warp.cuh"
 #include "gemm/scheduler.cuh"
@@ -89,14 +90,7 @@ __device__ __forceinline__ void bias_gradient(const BiasGradient& p) {
     for (int warp = 0; warp < WARPS; warp++) {
         sum += sums[warp * WARP + lane_index()];
     }
-    const int64_t at = expert * p.out_stride + column;
-    if (p.out_f32) {
-        float* out = static_cast<float*>(p.out) + at;
-        *out = p.beta == 0.0f ? sum : p.beta * *out + sum;
-    } else {
-        S* out = static_cast<S*>(p.out) + at;
-        *out = from_float<S>(p.beta == 0.0f ? sum : p.beta * to_float(*out) + sum);
-    }
+    write_gradient<S>(p.out, p.out_f32, expert * p.out_stride + column, Vector<float, 1>{{sum}}, p.beta);
 }
 
 }  // namespace

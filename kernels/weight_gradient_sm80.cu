@@ -9,7 +9,7 @@
 // that a block's work is its expert's; blocks of an expert without rows write their zeros and end. Experts follow one
 // another, so that blocks that run at the same time share rows. Rows are gathered by token while they are loaded, and are
 // added in their order. Roles and barriers are the main loop's, and one between its products and their way out.
-// Operations: 2·M·N a row, in steps of 32 rows (16 in f32); bytes: both factors' rows once for each column of tiles that
+// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once for each column of tiles that
 // does not find them in the L2, and every gradient once; floor: the larger of operations over the units' rate and bytes
 // over bandwidth.
 

@@ -160,7 +160,7 @@ impl Fused {
             experts: 1,
             state: TensorMut::new(&mut state[..], [4]).unwrap(),
             training: false,
-            scratch: TensorMut::new(&mut scratch[..], [3, TOKENS]).unwrap(),
+            scratch: TensorMut::new(&mut scratch[..], [3 * TOKENS]).unwrap(),
             importance: TensorMut::new(&mut importance[..], [TOKENS]).unwrap(),
         };
         backend.importance(&(), args).unwrap();

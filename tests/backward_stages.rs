@@ -56,6 +56,7 @@ fn combine(kind: NullExpert, experts: &[i32], width: usize, stride: usize) -> (V
         dy: matrix(&dy, tokens),
         d_weights: TensorMut::new(&mut d_weights, [tokens, 2]).unwrap(),
         d_constants: Some(TensorMut::new(&mut d_constants, [2, width]).unwrap()),
+        accumulate: false,
     };
     emulated(1).combine_backward(&(), args).unwrap();
     (d_weights, d_constants)
@@ -141,6 +142,7 @@ fn gate(experts: &[i32], load: [i32; 3], unmasked: [i32; 1]) -> Result<[Vec<f32>
             unmasked: TensorRef::new(&unmasked[..], [1])?,
             d_logits: TensorMut::new(dz, [3, 3])?,
             d_weight: TensorMut::new(d_weight, [3, 2])?,
+            accumulate: false,
         }),
         dx: TensorMut::new(dx, [3, 2])?,
     };
@@ -213,6 +215,7 @@ fn kernels_refuse_tensors_of_another_type() {
         dy: TensorRef::new(&dy[..], [1, 3]).unwrap(),
         d_weights: TensorMut::new(&mut d_weights, [1, 2]).unwrap(),
         d_constants: None,
+        accumulate: false,
     };
     let error = emulated(5).combine_backward(&(), args).unwrap_err();
     let expected = matches!(error, Error::DType { op: "combine_backward", argument: "x", found: DType::U8, .. });

@@ -153,6 +153,13 @@ const BUGS: &[Bug] = &[
         shows: Report("out of bounds|uninitialised"),
         call: in_f32,
     },
+    Bug {
+        file: "device/gradient.cuh",
+        from: "if (beta != 0.0f) {",
+        to: "if (beta == 0.0f) {",
+        shows: UNINITIALISED,
+        call: aligned,
+    },
     // Gradients of weights.
     Bug {
         file: "gemm/weight_output.cuh",

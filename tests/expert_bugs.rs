@@ -161,6 +161,29 @@ const BUGS: &[Bug] = &[
         shows: Report("out of bounds"),
         call: in_f32,
     },
+    Bug {
+        file: "gemm/f32_loop.cuh",
+        from: "first_row() < rows &&",
+        to: "first_row() + OWN < rows &&",
+        shows: Wrong,
+        call: in_f32,
+    },
+    Bug { file: "gemm/f32_loop.cuh", from: "if (k < last) {", to: "if (k + 1 < last) {", shows: Wrong, call: in_f32 },
+    // What is not there is not multiplied.
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "warp_index() * 16 < from_b.vectors()",
+        to: "warp_index() * 16 + 16 <= from_b.vectors()",
+        shows: Wrong,
+        call: anywhere,
+    },
+    Bug {
+        file: "gemm/operands.cuh",
+        from: "GATED ? (columns + GROUP - 1) / GROUP * 2 * GROUP : columns",
+        to: "columns",
+        shows: Wrong,
+        call: in_f32,
+    },
     // On the way out.
     Bug {
         file: "gemm/grouped.cuh",

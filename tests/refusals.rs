@@ -191,7 +191,7 @@ fn wrong_types() {
         "`token_ids` is f32, expected i32" => |i, _| i.token_ids = Some(of(F, [14])),
         "`token_frequency` is f16, expected f32" => |i, _| i.token_frequency = Some(of(DType::F16, [7])),
         "`k_given` is u8, expected i32" => |i, _| i.k_given = Some(of(DType::U8, [14])),
-        "`router.weight` is bf16, expected f32 or f32" => |_, w| w.router = of(half, [8, 12]),
+        "`router.weight` is bf16, expected f32" => |_, w| w.router = of(half, [8, 12]),
         "`router.bias` is bf16, expected f32" => |_, w| w.router_bias = Some(of(half, [8])),
         "`experts.w_in` is bf16, expected f32" => |_, w| w.experts.w_in = of(half, [6, 20, 12]),
         "`experts.b_out` is f16, expected f32" => |_, w| w.experts.b_out = Some(of(DType::F16, [6, 12])),

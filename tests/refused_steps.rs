@@ -180,6 +180,20 @@ fn gradients_that_do_not_fit() {
         backward_refuses(&data, &mut step, &format!("backward: {message}"), |_, _| {}, spoil);
     }
 
+    // Beside half-precision weights gradients may be f32, but nothing else, and an expert's are all of one type.
+    let half = Data::new(&Case { dtype: DType::Bf16, ..case() });
+    let mut half_step = layer(&half).step(14, DType::Bf16, Keep::Hidden).unwrap();
+    good_forward(&half, &mut half_step);
+    let refusals: Vec<(&str, Spoil)> = vec![
+        ("`d.x` is f32, expected bf16", Box::new(move |g| g.x = view(f, [14, 12]))),
+        ("`d.router.weight` is f16, expected bf16 or f32", Box::new(|g| g.router = Some(view(DType::F16, [8, 12])))),
+        ("`d.experts.w_in` is f16, expected bf16 or f32", Box::new(|g| g.experts.w_in = view(DType::F16, [6, 20, 12]))),
+        ("`d.experts.w_out` is f32, expected bf16", Box::new(move |g| g.experts.w_out = view(f, [6, 12, 10]))),
+    ];
+    for (message, spoil) in refusals {
+        backward_refuses(&half, &mut half_step, &format!("backward: {message}"), |_, _| {}, spoil);
+    }
+
     let given = Data::new(&Case { routing: 2, ..Case::plain(small_config()) });
     let entries = given.routing.as_ref().unwrap().entries();
     let mut step = layer(&given).step(14, DType::F32, Keep::Hidden).unwrap();

@@ -210,7 +210,7 @@ fn kernels_never_look_up_an_id_that_is_not_in_the_table() {
         experts: 6,
         state: TensorMut::new(&mut state[..], [4]).unwrap(),
         training: false,
-        scratch: TensorMut::new(&mut scratch[..], [3, 5]).unwrap(),
+        scratch: TensorMut::new(&mut scratch[..], [15]).unwrap(),
         importance: TensorMut::new(&mut importance[..], [5]).unwrap(),
     };
     emulated(4).importance(&(), args).unwrap();

@@ -24,7 +24,7 @@ public:
 
     __device__ __forceinline__ explicit F32Loop(unsigned char*) {}
 
-    __device__ __forceinline__ void run(const SourceA& from_a, const SourceB& from_b, int, int depth) {
+    __device__ __forceinline__ void run(const SourceA& from_a, const SourceB& from_b, int rows, int depth) {
         // By depth, so that a thread's four vectors of each are neighbours.
         SHARED_ARRAY(float, a, STEP * PITCH);
         SHARED_ARRAY(float, b, STEP * PITCH);
@@ -37,14 +37,19 @@ public:
                 products_[i][j] = 0.0f;
             }
         }
+        // A thread without products of its own only copies, and the last step ends with the depth.
+        const bool has_products = first_row() < rows && first_column() < from_b.vectors();
         for (int step = 0; step < depth; step += STEP) {
             __syncthreads();
             copy_a.fill(a, step, depth);
             copy_b.fill(b, step, depth);
             __syncthreads();
+            const int last = has_products ? depth - step : 0;
 #pragma unroll
             for (int k = 0; k < STEP; k++) {
-                multiply(a + k * PITCH + first_row(), b + k * PITCH + first_column());
+                if (k < last) {
+                    multiply(a + k * PITCH + first_row(), b + k * PITCH + first_column());
+                }
             }
         }
     }

@@ -56,7 +56,8 @@ public:
 
     // The products of a tile with so many rows stay in the registers of the block.
     __device__ __forceinline__ void run(const SourceA& from_a, const SourceB& from_b, int rows, int depth) {
-        fragments_ = (rows + ROW_STEP - 1) / ROW_STEP;
+        // A warp whose vectors of B are not there multiplies nothing.
+        fragments_ = warp_index() * 16 < from_b.vectors() ? (rows + ROW_STEP - 1) / ROW_STEP : 0;
         MmaOperand<ALIGNED, SourceA> a(from_a, shared_, address_, depth);
         MmaOperand<ALIGNED, SourceB> b(from_b, shared_ + OPERAND_BYTES, address_ + OPERAND_BYTES, depth);
 #pragma unroll

@@ -59,6 +59,12 @@ public:
         return static_cast<const S*>(p_.b) + tile_.expert * p_.b_expert_stride + row * p_.b_stride;
     }
 
+    // Vectors of the tile up to the last that there is.
+    __device__ __forceinline__ int vectors() const {
+        const int columns = p_.columns - tile_.column;
+        return GATED ? (columns + GROUP - 1) / GROUP * 2 * GROUP : columns;
+    }
+
     __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(p_.b); }
 
 private:
@@ -84,6 +90,7 @@ public:
 
     // Elements of a row from the tile's first column on.
     __device__ __forceinline__ int width() const { return p_.columns - tile_.column; }
+    __device__ __forceinline__ int vectors() const { return width(); }
 
     __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(p_.b); }
 
@@ -117,6 +124,7 @@ public:
     }
 
     __device__ __forceinline__ int width() const { return from_.columns - first_; }
+    __device__ __forceinline__ int vectors() const { return width(); }
 
     __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(from_.rows); }
 

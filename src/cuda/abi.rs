@@ -892,7 +892,7 @@ pub struct CombineBackward {
     pub dy_stride: i64,
     /// Out: `[T, K]`.
     pub d_weights: *mut f32,
-    /// Out: `[Z, D]` storage, or null.
+    /// Out: `[Z, D]`, or null; in too unless `beta` is 0.
     pub d_constants: *mut ::core::ffi::c_void,
     /// Workspace, with `d_constants`: `[Z, chunks, D]`.
     pub parts: *mut f32,
@@ -915,6 +915,10 @@ pub struct CombineBackward {
     pub gradients: i32,
     /// Consecutive tokens that one block of `combine_constants_*` adds up.
     pub chunk: i32,
+    /// Whether `d_constants` is f32 instead of the storage type.
+    pub gradients_f32: i32,
+    /// Factor on what `d_constants` holds: 0 or 1.
+    pub beta: f32,
 }
 
 impl Default for CombineBackward {
@@ -942,6 +946,8 @@ impl Default for CombineBackward {
             null_kind: 0,
             gradients: 0,
             chunk: 0,
+            gradients_f32: 0,
+            beta: 0.0,
         }
     }
 }
@@ -1893,6 +1899,8 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "null_kind", offset: offset_of!(CombineBackward, null_kind), size: size_of::<i32>() },
             Field { name: "gradients", offset: offset_of!(CombineBackward, gradients), size: size_of::<i32>() },
             Field { name: "chunk", offset: offset_of!(CombineBackward, chunk), size: size_of::<i32>() },
+            Field { name: "gradients_f32", offset: offset_of!(CombineBackward, gradients_f32), size: size_of::<i32>() },
+            Field { name: "beta", offset: offset_of!(CombineBackward, beta), size: size_of::<f32>() },
         ],
     },
     Layout {

@@ -73,7 +73,8 @@ const CONSTANTS: [[&str; 2]; 3] = [
     ["combine_constants_f16", "combine_constants_f16_wide"],
 ];
 
-/// Whether every row of every tensor starts and ends at a multiple of 128 bits.
+/// Whether every row of every tensor starts and ends at a multiple of 128 bits; in the storage type, so that f32 gradients
+/// beside 16-bit rows do too.
 fn is_wide(storage: DType, p: &abi::CombineBackward) -> bool {
     are_whole(storage, [i64::from(p.width), p.x_stride, p.constants_stride, p.dy_stride])
         && are_aligned([p.x as usize, p.constants as usize, p.dy as usize, p.d_constants as usize])

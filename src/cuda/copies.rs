@@ -164,10 +164,11 @@ pub struct GradientCopies<D: Device> {
     shared: Option<ExpertPlaces<D>>,
     constants: Option<Place<D, 2>>,
     routing: Option<Place<D, 1>>,
+    accumulate: bool,
 }
 
 impl<D: Device> GradientCopies<D> {
-    /// As many and as large as those of `gradients`, and with what they hold.
+    /// As many and as large as those of `gradients`, with what they hold, to be overwritten or added to as they are.
     ///
     /// # Errors
     /// As [`Copies::tensor`].
@@ -180,6 +181,7 @@ impl<D: Device> GradientCopies<D> {
             shared: shared.map(|shared| ExpertPlaces::like(kernels, shared)).transpose()?,
             constants: Place::optional(kernels, &gradients.constants)?,
             routing: Place::optional(kernels, &gradients.routing)?,
+            accumulate: gradients.accumulate,
         })
     }
 
@@ -195,6 +197,7 @@ impl<D: Device> GradientCopies<D> {
             shared: self.shared.as_mut().map(ExpertPlaces::view_mut).transpose()?,
             constants: self.constants.as_mut().map(Place::view_mut).transpose()?,
             routing: self.routing.as_mut().map(Place::view_mut).transpose()?,
+            accumulate: self.accumulate,
         })
     }
 }

@@ -85,7 +85,7 @@ impl<D: Device> Staged<D> {
         let (left_rows, right_rows) =
             (operand(&mut tray, "left", &args.left)?, operand(&mut tray, "right", &args.right)?);
         let offsets = tray.optional("offsets", &args.offsets)?;
-        let out_f32 = i32::from(args.out.as_ref().dtype() == DType::F32);
+        let out_f32 = i32::from(args.out.dtype() == DType::F32);
         let out = tray.storage_in_out("out", args.out, args.beta)?;
         let p = abi::WeightGradient {
             left: left_rows,
@@ -119,7 +119,7 @@ impl<D: Device> Staged<D> {
         let from = operand(&mut tray, "rows", &args.from)?;
         let offsets = tray.optional("offsets", &args.offsets)?;
         let row_weight = tray.optional("row_weight", &args.row_weight)?;
-        let out_f32 = i32::from(args.out.as_ref().dtype() == DType::F32);
+        let out_f32 = i32::from(args.out.dtype() == DType::F32);
         let out = tray.storage_in_out("out", args.out, args.beta)?;
         let p = abi::BiasGradient {
             from,

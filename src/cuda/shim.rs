@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 pub struct Counts {
     /// Of memory, those that were refused left out.
     pub allocations: usize,
+    /// Bytes of these.
+    pub bytes: usize,
     /// Allocations given back.
     pub frees: usize,
     /// Of kernels.
@@ -45,6 +47,7 @@ pub struct Shim<D> {
     failing: Option<Failing>,
     elsewhere: bool,
     allocations: AtomicUsize,
+    bytes: AtomicUsize,
     frees: AtomicUsize,
     launches: AtomicUsize,
     fills: AtomicUsize,
@@ -58,9 +61,9 @@ impl<D: Device> Shim<D> {
     pub fn new(inner: Arc<D>, failing: Option<Failing>) -> Self {
         let zero = AtomicUsize::default;
         let (streams, graphs) = (AtomicI64::default(), AtomicI64::default());
-        let (allocations, frees, launches, fills, waits) = (zero(), zero(), zero(), zero(), zero());
+        let (allocations, bytes, frees, launches, fills, waits) = (zero(), zero(), zero(), zero(), zero(), zero());
         let elsewhere = false;
-        Self { inner, failing, elsewhere, allocations, frees, launches, fills, waits, streams, graphs }
+        Self { inner, failing, elsewhere, allocations, bytes, frees, launches, fills, waits, streams, graphs }
     }
 
     /// The same as another device, as far as anybody can see.
@@ -73,6 +76,7 @@ impl<D: Device> Shim<D> {
         let read = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         Counts {
             allocations: read(&self.allocations),
+            bytes: read(&self.bytes),
             frees: read(&self.frees),
             launches: read(&self.launches),
             fills: read(&self.fills),
@@ -118,6 +122,7 @@ impl<D: Device> Device for Shim<D> {
             self.allocations.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Memory { bytes });
         }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.inner.alloc(name, bytes)
     }
 

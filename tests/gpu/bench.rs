@@ -159,6 +159,7 @@ impl GradientMemory {
             shared: None,
             constants: None,
             routing: None,
+            accumulate: false,
         })
     }
 }

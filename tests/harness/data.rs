@@ -94,6 +94,12 @@ impl ExpertData {
         }
     }
 
+    /// The buffers that there are, by these names of `w_in`, `w_out`, `b_in` and `b_out`.
+    pub fn named(&mut self, names: [&'static str; 4]) -> Vec<(&'static str, &mut Buffer)> {
+        let all = [Some(&mut self.w_in), Some(&mut self.w_out), self.b_in.as_mut(), self.b_out.as_mut()];
+        names.into_iter().zip(all).filter_map(|(name, buffer)| Some((name, buffer?))).collect()
+    }
+
     pub fn view_mut(&mut self) -> Result<ExpertGradients<'_>, Error> {
         let (count, rows_in, hidden) = (self.count, self.rows_in, self.hidden);
         Ok(ExpertGradients {

@@ -2,9 +2,9 @@
 
 use da_moe::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, Cpu, DType, Error, ExpertGradients, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, Normalize,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, Normalize,
     NormalizeWeights, NullExpert, PermuteArgs, PermuteBackwardArgs, RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows,
-    TensorMut, TensorRef,
+    Sizes, TensorMut, TensorRef,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -98,6 +98,10 @@ impl Backend for Faulty {
 
     fn intermediate(&self, storage: DType) -> DType {
         self.inner.intermediate(storage)
+    }
+
+    fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {
+        self.inner.stage_scratch(sizes, keep)
     }
 
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<(), Error> {
@@ -359,8 +363,7 @@ fn reborrow_backward<'s>(args: &'s mut ExpertsBackwardArgs<'_>) -> ExpertsBackwa
         rows: args.rows,
         weights: args.weights,
         hidden: args.hidden,
-        d_hidden: args.d_hidden.reborrow(),
-        activated: args.activated.as_mut().map(TensorMut::reborrow),
+        scratch: args.scratch.reborrow(),
         dx_rows: args.dx_rows.reborrow(),
         d_row_weight: args.d_row_weight.reborrow(),
         gradients: ExpertGradients {
@@ -369,5 +372,6 @@ fn reborrow_backward<'s>(args: &'s mut ExpertsBackwardArgs<'_>) -> ExpertsBackwa
             b_in: args.gradients.b_in.as_mut().map(TensorMut::reborrow),
             b_out: args.gradients.b_out.as_mut().map(TensorMut::reborrow),
         },
+        accumulate: args.accumulate,
     }
 }

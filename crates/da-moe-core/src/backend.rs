@@ -7,8 +7,8 @@
 
 use crate::{
     CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs, GateBackwardArgs,
-    ImportanceArgs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs, RoutingArgs,
-    RoutingBackwardArgs, Slice, TensorMut, TensorRef, expect_host,
+    ImportanceArgs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result, RouterArgs, RoutingArgs,
+    RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef, expect_host,
 };
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,7 @@ pub trait Backend: Send + Sync {
         _stream: &Self::Stream,
         _config: &LayerConfig,
         _inputs: &crate::Inputs<'_>,
-        _keep: crate::Keep,
+        _keep: Keep,
     ) -> Result<()> {
         Ok(())
     }
@@ -67,6 +67,12 @@ pub trait Backend: Send + Sync {
     /// The type in which everything per row (hidden, activated, output, their gradients) passes between stages, for a
     /// storage type.
     fn intermediate(&self, storage: DType) -> DType;
+
+    /// f32 elements that the stages of calls of these sizes want as scratch from their arguments; nothing where stages have
+    /// room of their own, as a stream's.
+    fn stage_scratch(&self, _sizes: &Sizes, _keep: Keep) -> usize {
+        0
+    }
 
     /// How long it takes to do what `work` starts on a stream: here the time of the call, where calls are synchronous.
     ///

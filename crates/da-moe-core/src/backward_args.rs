@@ -19,20 +19,22 @@ pub struct CombineBackwardArgs<'a> {
     pub dy: TensorRef<'a, 2>,
     /// Out: `[T, k_max]` f32, `⟨dy, null(x)⟩` for null slots and 0 elsewhere.
     pub d_weights: TensorMut<'a, 2>,
-    /// Out: `[Z, D]` storage.
+    /// Out: `[Z, D]` storage or f32.
     pub d_constants: Option<TensorMut<'a, 2>>,
+    /// Whether `d_constants` is added to what is there.
+    pub accumulate: bool,
 }
 
-/// Gradients of the experts' own weights.
+/// Gradients of the experts' own weights: all of the storage type, or all f32.
 #[derive(Debug)]
 pub struct ExpertGradients<'a> {
-    /// `[E, F or 2F, D]` storage.
+    /// `[E, F or 2F, D]`.
     pub w_in: TensorMut<'a, 3>,
-    /// `[E, D, F]` storage.
+    /// `[E, D, F]`.
     pub w_out: TensorMut<'a, 3>,
-    /// `[E, F or 2F]` storage.
+    /// `[E, F or 2F]`.
     pub b_in: Option<TensorMut<'a, 2>>,
-    /// `[E, D]` storage.
+    /// `[E, D]`.
     pub b_out: Option<TensorMut<'a, 2>>,
 }
 
@@ -51,16 +53,16 @@ pub struct ExpertsBackwardArgs<'a> {
     pub weights: ExpertWeights<'a>,
     /// `[rows, F or 2F]` intermediate as kept by forward; recomputed from `x` when absent.
     pub hidden: Option<TensorRef<'a, 2>>,
-    /// Scratch: `[rows, F or 2F]` intermediate, holds `dh`.
-    pub d_hidden: TensorMut<'a, 2>,
-    /// Scratch: `[rows, F]` intermediate, holds `g·a`; absent exactly when `hidden` is there to compute it from again.
-    pub activated: Option<TensorMut<'a, 2>>,
+    /// Scratch: f32, as much as [`Backend::stage_scratch`](crate::Backend::stage_scratch) says.
+    pub scratch: TensorMut<'a, 1>,
     /// Out: `[rows, D]` intermediate, `W_inᵀ dh` of each row.
     pub dx_rows: TensorMut<'a, 2>,
     /// Out: `[rows]` f32, `⟨dy, o⟩` of each row.
     pub d_row_weight: TensorMut<'a, 1>,
     /// Out.
     pub gradients: ExpertGradients<'a>,
+    /// Whether `gradients` are added to what is there.
+    pub accumulate: bool,
 }
 
 /// Gather-and-sum of the rows' gradients back to their tokens (SPEC §6).
@@ -101,8 +103,10 @@ pub struct RouterBackward<'a> {
     pub unmasked: TensorRef<'a, 1>,
     /// Scratch: `[T, E + Z]` f32, holds `dz`.
     pub d_logits: TensorMut<'a, 2>,
-    /// Out: `[E + Z, D]` of `weight`'s type.
+    /// Out: `[E + Z, D]` of `weight`'s type or f32.
     pub d_weight: TensorMut<'a, 2>,
+    /// Whether `d_weight` is added to what is there.
+    pub accumulate: bool,
 }
 
 /// Gradient through weights, scores, losses and the router product (SPEC §6).

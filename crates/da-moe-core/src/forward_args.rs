@@ -66,8 +66,8 @@ pub struct ImportanceArgs<'a> {
     pub state: TensorMut<'a, 1>,
     /// Whether running statistics move.
     pub training: bool,
-    /// Scratch: `[3, T]` f32.
-    pub scratch: TensorMut<'a, 2>,
+    /// Scratch: f32, as much as [`Backend::stage_scratch`](crate::Backend::stage_scratch) says.
+    pub scratch: TensorMut<'a, 1>,
     /// Out: `[T]` f32.
     pub importance: TensorMut<'a, 1>,
 }

@@ -78,7 +78,8 @@ impl Parameters {
         })
     }
 
-    /// Views for a backward call that writes its gradients here, and `dx[T, D]` there.
+    /// Views for a backward call that writes its gradients here, and `dx[T, D]` there; made for f32, they are f32 beside
+    /// weights of any type. To add to what is here, set [`Gradients::accumulate`].
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when a buffer was replaced by one of another length.
@@ -102,6 +103,7 @@ impl Parameters {
                 .transpose()?,
             constants: constants.map(|z| TensorMut::new(z, [c.num_null_experts, c.hidden_size])).transpose()?,
             routing: None,
+            accumulate: false,
         })
     }
 }

@@ -66,7 +66,6 @@ impl ImportanceArgs<'_> {
         fits(op, "importance", self.external.as_ref(), [tokens])?;
         fits(op, "token_ids", self.token_ids.as_ref(), [tokens])?;
         self.state.expect_shape(op, "state", [STATE_LEN])?;
-        self.scratch.expect_shape(op, "scratch", [3, tokens])?;
         self.importance.expect_shape(op, "importance", [tokens])?;
         let sequences = match &self.cu_seqlens {
             None => 1,
@@ -216,14 +215,24 @@ impl ExpertWeights<'_> {
 }
 
 impl ExpertGradients<'_> {
-    fn check(&self, op: &'static str, [experts, rows_in, hidden, width]: [usize; 4]) -> Result<()> {
+    fn check(&self, op: &'static str, [experts, rows_in, hidden, width]: [usize; 4], storage: DType) -> Result<()> {
         let bias = |argument, view: Option<&TensorMut<'_, 2>>, shape| {
             view.map_or(Ok(()), |view| view.expect_shape(op, argument, shape))
         };
         self.w_in.expect_shape(op, "d.w_in", [experts, rows_in, hidden])?;
         self.w_out.expect_shape(op, "d.w_out", [experts, hidden, width])?;
         bias("d.b_in", self.b_in.as_ref(), [experts, rows_in])?;
-        bias("d.b_out", self.b_out.as_ref(), [experts, hidden])
+        bias("d.b_out", self.b_out.as_ref(), [experts, hidden])?;
+        self.w_in.expect_dtype(op, "d.w_in", &[storage, DType::F32])?;
+        self.check_types(op, ["d.w_out", "d.b_in", "d.b_out"])
+    }
+
+    /// All are of the type of `w_in`.
+    pub(crate) fn check_types(&self, op: &'static str, [w_out, b_in, b_out]: [&'static str; 3]) -> Result<()> {
+        let one = [self.w_in.dtype()];
+        self.w_out.expect_dtype(op, w_out, &one)?;
+        self.b_in.as_ref().map_or(Ok(()), |bias| bias.expect_dtype(op, b_in, &one))?;
+        self.b_out.as_ref().map_or(Ok(()), |bias| bias.expect_dtype(op, b_out, &one))
     }
 }
 
@@ -293,7 +302,9 @@ impl CombineBackwardArgs<'_> {
         self.dy.expect_shape(op, "dy", [tokens, hidden])?;
         check_constants(op, self.constants.as_ref(), hidden)?;
         self.d_weights.expect_shape(op, "d_weights", [tokens, slots])?;
-        self.d_constants.as_ref().map_or(Ok(()), |d| has_rows(op, "d_constants", d.shape(), 0, hidden))
+        let Some(gradient) = &self.d_constants else { return Ok(()) };
+        has_rows(op, "d_constants", gradient.shape(), 0, hidden)?;
+        gradient.expect_dtype(op, "d_constants", &[self.dy.dtype(), DType::F32])
     }
 }
 
@@ -306,19 +317,12 @@ impl ExpertsBackwardArgs<'_> {
         let op = "experts_backward";
         let [tokens, hidden] = self.x.shape();
         self.dy.expect_shape(op, "dy", [tokens, hidden])?;
-        let sizes @ [experts, rows_in, _, width] = self.weights.check(op, self.activation, hidden)?;
+        let sizes @ [experts, rows_in, ..] = self.weights.check(op, self.activation, hidden)?;
         let (least, room) = (self.rows.least(op, experts, tokens)?, self.dx_rows.shape()[0]);
         has_rows(op, "dx_rows", self.dx_rows.shape(), least, hidden)?;
-        match (&self.hidden, &self.activated) {
-            (Some(kept), _) => has_rows(op, "hidden", kept.shape(), room, rows_in)?,
-            (None, Some(activated)) => has_rows(op, "activated", activated.shape(), room, width)?,
-            (None, None) => {
-                return Err(Error::Missing { op, argument: "activated", why: "`hidden` was not kept".into() });
-            }
-        }
-        has_rows(op, "d_hidden", self.d_hidden.shape(), room, rows_in)?;
+        self.hidden.as_ref().map_or(Ok(()), |kept| has_rows(op, "hidden", kept.shape(), room, rows_in))?;
         self.d_row_weight.expect_shape(op, "d_row_weight", [room])?;
-        self.gradients.check(op, sizes)
+        self.gradients.check(op, sizes, self.x.dtype())
     }
 }
 
@@ -364,7 +368,8 @@ impl GateBackwardArgs<'_> {
         router.load.expect_shape(op, "load", [candidates])?;
         router.unmasked.expect_shape(op, "unmasked", [1])?;
         router.d_logits.expect_shape(op, "d_logits", [tokens, candidates])?;
-        router.d_weight.expect_shape(op, "d.router.weight", [candidates, hidden])
+        router.d_weight.expect_shape(op, "d.router.weight", [candidates, hidden])?;
+        router.d_weight.expect_dtype(op, "d.router.weight", &[router.weight.dtype(), DType::F32])
     }
 }
 

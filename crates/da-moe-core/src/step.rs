@@ -1,5 +1,6 @@
 //! Buffers of a layer call: allocated once for a largest number of tokens, reused by every call.
 
+use crate::scratch::{Scratch, total};
 use crate::{
     Backend, DType, Error, Memory, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, Slice, TensorMut, TensorRef,
 };
@@ -46,20 +47,6 @@ pub(crate) struct Saved {
     pub(crate) shared_hidden: Memory,
 }
 
-/// Scratch that means nothing between calls.
-#[derive(Debug)]
-pub(crate) struct Workspace {
-    pub(crate) positions: Memory,
-    pub(crate) rows: Memory,
-    pub(crate) shared: Memory,
-    pub(crate) d_weights: Memory,
-    pub(crate) d_row_weight: Memory,
-    pub(crate) d_logits: Memory,
-    pub(crate) dx: Memory,
-    pub(crate) d_hidden: Memory,
-    pub(crate) activated: Memory,
-}
-
 /// The forward call that a step's results are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Last {
@@ -68,11 +55,11 @@ pub(crate) struct Last {
     pub routed: bool,
 }
 
-/// Everything that a forward and a backward over up to `max_tokens` tokens need besides inputs, weights and outputs.
+/// What a forward over up to `max_tokens` tokens leaves for backward and for reports, and [`Scratch`] for both.
 #[derive(Debug)]
 pub struct Step {
     pub(crate) saved: Saved,
-    pub(crate) workspace: Workspace,
+    pub(crate) scratch: Scratch,
     pub(crate) dtype: DType,
     pub(crate) keep: Keep,
     /// What it was made for, at its largest number of tokens.
@@ -81,48 +68,38 @@ pub struct Step {
     pub(crate) last: Option<Last>,
 }
 
-/// Element counts of one step's buffers: the single source for allocation and for [`Step::bytes`].
-struct Counts {
-    hidden: usize,
-    shared_hidden: usize,
-    rows: usize,
-    shared: usize,
-    backward: bool,
-    d_hidden: usize,
-    activated: usize,
+/// Bytes of a step's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepBytes {
+    /// What a forward leaves: each call in flight, so each layer of a model between its forward and its backward, has its own.
+    pub saved: usize,
+    /// [`Scratch`]: one is enough for calls that run one after another.
+    pub scratch: usize,
 }
 
-impl Counts {
-    fn new(sizes: &Sizes, keep: Keep) -> Self {
-        let backward = keep != Keep::Nothing;
-        let kept = |count| if keep == Keep::Hidden { count } else { 0 };
-        let in_backward = |count| if backward { count } else { 0 };
-        let (rows, tokens) = (sizes.rows, sizes.tokens);
-        let shared_rows = if sizes.shared_width > 0 { tokens } else { 0 };
-        Self {
-            hidden: kept(rows * sizes.rows_in),
-            shared_hidden: kept(tokens * sizes.shared_rows_in),
-            rows: rows * sizes.hidden,
-            shared: shared_rows * sizes.hidden,
-            backward,
-            d_hidden: in_backward((rows * sizes.rows_in).max(tokens * sizes.shared_rows_in)),
-            // With `h` kept, `g·a` is computed from it again.
-            activated: match keep {
-                Keep::Recompute => (rows * sizes.width).max(tokens * sizes.shared_width),
-                Keep::Nothing | Keep::Hidden => 0,
-            },
-        }
+impl StepBytes {
+    /// Of a step with scratch of its own.
+    pub fn total(&self) -> usize {
+        self.saved.saturating_add(self.scratch)
+    }
+}
+
+/// Elements of the hidden rows that are kept: of routed experts and of the shared one.
+fn kept(sizes: &Sizes, keep: Keep) -> [usize; 2] {
+    match keep {
+        Keep::Hidden => [sizes.rows * sizes.rows_in, sizes.tokens * sizes.shared_rows_in],
+        Keep::Nothing | Keep::Recompute => [0, 0],
     }
 }
 
 impl Step {
+    /// A step that is lent its scratch.
     pub(crate) fn allocate<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> Result<Self> {
-        let counts = Counts::new(sizes, keep);
         let (t, n, e) = (sizes.tokens, sizes.candidates, sizes.experts);
         let float = |len| backend.allocate(DType::F32, len);
         let int = |len| backend.allocate(DType::I32, len);
         let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
-        let in_backward = |len: usize| if counts.backward { len } else { 0 };
+        let [hidden, shared_hidden] = kept(sizes, keep);
         Ok(Self {
             saved: Saved {
                 importance: float(t)?,
@@ -144,20 +121,10 @@ impl Step {
                     token_row: int(sizes.rows)?,
                     dropped: int(1)?,
                 },
-                hidden: intermediate(counts.hidden)?,
-                shared_hidden: intermediate(counts.shared_hidden)?,
+                hidden: intermediate(hidden)?,
+                shared_hidden: intermediate(shared_hidden)?,
             },
-            workspace: Workspace {
-                positions: float(3 * t)?,
-                rows: intermediate(counts.rows)?,
-                shared: intermediate(counts.shared)?,
-                d_weights: float(in_backward(sizes.rows))?,
-                d_row_weight: float(in_backward(sizes.rows.max(t)))?,
-                d_logits: float(in_backward(t * n))?,
-                dx: float(in_backward(t * sizes.hidden))?,
-                d_hidden: intermediate(counts.d_hidden)?,
-                activated: intermediate(counts.activated)?,
-            },
+            scratch: Scratch::default(),
             dtype,
             keep,
             made_for: *sizes,
@@ -165,19 +132,20 @@ impl Step {
         })
     }
 
-    /// Bytes that a step of these sizes allocates; a pure function of its arguments.
-    pub(crate) fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
-        let counts = Counts::new(sizes, keep);
+    /// Bytes that [`Step::allocate`] allocates.
+    pub(crate) fn bytes<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
         let (t, n) = (sizes.tokens, sizes.candidates);
-        // Saturating: what no memory can have must not wrap around to something small.
-        let sum = |counts: &[usize]| counts.iter().fold(0, |sum: usize, &count| sum.saturating_add(count));
-        let forward = sum(&[5 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5]);
-        let width = t.saturating_mul(sizes.hidden);
-        let backward = sum(&[sizes.rows, sizes.rows.max(t), t.saturating_mul(n), width]);
-        let between =
-            sum(&[counts.rows, counts.shared, counts.hidden, counts.shared_hidden, counts.d_hidden, counts.activated]);
-        let fixed = if counts.backward { sum(&[forward, backward]) } else { forward };
-        sum(&[fixed.saturating_mul(4), between.saturating_mul(intermediate.size())])
+        let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5];
+        total([(&plan, DType::F32), (&kept(sizes, keep), backend.intermediate(dtype))])
+    }
+
+    /// Calls `call` with this step using `scratch`, which may be another layer's as long as it is large enough: calls that
+    /// run one after another need only one. On a device that is the order of one stream.
+    pub fn with_scratch<T>(&mut self, scratch: &mut Scratch, call: impl FnOnce(&mut Self) -> T) -> T {
+        std::mem::swap(&mut self.scratch, scratch);
+        let result = call(self);
+        std::mem::swap(&mut self.scratch, scratch);
+        result
     }
 
     /// The sizes of the last forward; an error before the first.

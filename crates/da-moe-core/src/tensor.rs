@@ -154,6 +154,11 @@ impl<'a, const R: usize> TensorMut<'a, R> {
         self.shape
     }
 
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.data.as_ref().dtype()
+    }
+
     /// The same elements, read-only.
     pub fn as_ref(&self) -> TensorRef<'_, R> {
         TensorRef { data: self.data.as_ref(), shape: self.shape, strides: self.strides }
@@ -177,7 +182,7 @@ impl<'a, const R: usize> TensorMut<'a, R> {
     /// # Errors
     /// [`Error::DType`] naming `op` and `argument`.
     pub fn expect_dtype(&self, op: &'static str, argument: &'static str, accepted: &[DType]) -> Result<()> {
-        one_of(op, argument, self.data.as_ref().dtype(), accepted)
+        one_of(op, argument, self.dtype(), accepted)
     }
 }
 
@@ -245,6 +250,8 @@ fn one_of(op: &'static str, argument: &'static str, found: DType, accepted: &[DT
     if accepted.contains(&found) {
         return Ok(());
     }
-    let expected = accepted.iter().map(|d| d.name()).collect::<Vec<_>>().join(" or ");
+    let mut expected: Vec<_> = accepted.iter().map(|dtype| dtype.name()).collect();
+    expected.dedup();
+    let expected = expected.join(" or ");
     Err(Error::DType { op, argument, expected, found })
 }

@@ -3,7 +3,7 @@
 use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
     GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
-    RouterArgs, RoutingArgs, RoutingBackwardArgs, Slice, TensorMut, TensorRef,
+    RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -102,6 +102,10 @@ impl<B: Backend> Backend for Timed<B> {
 
     fn intermediate(&self, storage: DType) -> DType {
         self.backend.intermediate(storage)
+    }
+
+    fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {
+        self.backend.stage_scratch(sizes, keep)
     }
 
     fn allocate(&self, dtype: DType, len: usize) -> Result<Memory> {

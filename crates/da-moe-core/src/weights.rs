@@ -142,25 +142,31 @@ fn check_constants(
     }
 }
 
-/// Where backward writes; every part is overwritten.
+/// Where backward writes.
+///
+/// Gradients of weights are of the weight's type, or f32 for engines that keep them so beside half-precision weights (an
+/// expert's are all of one type). Sums are f32 either way: a gradient is rounded once, at its end.
 #[derive(Debug)]
 pub struct Gradients<'a> {
-    /// `[T, D]` storage.
+    /// `[T, D]` storage; always overwritten.
     pub x: TensorMut<'a, 2>,
-    /// `[E + Z, D]` of the router weight's type; absent exactly when the routing came from outside.
+    /// `[E + Z, D]`; absent exactly when the routing came from outside.
     pub router: Option<TensorMut<'a, 2>>,
     /// Of the routed experts; biases where the weights have them.
     pub experts: ExpertGradients<'a>,
     /// Of the shared expert.
     pub shared: Option<ExpertGradients<'a>>,
-    /// `[Z, D]` storage.
+    /// `[Z, D]`.
     pub constants: Option<TensorMut<'a, 2>>,
-    /// f32 of a routing's weights in the caller's layout, flattened; may be absent.
+    /// f32 of a routing's weights in the caller's layout, flattened; may be absent; always overwritten.
     pub routing: Option<TensorMut<'a, 1>>,
+    /// Whether weights' gradients (router, experts, shared, constants) are added to what is there, in f32 and rounded once,
+    /// as over the micro-batches of one step; they are overwritten otherwise, whatever they hold.
+    pub accumulate: bool,
 }
 
 impl Gradients<'_> {
-    /// Checks that there is one gradient for each weight, of its shape and type.
+    /// Checks that there is one gradient for each weight, of its shape and of a type for it.
     pub(crate) fn check(&self, op: &'static str, inputs: &Inputs<'_>, weights: &Weights<'_>) -> Result<()> {
         self.x.expect_shape(op, "d.x", inputs.x.shape())?;
         self.x.expect_dtype(op, "d.x", &[inputs.x.dtype()])?;
@@ -218,10 +224,11 @@ fn check_expert_gradients(
     twin(op, w_in, Some(&gradients.w_in), Some(weights.w_in))?;
     twin(op, w_out, Some(&gradients.w_out), Some(weights.w_out))?;
     twin(op, b_in, gradients.b_in.as_ref(), weights.b_in)?;
-    twin(op, b_out, gradients.b_out.as_ref(), weights.b_out)
+    twin(op, b_out, gradients.b_out.as_ref(), weights.b_out)?;
+    gradients.check_types(op, [w_out, b_in, b_out])
 }
 
-/// A gradient has the shape and type of what it is the gradient of, and is absent with it.
+/// A gradient has the shape of what it is the gradient of, its type or f32, and is absent with it.
 fn twin<const R: usize>(
     op: &'static str,
     argument: &'static str,
@@ -231,7 +238,7 @@ fn twin<const R: usize>(
     match (gradient, of) {
         (Some(gradient), Some(of)) => {
             gradient.expect_shape(op, argument, of.shape())?;
-            gradient.expect_dtype(op, argument, &[of.dtype()])
+            gradient.expect_dtype(op, argument, &[of.dtype(), DType::F32])
         }
         (None, None) => Ok(()),
         (given, _) => Err(unpaired(op, argument, given.is_some())),

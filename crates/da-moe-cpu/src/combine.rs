@@ -2,9 +2,9 @@
 //! experts, whose value is here.
 
 use crate::scratch;
-use crate::simd::{add_scaled, narrow, vectorized};
+use crate::simd::{add_scaled, narrow, vectorized, write};
 use crate::views::{Rows, by_storage, check_below, output, rows};
-use da_moe_core::{CombineArgs, CombineBackwardArgs, NullExpert, Result, Storage};
+use da_moe_core::{CombineArgs, CombineBackwardArgs, DType, NullExpert, Result, Storage, TensorMut};
 use rayon::prelude::*;
 
 /// Tokens that one task takes.
@@ -114,25 +114,45 @@ fn run_backward<S: Storage>(args: CombineBackwardArgs<'_>) -> Result<()> {
             }
         });
     }
-    if let Some(d_constants) = args.d_constants {
-        let width = d_constants.shape()[1];
-        let d_constants = output::<S, 2>(op, "d_constants", d_constants)?;
-        // d constant_c = Σ_t g·dy_t over the tokens that chose it, in token order.
-        d_constants.par_chunks_mut(width).enumerate().for_each(|(index, gradient)| {
+    let Some(d_constants) = args.d_constants else { return Ok(()) };
+    let of_constants = OfConstants { nulls, chosen, weights, dy, tokens, accumulate: args.accumulate };
+    if d_constants.dtype() == DType::F32 {
+        of_constants.write::<f32>(d_constants)
+    } else {
+        of_constants.write::<S>(d_constants)
+    }
+}
+
+/// What the constants' gradients are made of.
+struct OfConstants<'a, S> {
+    nulls: Nulls<'a, S>,
+    chosen: Rows<'a, i32>,
+    weights: Rows<'a, f32>,
+    dy: Rows<'a, S>,
+    tokens: usize,
+    accumulate: bool,
+}
+
+impl<S: Storage> OfConstants<'_, S> {
+    /// `d constant_c = Σ_t g·dy_t` over the tokens that chose it, in token order.
+    fn write<G: Storage>(&self, to: TensorMut<'_, 2>) -> Result<()> {
+        let width = to.shape()[1];
+        let to = output::<G, 2>("combine_backward", "d_constants", to)?;
+        to.par_chunks_mut(width).enumerate().for_each(|(index, gradient)| {
             scratch::with([width], |[sum]| {
                 sum.fill(0.0);
-                for t in 0..tokens {
-                    for (slot, &expert) in chosen.row(t).iter().enumerate() {
-                        if nulls.index(expert) == Some(index) {
-                            add_scaled(sum, weights.row(t)[slot], dy.row(t));
+                for t in 0..self.tokens {
+                    for (slot, &expert) in self.chosen.row(t).iter().enumerate() {
+                        if self.nulls.index(expert) == Some(index) {
+                            add_scaled(sum, self.weights.row(t)[slot], self.dy.row(t));
                         }
                     }
                 }
-                narrow(sum, gradient);
+                write(sum, gradient, self.accumulate);
             });
         });
+        Ok(())
     }
-    Ok(())
 }
 
 fn inner<S: Storage>(a: &[S], b: &[S]) -> f32 {

@@ -23,8 +23,8 @@ pub use pool::Cpu;
 
 use da_moe_core::{
     Attention, Backend, BiasUpdate, Buffer, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs,
-    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs,
-    PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Source, TensorMut, TensorRef,
+    ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs,
+    PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Source, TensorMut, TensorRef,
 };
 
 impl Backend for Cpu {
@@ -49,6 +49,16 @@ impl Backend for Cpu {
     /// f32 always: products are f32 here, so rounding in between would cost accuracy and time.
     fn intermediate(&self, _: DType) -> DType {
         DType::F32
+    }
+
+    /// Importance packs its values, backward through the experts keeps `dh` of every row, and `g·a` unless it can have it
+    /// from `h` again.
+    fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {
+        let importance = importance::scratch_len(sizes.tokens);
+        let again = keep == Keep::Recompute;
+        let routed = experts::scratch_len(sizes.rows, sizes.rows_in, sizes.width, again);
+        let shared = experts::scratch_len(sizes.tokens, sizes.shared_rows_in, sizes.shared_width, again);
+        if keep == Keep::Nothing { importance } else { importance.max(routed).max(shared) }
     }
 
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {

@@ -112,6 +112,16 @@ pub(crate) fn widen<S: Storage>(from: &[S], to: &mut [f32]) {
     }
 }
 
+/// `to = from`, or `to += from`, rounded to nearest even.
+#[inline(always)]
+pub(crate) fn write<S: Storage>(from: &[f32], to: &mut [S], accumulate: bool) {
+    if accumulate {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = S::from_f32(to.to_f32() + *from));
+    } else {
+        narrow(from, to);
+    }
+}
+
 /// `to = from` rounded to nearest even.
 #[inline(always)]
 pub(crate) fn narrow<S: Storage>(from: &[f32], to: &mut [S]) {

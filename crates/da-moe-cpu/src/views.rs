@@ -79,6 +79,15 @@ pub(crate) fn output<'a, S: Element, const R: usize>(
     view.into_host_elements(op, argument)
 }
 
+/// The first `needed` elements of a stage's scratch.
+pub(crate) fn scratch<'a>(op: &'static str, view: TensorMut<'a, 1>, needed: usize) -> Result<&'a mut [f32]> {
+    let scratch = output::<f32, 1>(op, "scratch", view)?;
+    let found = scratch.len();
+    scratch
+        .get_mut(..needed)
+        .ok_or_else(|| Error::Workspace { op, problem: format!("scratch of {found} f32, {needed} are needed") })
+}
+
 /// One matrix of a stack `[E, rows, cols]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Stack<'a, S> {

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
 
-use super::{STORAGE, row_stride};
+use super::{STORAGE, beta, row_stride};
 use crate::cuda::device::Device;
 use crate::cuda::tray::Tray;
 use crate::cuda::{abi, combine, combine_backward as launches};
-use crate::{CombineBackwardArgs, NullExpert, Result};
+use crate::{CombineBackwardArgs, DType, NullExpert, Result};
 
 pub(in crate::cuda) fn combine_backward<D: Device>(
     tray: &mut Tray<'_, D>,
@@ -44,9 +44,9 @@ pub(in crate::cuda) fn combine_backward<D: Device>(
     p.d_weights = d_weights.address();
     let mut d_constants = None;
     if let Some(to) = args.d_constants {
-        to.expect_dtype(op, "d_constants", &[storage])?;
         p.gradients = to.shape()[0] as i32;
-        let output = tray.storage_output("d_constants", to)?;
+        (p.beta, p.gradients_f32) = (beta(args.accumulate), i32::from(to.dtype() == DType::F32));
+        let output = tray.storage_in_out("d_constants", to, p.beta)?;
         p.d_constants = output.address();
         d_constants = Some(output);
     }

@@ -33,13 +33,13 @@ pub(in crate::cuda) fn experts<D: Device>(
     (second.offsets, second.rows) = (first.offsets, most as i32);
     let stride = experts::activated_stride(width);
     let activated = tray.scratch("activated", room * stride * storage.size())?;
-    let out_f32 = i32::from(args.out.as_ref().dtype() == DType::F32);
+    let out_f32 = i32::from(args.out.dtype() == DType::F32);
     let out = tray.storage_output("out", args.out)?;
     let kept = match args.hidden {
         None => None,
         Some(kept) => {
             kept.expect_dtype(op, "hidden", &[storage, DType::F32])?;
-            first.hidden_f32 = i32::from(kept.as_ref().dtype() == DType::F32);
+            first.hidden_f32 = i32::from(kept.dtype() == DType::F32);
             first.hidden_stride = kept.shape()[1] as i64;
             Some(tray.storage_output("hidden", kept)?)
         }

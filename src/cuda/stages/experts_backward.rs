@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
 
-use super::{Options, STORAGE, last, row_stride};
+use super::{Options, STORAGE, beta, last, row_stride};
 use crate::cuda::device::Device;
 use crate::cuda::experts_backward::{Backward, Stack};
 use crate::cuda::tray::Tray;
@@ -47,15 +47,17 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
     let dx_rows = tray.output::<f32, 2>("dx_rows", args.dx_rows)?;
     let d_row_weight = tray.output::<f32, 1>("d_row_weight", args.d_row_weight)?;
     (p.dx_rows, p.d_row_weight) = (dx_rows.address(), d_row_weight.address());
+    p.beta = beta(args.accumulate);
+    p.gradients_f32 = args.gradients.w_in.dtype() == DType::F32;
     let mut gradients = vec![
-        tray.storage_output("d.w_in", typed(args.gradients.w_in, storage, "d.w_in")?)?,
-        tray.storage_output("d.w_out", typed(args.gradients.w_out, storage, "d.w_out")?)?,
+        tray.storage_in_out("d.w_in", args.gradients.w_in, p.beta)?,
+        tray.storage_in_out("d.w_out", args.gradients.w_out, p.beta)?,
     ];
     (p.d_w_in, p.d_w_out) = (gradients[0].address(), gradients[1].address());
     let biases = [("d.b_in", args.gradients.b_in, &mut p.d_b_in), ("d.b_out", args.gradients.b_out, &mut p.d_b_out)];
     for (name, gradient, address) in biases {
         if let Some(gradient) = gradient {
-            let output = tray.storage_output(name, typed(gradient, storage, name)?)?;
+            let output = tray.storage_in_out(name, gradient, p.beta)?;
             *address = output.address();
             gradients.push(output);
         }
@@ -69,16 +71,6 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
     let Some(rows) = rows else { return Ok(()) };
     tray.take_first(dx_rows, rows * hidden)?;
     tray.take_first(d_row_weight, rows)
-}
-
-/// A gradient of the storage type.
-fn typed<'a, const R: usize>(
-    gradient: crate::TensorMut<'a, R>,
-    storage: DType,
-    name: &'static str,
-) -> Result<crate::TensorMut<'a, R>> {
-    gradient.expect_dtype("experts_backward", name, &[storage])?;
-    Ok(gradient)
 }
 
 fn stack<D: Device>(

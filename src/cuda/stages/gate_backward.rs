@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
 
-use super::{Options, STORAGE, row_stride};
+use super::{Options, STORAGE, beta, row_stride};
 use crate::cuda::device::Device;
 use crate::cuda::experts::Operands;
 use crate::cuda::tray::{Output, Tray};
@@ -50,7 +50,6 @@ fn way_back<D: Device>(
     let ([tokens, width], [candidates, _]) = (args.x.shape(), router.weight.shape());
     let (storage, weights) = (args.x.dtype(), router.weight.dtype());
     router.weight.expect_dtype(op, "router.weight", &[storage, DType::F32])?;
-    router.d_weight.expect_dtype(op, "d.router.weight", &[weights])?;
     let weight = tray.storage("router.weight", &router.weight)?;
     let weight_stride = row_stride(&router.weight);
     let x = abi::RoutedOperand {
@@ -71,7 +70,8 @@ fn way_back<D: Device>(
         columns: candidates as i32,
         ..Default::default()
     };
-    let d_weight = tray.storage_output("d.router.weight", router.d_weight)?;
+    let (beta, out_f32) = (beta(router.accumulate), i32::from(router.d_weight.dtype() == DType::F32));
+    let d_weight = tray.storage_in_out("d.router.weight", router.d_weight, beta)?;
     let gradient = abi::WeightGradient {
         left: dz,
         right: x,
@@ -80,7 +80,8 @@ fn way_back<D: Device>(
         out_stride: width as i64,
         rows: tokens as i32,
         experts: 1,
-        out_f32: i32::from(weights == DType::F32),
+        out_f32,
+        beta,
         ..Default::default()
     };
     let product = abi::GroupedGemm {

@@ -48,6 +48,11 @@ pub(super) fn row_stride<const R: usize>(view: &TensorRef<'_, R>) -> i64 {
     view.strides()[R - 2] as i64
 }
 
+/// Factor on what a weight's gradient already holds.
+fn beta(accumulate: bool) -> f32 {
+    if accumulate { 1.0 } else { 0.0 }
+}
+
 /// The last of some offsets, where the host knows it: rows that there are.
 fn last(offsets: Slice<'_>) -> Option<usize> {
     let Slice::I32(offsets) = offsets else { return None };

@@ -141,7 +141,7 @@ impl<'a, B: Target> Call<'a, B> {
         } else {
             problem.x.len()
         };
-        let bytes = layer.step_bytes(problem.tokens(), dtype, keep)?.saturating_add(outputs * dtype.size());
+        let bytes = layer.step_bytes(problem.tokens(), dtype, keep)?.total().saturating_add(outputs * dtype.size());
         memory::expect_room("the layer's buffers", bytes)?;
         let (inputs, weights) = (B::inputs(held, &problem.inputs()?)?, B::weights(held, &problem.weights()?)?);
         let gradients = || -> Result<GradientBuffers> {
@@ -188,6 +188,7 @@ impl<'a, B: Target> Call<'a, B> {
             shared: None,
             constants: None,
             routing: None,
+            accumulate: false,
         };
         let start = Instant::now();
         layer.backward(stream, inputs, weights, *dy, step, &mut gradients)?;

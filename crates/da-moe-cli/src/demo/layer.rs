@@ -152,6 +152,7 @@ impl GradientBuffers {
             shared: None,
             constants: None,
             routing: None,
+            accumulate: false,
         })
     }
 }

@@ -90,6 +90,7 @@ impl OwnedGradients {
             shared,
             constants: self.constants.as_mut().map(Room::view_mut).transpose()?,
             routing,
+            accumulate: false,
         })
     }
 

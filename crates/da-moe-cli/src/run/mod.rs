@@ -100,7 +100,7 @@ fn run_on<B: Target>(backend: B, config: LayerConfig, safetensors: &[u8], option
 
     let keep = if options.backward { Keep::Hidden } else { Keep::Nothing };
     let tokens = tensors.x.shape[0];
-    memory::expect_room("the layer's buffers", layer.step_bytes(tokens, dtype, keep)?)?;
+    memory::expect_room("the layer's buffers", layer.step_bytes(tokens, dtype, keep)?.total())?;
     let mut step = layer.step(tokens, dtype, keep)?;
     let target = layer.backend();
     let held = target.held();

@@ -40,6 +40,11 @@ pub(crate) fn backward(args: ExpertsBackwardArgs<'_>) -> Result<()> {
     by_storage!("experts_backward", "x", args.x.dtype(), S => run::<S>(args))
 }
 
+/// f32 elements that a call wants: `dh[rows, F or 2F]`, and `g·a[rows, F]` when `h` has to be computed `again`.
+pub(crate) fn scratch_len(rows: usize, rows_in: usize, inner: usize, again: bool) -> usize {
+    rows.saturating_mul(rows_in + if again { inner } else { 0 })
+}
+
 fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
     let op = "experts_backward";
     let [tokens, width] = args.x.shape();
@@ -58,11 +63,10 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
         b_out: bias("b_out", &args.weights.b_out)?,
         hidden: args.hidden.as_ref().map(|hidden| views::rows(op, "hidden", hidden)).transpose()?,
     };
-    let d_hidden = output::<f32, 2>(op, "d_hidden", args.d_hidden)?;
-    let mut activated = match (&args.hidden, args.activated) {
-        (None, Some(activated)) => Some(output::<f32, 2>(op, "activated", activated)?),
-        _ => None,
-    };
+    let room = args.dx_rows.shape()[0];
+    let needed = scratch_len(room, rows_in, inner, args.hidden.is_none());
+    let (d_hidden, activated) = views::scratch(op, args.scratch, needed)?.split_at_mut(room * rows_in);
+    let mut activated = args.hidden.is_none().then_some(activated);
     {
         let (mut d_hidden, mut activated) = (&mut *d_hidden, activated.as_deref_mut());
         let mut dx_rows = output::<f32, 2>(op, "dx_rows", args.dx_rows)?;
@@ -92,6 +96,7 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
                 Activated::Stored(views::Rows { data: activated.unwrap_or_default(), stride: inner, cols: inner })
             }
         },
+        accumulate: args.accumulate,
     };
     weight_gradients(&done, args.gradients)
 }

@@ -6,7 +6,7 @@ mod backward;
 mod forward;
 mod weight_gradients;
 
-pub(crate) use backward::backward;
+pub(crate) use backward::{backward, scratch_len};
 pub(crate) use forward::forward;
 
 use crate::views::vector;

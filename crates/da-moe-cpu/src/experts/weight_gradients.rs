@@ -1,12 +1,12 @@
 //! SPEC §6: `dW_out = Σ dy ⊗ (g·a)` and `dW_in = Σ dh ⊗ x`, each tile of a gradient one product over its expert's rows, in
-//! order. An expert without rows gets zeros, written.
+//! order. An expert without rows gets zeros, written, unless gradients are added to what is there.
 
 use super::{RowMap, take};
 use crate::gemm::{Operand, gather, multiply};
-use crate::simd::{add_scaled, narrow, vectorized};
+use crate::simd::{add_scaled, vectorized, write};
 use crate::views::{Rows, output};
 use crate::{activation, scratch};
-use da_moe_core::{Activation, ExpertGradients, Result, Storage, TensorMut};
+use da_moe_core::{Activation, DType, ExpertGradients, Result, Storage, TensorMut};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -24,6 +24,8 @@ pub(super) struct WeightGradients<'a, S> {
     pub d_hidden: Rows<'a, f32>,
     /// `g·a`, in row order.
     pub activated: Activated<'a>,
+    /// Whether gradients are added to what is there.
+    pub accumulate: bool,
 }
 
 /// Where `g·a` comes from.
@@ -43,32 +45,37 @@ enum Side {
 }
 
 /// Some rows of one expert's weight gradient, and the same entries of its bias gradient.
-struct Tile<'a, S> {
+struct Tile<'a, G> {
     side: Side,
     expert: usize,
     first: usize,
     cols: usize,
-    gradient: &'a mut [S],
-    bias: Option<&'a mut [S]>,
+    gradient: &'a mut [G],
+    bias: Option<&'a mut [G]>,
 }
 
+/// Gradients of the storage type or of f32.
 pub(super) fn weight_gradients<S: Storage>(from: &WeightGradients<'_, S>, to: ExpertGradients<'_>) -> Result<()> {
-    let mut all = tiles(Side::Out, to.w_out, to.b_out)?;
+    if to.w_in.dtype() == DType::F32 { all_tiles::<S, f32>(from, to) } else { all_tiles::<S, S>(from, to) }
+}
+
+fn all_tiles<S: Storage, G: Storage>(from: &WeightGradients<'_, S>, to: ExpertGradients<'_>) -> Result<()> {
+    let mut all: Vec<Tile<'_, G>> = tiles(Side::Out, to.w_out, to.b_out)?;
     all.extend(tiles(Side::In, to.w_in, to.b_in)?);
-    all.into_par_iter().with_max_len(1).for_each(|tile: Tile<'_, S>| from.tile(tile));
+    all.into_par_iter().with_max_len(1).for_each(|tile| from.tile(tile));
     Ok(())
 }
 
 /// Cuts a stack of gradients `[E, rows, cols]` and its bias `[E, rows]` into tiles.
-fn tiles<'a, S: Storage>(
+fn tiles<'a, G: Storage>(
     side: Side,
     gradient: TensorMut<'a, 3>,
     bias: Option<TensorMut<'a, 2>>,
-) -> Result<Vec<Tile<'a, S>>> {
+) -> Result<Vec<Tile<'a, G>>> {
     let op = "experts_backward";
     let [_, rows, cols] = gradient.shape();
-    let gradient = output::<S, 3>(op, "weight gradient", gradient)?;
-    let mut bias = bias.map(|bias| output::<S, 2>(op, "bias gradient", bias)).transpose()?;
+    let gradient = output::<G, 3>(op, "weight gradient", gradient)?;
+    let mut bias = bias.map(|bias| output::<G, 2>(op, "bias gradient", bias)).transpose()?;
     let mut tiles = Vec::new();
     for (expert, matrix) in gradient.chunks_exact_mut(rows * cols).enumerate() {
         for (tile, gradient) in matrix.chunks_mut(TILE * cols).enumerate() {
@@ -81,10 +88,12 @@ fn tiles<'a, S: Storage>(
 
 impl<S: Storage> WeightGradients<'_, S> {
     /// `gradient[i, j] = Σ_rows left[first + i] · right[j]` and `bias[i] = Σ_rows (g ·) left[first + i]`.
-    fn tile(&self, task: Tile<'_, S>) {
+    fn tile<G: Storage>(&self, task: Tile<'_, G>) {
         let (all, cols) = (self.map.range(task.expert), task.cols);
         let rows = task.gradient.len() / cols;
-        let own = if S::as_f32_mut(task.gradient).is_some() { 0 } else { rows * cols };
+        // What is added to is added to at the end, so that a sum does not depend on what was there.
+        let direct = !self.accumulate && G::as_f32_mut(task.gradient).is_some();
+        let own = if direct { 0 } else { rows * cols };
         let depth = DEPTH.min(all.len());
         let gathered = depth * if task.side == Side::In { cols } else { rows };
         let again = match (task.side, self.activated) {
@@ -93,13 +102,13 @@ impl<S: Storage> WeightGradients<'_, S> {
         };
         scratch::with([gathered, again, own, rows], |[gathered, again, own, sums]| {
             sums.fill(0.0);
-            if all.is_empty() {
-                task.gradient.fill(S::default());
+            if all.is_empty() && !self.accumulate {
+                task.gradient.fill(G::default());
             }
             for start in all.clone().step_by(DEPTH) {
                 let part = start..all.end.min(start + DEPTH);
                 let (left, right) = self.operands(&task, part.clone(), rows, gathered, again);
-                let target = S::as_f32_mut(task.gradient).unwrap_or(&mut *own);
+                let target = if direct { G::as_f32_mut(task.gradient) } else { None }.unwrap_or(&mut *own);
                 multiply(target, cols, left.transposed(), right, start > all.start);
                 if task.bias.is_some() {
                     self.add_bias(&task, part, rows, gathered, sums);
@@ -108,11 +117,11 @@ impl<S: Storage> WeightGradients<'_, S> {
             if !own.is_empty() && !all.is_empty() {
                 vectorized(
                     #[inline(always)]
-                    || narrow(own, task.gradient),
+                    || write(own, task.gradient, self.accumulate),
                 );
             }
             if let Some(bias) = task.bias {
-                narrow(sums, bias);
+                write(sums, bias, self.accumulate);
             }
         });
     }
@@ -120,7 +129,7 @@ impl<S: Storage> WeightGradients<'_, S> {
     /// The two factors over some routed rows: one lies in row order already, the other is gathered from its tokens.
     fn operands<'s>(
         &'s self,
-        task: &Tile<'_, S>,
+        task: &Tile<'_, impl Storage>,
         part: Range<usize>,
         rows: usize,
         gathered: &'s mut [f32],
@@ -164,7 +173,14 @@ impl<S: Storage> WeightGradients<'_, S> {
     }
 
     /// `db_in = Σ dh`, `db_out = Σ g·dy`.
-    fn add_bias(&self, task: &Tile<'_, S>, part: Range<usize>, rows: usize, gathered: &[f32], sums: &mut [f32]) {
+    fn add_bias(
+        &self,
+        task: &Tile<'_, impl Storage>,
+        part: Range<usize>,
+        rows: usize,
+        gathered: &[f32],
+        sums: &mut [f32],
+    ) {
         for (i, row) in part.enumerate() {
             match task.side {
                 Side::In => add_scaled(sums, 1.0, &self.d_hidden.row(row)[task.first..][..rows]),

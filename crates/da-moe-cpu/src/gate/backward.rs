@@ -4,7 +4,7 @@ use super::scores::Scores;
 use super::{CHUNK, divisor};
 use crate::gemm::{Operand, gather, multiply, times};
 use crate::scratch;
-use crate::simd::{narrow, vectorized};
+use crate::simd::{narrow, vectorized, write};
 use crate::views::{Rows, by_storage, check_below, optional, output, rows, vector};
 use da_moe_core::{
     GateBackwardArgs, LayerConfig, NormalizeWeights, Result, RouterBackward, Scoring, Storage, TensorMut,
@@ -30,7 +30,7 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
         dx.par_chunks_mut(x.cols).enumerate().for_each(|(t, dx)| narrow(dx_rows.row(t), dx));
         return Ok(());
     };
-    let RouterBackward { weight, logits, load, unmasked, d_logits, d_weight } = router;
+    let RouterBackward { weight, logits, load, unmasked, d_logits, d_weight, accumulate } = router;
     let gate = GateBackward {
         config: args.config,
         logits: rows(op, "logits", &logits)?,
@@ -51,8 +51,9 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
     let dz = Rows { data: &*d_logits, stride: candidates, cols: candidates };
     by_storage!(op, "weight", weight.dtype(), W => {
         input_gradient::<S, W>(dz, rows(op, "weight", &weight)?, dx_rows, dx);
-        weight_gradient::<S, W>(dz, x, gate.mask, d_weight)
-    })
+        Ok(())
+    })?;
+    by_storage!(op, "d.router.weight", d_weight.dtype(), G => weight_gradient::<S, G>(dz, x, gate.mask, d_weight, accumulate))
 }
 
 /// `dL_balance / dp[t, e] · T = balance · E · f_e` (SPEC §3: `f_e` carries no gradient).
@@ -178,13 +179,14 @@ fn input_gradient<S: Storage, W: Storage>(
 }
 
 /// `dW_r = dzᵀ x`, in blocks of columns. Padding takes no part, whatever its `x` holds: its `dz` is 0, but 0 · NaN is not.
-fn weight_gradient<S: Storage, W: Storage>(
+fn weight_gradient<S: Storage, G: Storage>(
     dz: Rows<'_, f32>,
     x: Rows<'_, S>,
     mask: Option<&[u8]>,
     d_weight: TensorMut<'_, 2>,
+    accumulate: bool,
 ) -> Result<()> {
-    let d_weight = output::<W, 2>("gate_backward", "d.router.weight", d_weight)?;
+    let d_weight = output::<G, 2>("gate_backward", "d.router.weight", d_weight)?;
     let (candidates, tokens, width) = (dz.cols, dz.data.len() / dz.cols, x.cols);
     let blocks: Vec<Vec<f32>> = (0..width.div_ceil(COLUMNS))
         .into_par_iter()
@@ -209,7 +211,7 @@ fn weight_gradient<S: Storage, W: Storage>(
     for (block, gradient) in blocks.iter().enumerate() {
         let first = block * COLUMNS;
         for (row, part) in d_weight.chunks_exact_mut(width).zip(gradient.chunks_exact(gradient.len() / candidates)) {
-            narrow(part, &mut row[first..first + part.len()]);
+            write(part, &mut row[first..first + part.len()], accumulate);
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ mod normalize;
 mod probabilities;
 
 use crate::gate::entropy;
-use crate::views::{Rows, optional, output, rows};
+use crate::views::{self, Rows, optional, output, rows};
 use da_moe_core::{
     Attention, AttentionSource, Error, Heads, ImportanceArgs, ImportanceConfig, Result, Source, TensorRef,
 };
@@ -70,9 +70,9 @@ pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
         logits: rows(op, "logits", &args.logits)?,
         experts: args.experts,
     };
-    let scratch = output::<f32, 2>(op, "scratch", args.scratch)?;
-    let (kept, room) = (sequences.tokens.len(), scratch.len() / 3);
-    let (part, heads) = scratch.split_at_mut(room);
+    let scratch = views::scratch(op, args.scratch, scratch_len(tokens))?;
+    let kept = sequences.tokens.len();
+    let (part, heads) = scratch.split_at_mut(tokens);
     // Everything below works on the unmasked tokens alone, packed at the front.
     match &config.source {
         Source::Mix(parts) => {
@@ -89,6 +89,11 @@ pub(crate) fn forward(args: ImportanceArgs<'_>) -> Result<()> {
     normalize::with_state(&config.normalize, &sequences, &mut out[..kept], state, args.training);
     scatter(&sequences.tokens, out);
     Ok(())
+}
+
+/// f32 elements that a call wants: a part of a mixture, and two values more a token for its heads.
+pub(crate) fn scratch_len(tokens: usize) -> usize {
+    tokens.saturating_mul(3)
 }
 
 /// Moves packed values to their tokens, from the end so that none is overwritten before it moved; the rest is 0.

@@ -102,7 +102,7 @@ int block_barrier(BarrierVote vote, int predicate, Location here) {
                          barrier.at.line);
         }
         // CUDA: in conditional code only if the whole block takes the same branch.
-        if (barrier.at.line != here.line || strcmp(barrier.at.file, here.file) != 0) {
+        if (barrier.at.line != here.line || !same_text(barrier.at.file, here.file)) {
             machine.fail(Kind::Divergence, site, "%s at line %d while %u threads of the block wait in one at %s:%d",
                          name, here.line, barrier.arrived, barrier.at.file, barrier.at.line);
         }

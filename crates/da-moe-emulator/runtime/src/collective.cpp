@@ -11,7 +11,7 @@ Collective& find_collective(Thread& self, const char* name, uint32_t mask, Locat
     for (unsigned i = 0; i < warp.collective_count; i++) {
         Collective& open = warp.collectives[i];
         if (open.mask == mask) {
-            if (strcmp(open.name, name) != 0 || open.at.line != here.line || strcmp(open.at.file, here.file) != 0) {
+            if (!same_text(open.name, name) || open.at.line != here.line || !same_text(open.at.file, here.file)) {
                 self.machine->fail(Kind::Divergence, site, "%s while lanes 0x%x of the warp wait in %s at %s:%d", name,
                                    open.arrived, open.name, open.at.file, open.at.line);
             }

@@ -242,6 +242,11 @@ void enqueue(Warp& warp);
 
 // ---- naming
 
+// The same literal nearly always, so that its characters are rarely looked at.
+inline bool same_text(const char* a, const char* b) {
+    return a == b || strcmp(a, b) == 0;
+}
+
 using Name = Text<96>;
 Name name_of(const Machine& machine, uint32_t block, uint32_t agent);
 

@@ -4,56 +4,64 @@ namespace emu {
 
 // ---- sets of accesses
 
-void AccessSet::clear() {
-    std::fill(table.begin(), table.end(), Epoch{});
-    count = 0;
-    barriers = 0;
-    single_block = true;
-}
+namespace {
 
-Epoch& AccessSet::slot(uint32_t entry_block, uint32_t agent) {
-    const size_t mask = table.size() - 1;
-    size_t at = (agent + entry_block * 977u) & mask;
-    while (table[at].clock != 0 && (table[at].agent != agent || table[at].block != entry_block)) {
-        at = (at + 1) & mask;
-    }
-    return table[at];
-}
+constexpr uint32_t LANES = 32;
+// Agents in front of the first, so that the threads of a warp are one group.
+constexpr uint32_t GROUP_OFFSET = (LANES - ENGINES % LANES) % LANES;
 
-void AccessSet::grow() {
-    std::vector<Epoch> old(table.empty() ? 8 : table.size() * 2);
-    old.swap(table);
-    for (const Epoch& entry : old) {
-        if (entry.clock != 0) {
-            slot(entry.block, entry.agent) = entry;
-        }
-    }
-}
+}  // namespace
 
 void AccessSet::insert(const Agent& who, Site site) {
-    if (2 * (count + 1) > table.size()) {
-        grow();
-    }
-    Epoch& entry = slot(who.block, who.index);
-    if (entry.clock == 0) {
-        single_block = count == 0 || (single_block && block == who.block);
+    const uint32_t group = (who.index + GROUP_OFFSET) / LANES;
+    const uint32_t lane = 1u << (who.index + GROUP_OFFSET) % LANES;
+    if (entries.empty()) {
         block = who.block;
-        count++;
+        barriers = 0;
+        single_block = true;
     }
-    entry = {who.clock, who.block, who.index, site};
+    single_block = single_block && block == who.block;
     barriers = std::max(barriers, who.barriers);
-}
-
-const Epoch* AccessSet::unordered(const Agent& who) const {
-    if (all_before_barrier_of(who)) {
-        return nullptr;
-    }
-    for (const Epoch& entry : table) {
-        if (entry.clock != 0 && !who.ordered(entry.block, entry.agent, entry.clock)) {
-            return &entry;
+    Entry* alike = nullptr;
+    Entry* left = nullptr;
+    for (Entry& entry : entries) {
+        if (entry.group != group || entry.block != who.block) {
+            continue;
+        }
+        if (entry.clock == who.clock && entry.site == site) {
+            alike = &entry;
+        } else if ((entry.lanes & lane) != 0) {
+            entry.lanes &= ~lane;  // this agent's access before this one
+            left = entry.lanes == 0 ? &entry : nullptr;
         }
     }
-    return nullptr;
+    if (alike) {
+        alike->lanes |= lane;
+        if (left) {
+            *left = entries.back();
+            entries.pop_back();
+        }
+    } else if (left) {
+        *left = {who.block, group, who.clock, site, lane};
+    } else {
+        entries.push_back({who.block, group, who.clock, site, lane});
+    }
+}
+
+bool AccessSet::unordered(const Agent& who, Epoch& by) const {
+    if (all_before_barrier_of(who)) {
+        return false;
+    }
+    for (const Entry& entry : entries) {
+        for (uint32_t lanes = entry.lanes; lanes != 0; lanes &= lanes - 1) {
+            const uint32_t agent = entry.group * LANES + static_cast<uint32_t>(__builtin_ctz(lanes)) - GROUP_OFFSET;
+            if (!who.ordered(entry.block, agent, entry.clock)) {
+                by = {entry.clock, entry.block, agent, entry.site};
+                return true;
+            }
+        }
+    }
+    return false;
 }
 
 // ---- pools
@@ -143,8 +151,8 @@ bool read(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& c
         return conflicts(conflict, AccessKind::Write, cell.write);
     }
     if (cell.atomics != 0) {
-        if (const Epoch* by = pool.set(cell.atomics).unordered(who)) {
-            return conflicts(conflict, AccessKind::Atomic, *by);
+        if (Epoch by; pool.set(cell.atomics).unordered(who, by)) {
+            return conflicts(conflict, AccessKind::Atomic, by);
         }
     }
     if (cell.readers != 0) {
@@ -177,8 +185,8 @@ bool read(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& c
 // The last reader, or set of readers, must be ordered before who writes.
 bool after_readers(ShadowPool& pool, Cell& cell, const Agent& who, Conflict& conflict) {
     if (cell.readers != 0) {
-        if (const Epoch* by = pool.set(cell.readers).unordered(who)) {
-            return conflicts(conflict, AccessKind::Read, *by);
+        if (Epoch by; pool.set(cell.readers).unordered(who, by)) {
+            return conflicts(conflict, AccessKind::Read, by);
         }
         pool.give_set(cell.readers);
         cell.readers = 0;
@@ -194,8 +202,8 @@ bool write(ShadowPool& pool, Cell& cell, const Agent& who, Site site, Conflict& 
         return conflicts(conflict, AccessKind::Write, cell.write);
     }
     if (cell.atomics != 0) {
-        if (const Epoch* by = pool.set(cell.atomics).unordered(who)) {
-            return conflicts(conflict, AccessKind::Atomic, *by);
+        if (Epoch by; pool.set(cell.atomics).unordered(who, by)) {
+            return conflicts(conflict, AccessKind::Atomic, by);
         }
         pool.give_set(cell.atomics);
         cell.atomics = 0;
@@ -238,6 +246,13 @@ bool check(ShadowPool& pool, Cell& cell, const Agent& who, AccessKind kind, Site
 
 bool Shadow::access(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
                     AccessKind kind, Site site, Conflict& conflict) {
+    if (bytes == 4 && offset % 4 == 0) {
+        Cell& cell = cells[offset / 4];
+        if (cell.generation == generation && cell.bytes == 0) {
+            conflict.offset = offset;
+            return check(pool, cell, who, kind, site, conflict);
+        }
+    }
     const uint32_t end = offset + bytes;
     while (offset < end) {
         Cell& cell = cells[offset / 4];

@@ -22,24 +22,29 @@ struct Epoch {
     Site site = 0;
 };
 
-// The accesses, since the last write, of agents that are not ordered among each other. One entry an agent.
+// The accesses, since the last write, of agents that are not ordered among each other. One an agent; those of a warp that
+// are alike share an entry.
 class AccessSet {
 public:
-    void clear();
+    void clear() {
+        entries.clear();
+    }
     void insert(const Agent& who, Site site);
     // True only if the agent's last barrier is known to lie after every entry.
     bool all_before_barrier_of(const Agent& who) const {
         return single_block && who.block == block && who.barriers != Agent::NO_BARRIERS && who.barriers > barriers;
     }
-    // The first entry that is not ordered before the agent, or null.
-    const Epoch* unordered(const Agent& who) const;
+    // Whether some entry is not ordered before the agent; `by` is the first.
+    bool unordered(const Agent& who, Epoch& by) const;
 
 private:
-    void grow();
-    Epoch& slot(uint32_t entry_block, uint32_t agent);
+    struct Entry {
+        uint32_t block, group, clock;
+        Site site;
+        uint32_t lanes;
+    };
 
-    std::vector<Epoch> table;  // open addressing; a clock of 0 is a free slot
-    size_t count = 0;
+    std::vector<Entry> entries;
     uint32_t block = 0;
     uint32_t barriers = 0;
     bool single_block = true;
