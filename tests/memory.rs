@@ -2,7 +2,7 @@
 
 mod harness;
 
-use da_moe::cuda::{Device, Kernels, Most, Shim, Staged};
+use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Shim, Staged};
 use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, TensorMut};
 use harness::case::{Case, small_config};
 use harness::data::{Data, poison};
@@ -38,8 +38,11 @@ fn announced_bytes_are_allocated<D: Device>(staged: Staged<D>) {
                 assert_eq!(allocated(&kernels, || layer.step(tokens, dtype, keep)), bytes.total());
                 assert_eq!(allocated(&kernels, || layer.step_without_scratch(tokens, dtype, keep)), bytes.saved);
                 assert_eq!(allocated(&kernels, || layer.scratch(tokens, dtype, keep)), bytes.scratch);
-                let workspace = kernels.workspace_bytes(&config, Most { tokens, dtype, heads: 2, keep }).unwrap();
+                let most = Most { tokens, dtype, heads: 2, keep };
+                let workspace = kernels.workspace_bytes(&config, most).unwrap();
                 assert_eq!(allocated(&kernels, || kernels.stream(workspace)), workspace);
+                // Without a device the same is known.
+                assert_eq!(cuda::bytes(&config, most).unwrap(), Bytes { step: bytes, workspace });
             }
         }
     }

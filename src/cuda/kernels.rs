@@ -5,44 +5,19 @@
 use super::device::Device;
 use super::experts::Factors;
 use super::memory::DeviceMemory;
+use super::needs::{self, Most};
 use super::stages::{self, Options};
 use super::stream::Stream;
 use super::tray::{Tray, on_device};
 use super::workspace::Workspace;
-use super::{combine_backward, experts, experts_backward, gate, gate_backward, importance, permute};
 use crate::{
-    Attention, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs,
-    GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, NullExpert, PermuteArgs,
-    PermuteBackwardArgs, Result, RouterArgs, RoutingArgs, RoutingBackwardArgs, Sizes, Slice, TensorMut, TensorRef,
+    Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
+    GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
+    RouterArgs, RoutingArgs, RoutingBackwardArgs, Slice, TensorMut, TensorRef,
 };
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The largest calls that a workspace is to serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Most {
-    /// T.
-    pub tokens: usize,
-    /// Storage type.
-    pub dtype: DType,
-    /// Heads of attention that importance is read off; 0 where it is not.
-    pub heads: usize,
-    /// What forward keeps; [`Keep::Nothing`] where there is no backward.
-    pub keep: Keep,
-}
-
-impl Most {
-    /// Calls like one with these inputs.
-    pub fn of(inputs: &Inputs<'_>, keep: Keep) -> Self {
-        let heads = match &inputs.attention {
-            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
-            Some(Attention::Probabilities(p)) => p.shape()[1],
-            None => 0,
-        };
-        Self { tokens: inputs.x.shape()[0], dtype: inputs.x.dtype(), heads, keep }
-    }
-}
 
 /// The kernels on a device `D`: a [`Backend`] whose tensors are [`DeviceMemory`] and whose calls are queued on a [`Stream`].
 ///
@@ -140,8 +115,7 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes(&self, config: &LayerConfig, most: Most) -> Result<usize> {
-        let stages = self.workspace_bytes_by_stage(config, most)?;
-        Ok(stages.into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
+        needs::workspace(config, most, self.options)
     }
 
     /// The same stage by stage.
@@ -149,32 +123,7 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes_by_stage(&self, config: &LayerConfig, most: Most) -> Result<Vec<(&'static str, usize)>> {
-        let Most { tokens, dtype, heads, keep } = most;
-        let sizes = Sizes::new(config, tokens)?;
-        let mut of_gate = gate::parameters(config, tokens, true);
-        if let Some(chosen) = self.options.tokens_per_warp {
-            of_gate.tokens_per_warp = chosen as i32;
-        }
-        let mut of_routing = gate::routing(tokens, config.candidates(), config.k_max());
-        of_routing.tokens_per_warp = of_gate.tokens_per_warp;
-        let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::place_budget(&mut p, 0).bytes);
-        let gate = gate::place(&mut of_gate, 0).bytes.max(gate::place_routing(&mut of_routing, 0).bytes).max(budget);
-        let forward = [
-            ("importance", importance::largest_workspace(tokens, heads).bytes),
-            ("gate", gate),
-            ("permute", permute::place(&mut permute::parameters(config, tokens), 0).bytes),
-            ("experts", experts::workspace(&sizes, dtype).bytes),
-        ];
-        let backward = || {
-            let learned = if config.null_expert == NullExpert::Constant { config.num_null_experts } else { 0 };
-            [
-                ("combine_backward", combine_backward::workspace(&sizes, learned).bytes),
-                ("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes),
-                ("gate_backward", gate_backward::workspace(&sizes).bytes),
-            ]
-        };
-        let backward = (keep != Keep::Nothing).then(backward);
-        Ok(forward.into_iter().chain(backward.into_iter().flatten()).collect())
+        needs::workspace_by_stage(config, most, self.options)
     }
 
     fn tray<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Tray<'a, D>> {
@@ -216,9 +165,8 @@ impl<D: Device> Backend for Kernels<D> {
         Ok(Memory::Foreign(Box::new(self.zeros(dtype, len)?)))
     }
 
-    /// f32: rounding in between would cost accuracy (SPEC §8).
-    fn intermediate(&self, _: DType) -> DType {
-        DType::F32
+    fn intermediate(&self, storage: DType) -> DType {
+        needs::intermediate(storage)
     }
 
     fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {

@@ -36,6 +36,7 @@ mod kernels;
 #[doc(hidden)]
 pub mod layout;
 mod memory;
+mod needs;
 pub mod permute;
 pub mod permute_backward;
 mod products;
@@ -58,8 +59,9 @@ pub type Cuda = Kernels<Driver>;
 #[cfg(feature = "emulator")]
 pub use emulated::Emulated;
 pub use images::{BuildReport, Image, build_report, kernels, require_kernels};
-pub use kernels::{Kernels, Most};
+pub use kernels::Kernels;
 pub use memory::DeviceMemory;
+pub use needs::{Bytes, Most, bytes};
 pub use products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 #[cfg(feature = "emulator")]
 pub use shim::{Counts, Failing, Shim};

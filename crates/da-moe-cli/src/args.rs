@@ -128,10 +128,11 @@ pub(crate) struct BenchArgs {
     pub(crate) json: bool,
 }
 
-/// List the GPU launches of a forward call, with a model of their time
+/// List the GPU launches of a layer call, with a model of their time, and the memory that it needs
 ///
 /// Grids, shared memory, tiles, bytes and useful operations are those of the kernels; the times are arithmetic on them,
-/// for an H100, and not measurements. Importance is received-max, from queries and keys. Needs no GPU.
+/// for an H100, and not measurements. Importance is received-max, from queries and keys. Memory is what the library
+/// allocates besides inputs, weights, outputs and gradients. Needs no GPU.
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
     /// A named shape, or tokens, model width, expert width and experts as T,D,F,E [default: every named shape]
@@ -149,6 +150,9 @@ pub(crate) struct PlanArgs {
     /// Storage type: f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     pub(crate) dtype: DType,
+    /// Also list backward, after a forward that kept the hidden rows
+    #[arg(long)]
+    pub(crate) backward: bool,
     /// Print one JSON object and nothing else
     #[arg(long)]
     pub(crate) json: bool,

@@ -19,7 +19,8 @@ fn object(arguments: &[&str]) -> Value {
 /// `UPDATE_SNAPSHOTS=1 cargo test` writes them anew.
 #[test]
 fn plans_are_as_reviewed() {
-    let calls: [&[&str]; 2] = [&[], &["--shape", "100,71,41,6", "--k", "3", "--dtype", "f32", "--act", "gelu"]];
+    let ragged = ["--shape", "100,71,41,6", "--k", "3", "--dtype", "f32", "--act", "gelu", "--backward"];
+    let calls: [&[&str]; 2] = [&["--backward"], &ragged];
     let with_command = |call: &[&str]| format!("$ da-moe {}\n{}\n", [&["plan"], call].concat().join(" "), plan(call));
     let plans: String = calls.into_iter().map(with_command).collect();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan.txt");
@@ -52,6 +53,39 @@ fn the_object_has_what_the_table_has() {
     assert!((sum("", "us") - marin["forward_us"].as_f64().expect("a number")).abs() < 1e-6);
     // 6·D·F for every routed row, as `bench` counts.
     assert_eq!(sum("experts", "operations"), 6.0 * 2048.0 * 3072.0 * 12288.0);
+    assert!(marin["backward"].is_null());
+}
+
+#[test]
+fn backward_multiplies_twice_as_much() {
+    let shape = &object(&["--shape", "marin", "--mean-k", "1.5", "--backward"])["shapes"][0];
+    let launches = shape["backward"]["launches"].as_array().expect("launches");
+    let of_experts = launches.iter().filter(|launch| launch["stage"] == "experts");
+    let operations: f64 = of_experts.map(|launch| launch["operations"].as_f64().expect("a number")).sum();
+    assert_eq!(operations, 12.0 * 2048.0 * 3072.0 * 12288.0);
+}
+
+#[test]
+fn memory_is_what_the_library_allocates() {
+    let shape = &object(&["--shape", "c-small"])["shapes"][0];
+    let bytes = |kept: &str, part: &str| shape["memory"][kept][part].as_u64().expect("a number");
+    for kept in ["nothing", "hidden", "recompute"] {
+        let parts = ["saved_bytes", "scratch_bytes", "workspace_bytes"].map(|part| bytes(kept, part));
+        assert_eq!(bytes(kept, "peak_bytes"), parts.iter().sum::<u64>());
+    }
+    // Hidden rows are f32: 256 tokens with room for 4 experts of 2 · 256 each.
+    assert_eq!(bytes("hidden", "saved_bytes") - bytes("recompute", "saved_bytes"), 4 * 256 * 4 * 512);
+}
+
+#[test]
+fn the_documentation_has_the_memory_of_these_plans() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/MEMORY.md")).expect("a page");
+    for shape in ["marin", "olmoe", "qwen3-30b", "fine-256"] {
+        let text = plan(&["--shape", shape]);
+        let memory = text.lines().skip_while(|line| !line.starts_with("memory")).take(4);
+        let block: Vec<&str> = text.lines().take(1).chain(memory).collect();
+        assert!(page.contains(&block.join("\n")), "docs/MEMORY.md says something else than\n{}", block.join("\n"));
+    }
 }
 
 #[test]

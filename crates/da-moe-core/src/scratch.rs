@@ -38,7 +38,8 @@ struct Counts {
 }
 
 impl Counts {
-    fn new<B: Backend>(backend: &B, sizes: &Sizes, keep: Keep) -> Self {
+    /// `stage` is [`Backend::stage_scratch`].
+    fn new(sizes: &Sizes, stage: usize, keep: Keep) -> Self {
         let in_backward = |count| if keep == Keep::Nothing { 0 } else { count };
         let (tokens, rows) = (sizes.tokens, sizes.rows);
         let shared_rows = if sizes.shared_width > 0 { tokens } else { 0 };
@@ -49,14 +50,14 @@ impl Counts {
             d_row_weight: in_backward(rows.max(shared_rows)),
             d_logits: in_backward(tokens * sizes.candidates),
             dx: in_backward(tokens * sizes.hidden),
-            stage: backend.stage_scratch(sizes, keep),
+            stage,
         }
     }
 }
 
 impl Scratch {
     pub(crate) fn allocate<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> Result<Self> {
-        let counts = Counts::new(backend, sizes, keep);
+        let counts = Counts::new(sizes, backend.stage_scratch(sizes, keep), keep);
         let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
         let float = |len| backend.allocate(DType::F32, len);
         Ok(Self(Some(Box::new(Buffers {
@@ -71,10 +72,10 @@ impl Scratch {
     }
 
     /// Bytes that [`Scratch::allocate`] allocates.
-    pub(crate) fn bytes<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
-        let counts = Counts::new(backend, sizes, keep);
+    pub(crate) fn bytes(sizes: &Sizes, intermediate: DType, stage: usize, keep: Keep) -> usize {
+        let counts = Counts::new(sizes, stage, keep);
         let floats = [counts.d_weights, counts.d_row_weight, counts.d_logits, counts.dx, counts.stage];
-        total([(&[counts.rows, counts.shared], backend.intermediate(dtype)), (&floats, DType::F32)])
+        total([(&[counts.rows, counts.shared], intermediate), (&floats, DType::F32)])
     }
 
     /// Refuses scratch that a call of these sizes does not fit into.
@@ -88,7 +89,8 @@ impl Scratch {
     ) -> Result<()> {
         let buffers = self.0.as_ref().ok_or_else(|| none(op))?;
         backend.check_place(op, "scratch", (&buffers.d_weights).into())?;
-        let (needed, intermediate) = (Counts::new(backend, sizes, keep), backend.intermediate(dtype));
+        let needed = Counts::new(sizes, backend.stage_scratch(sizes, keep), keep);
+        let intermediate = backend.intermediate(dtype);
         let all = [
             ("rows", &buffers.rows, needed.rows, intermediate),
             ("shared", &buffers.shared, needed.shared, intermediate),

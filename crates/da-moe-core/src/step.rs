@@ -78,6 +78,14 @@ pub struct StepBytes {
 }
 
 impl StepBytes {
+    /// Of a backend that is not at hand: its [`Backend::intermediate`] type and its [`Backend::stage_scratch`].
+    pub fn of(sizes: &Sizes, intermediate: DType, stage_scratch: usize, keep: Keep) -> Self {
+        Self {
+            saved: Step::bytes(sizes, intermediate, keep),
+            scratch: Scratch::bytes(sizes, intermediate, stage_scratch, keep),
+        }
+    }
+
     /// Of a step with scratch of its own.
     pub fn total(&self) -> usize {
         self.saved.saturating_add(self.scratch)
@@ -133,10 +141,10 @@ impl Step {
     }
 
     /// Bytes that [`Step::allocate`] allocates.
-    pub(crate) fn bytes<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
+    fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
         let (t, n) = (sizes.tokens, sizes.candidates);
         let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5];
-        total([(&plan, DType::F32), (&kept(sizes, keep), backend.intermediate(dtype))])
+        total([(&plan, DType::F32), (&kept(sizes, keep), intermediate)])
     }
 
     /// Calls `call` with this step using `scratch`, which may be another layer's as long as it is large enough: calls that

@@ -15,7 +15,12 @@ pub(super) const HEAD_WIDTH: usize = 128;
 pub(super) const SEQUENCE: usize = 4096;
 
 /// Aligned as allocations are.
-const ADDRESS: usize = 256;
+pub(super) const ADDRESS: usize = 256;
+
+/// Heads of the attention that importance is read off.
+pub(super) fn heads(config: &LayerConfig) -> usize {
+    (config.hidden_size / HEAD_WIDTH).max(1)
+}
 
 /// Pairs of query and key of one head, over all sequences.
 pub(super) fn pairs(tokens: usize) -> f64 {
@@ -72,7 +77,7 @@ fn router(config: &LayerConfig, tokens: usize) -> abi::GroupedGemm {
 /// What importance reads. Which attention there is, is decided here: queries and keys with the log-sum-exp that attention
 /// kernels leave; without it there would be one more walk over them.
 fn importance_tensors(config: &LayerConfig, tokens: usize, storage: DType) -> Tensors {
-    let heads = (config.hidden_size / HEAD_WIDTH).max(1);
+    let heads = heads(config);
     let (token, head) = ((heads * HEAD_WIDTH) as i64, HEAD_WIDTH as i64);
     let query_key = abi::ImportanceQueryKey {
         q: without_provenance(ADDRESS),

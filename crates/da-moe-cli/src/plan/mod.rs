@@ -1,14 +1,16 @@
-//! `da-moe plan`: every launch of a forward call on a GPU, what it does and how long a model says that takes.
+//! `da-moe plan`: every launch of a layer call on a GPU, what it does and how long a model says that takes, and the memory
+//! that it needs.
 
+mod backward;
 mod launches;
 mod report;
 
 use crate::args::PlanArgs;
 use crate::bench::shapes::{Experts, ShapeArg};
 use crate::{Error, Result};
-use da_moe::cuda::Launch;
 use da_moe::cuda::cost::{Bound, Contents, Machine, Work, work};
-use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Policy, Shape, Sizes};
+use da_moe::cuda::{self, Bytes, Launch, Most};
+use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Policy, Shape, Sizes};
 use std::io::{self, Write};
 
 /// The machine of the model.
@@ -32,6 +34,15 @@ struct Plan {
     experts: Experts,
     /// R, where tokens get their mean number of experts.
     rows: usize,
+    forward: Direction,
+    backward: Option<Direction>,
+    /// With nothing kept for backward, with the hidden rows kept, and with them computed again.
+    bytes: [Bytes; 3],
+}
+
+/// The launches of a forward or of a backward.
+struct Direction {
+    name: &'static str,
     launches: Vec<Priced>,
 }
 
@@ -61,11 +72,25 @@ impl Plan {
             let (seconds, bound) = MACHINE.time(&work);
             Priced { stage, launch: call.launch, work, seconds, bound }
         };
-        let calls = launches::forward(&config, shape.tokens, arguments.dtype, MACHINE.multiprocessors)?;
-        let launches = calls.into_iter().map(priced).collect();
-        Ok(Self { shape, activation, dtype: arguments.dtype, experts, rows, launches })
+        let (tokens, dtype) = (shape.tokens, arguments.dtype);
+        let calls = launches::forward(&config, tokens, dtype, MACHINE.multiprocessors)?;
+        let forward = Direction { name: "forward", launches: calls.into_iter().map(priced).collect() };
+        let backward = arguments.backward.then(|| {
+            let calls = backward::backward(&config, tokens, dtype, MACHINE.multiprocessors);
+            Direction { name: "backward", launches: calls.into_iter().map(priced).collect() }
+        });
+        let heads = launches::heads(&config);
+        let bytes = |keep| cuda::bytes(&config, Most { tokens, dtype, heads, keep });
+        let bytes = [bytes(Keep::Nothing)?, bytes(Keep::Hidden)?, bytes(Keep::Recompute)?];
+        Ok(Self { shape, activation, dtype, experts, rows, forward, backward, bytes })
     }
 
+    fn directions(&self) -> impl Iterator<Item = &Direction> {
+        [&self.forward].into_iter().chain(&self.backward)
+    }
+}
+
+impl Direction {
     fn seconds(&self) -> f64 {
         self.launches.iter().map(|priced| priced.seconds).sum()
     }

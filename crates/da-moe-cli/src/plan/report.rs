@@ -1,13 +1,13 @@
 //! What plan tells: a table for people, an object for programs.
 
 use super::launches::{HEAD_WIDTH, SEQUENCE};
-use super::{Plan, Priced};
+use super::{Direction, Plan, Priced};
 use crate::bench::shapes::Experts;
 use crate::{Error, Result};
+use da_moe::cuda::Bytes;
 use da_moe::cuda::cost::{Bound, Machine, Unit};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 const HEADINGS: [&str; 10] =
     ["stage", "kernel", "grid", "threads", "shared", "tiles", "MiB", "GFLOP", "us", "bound by"];
@@ -18,18 +18,40 @@ pub(super) fn table(plans: &[Plan], machine: &Machine) -> String {
     for plan in plans {
         text += &heading(plan);
         text += &row(&HEADINGS.map(String::from));
-        for (place, priced) in plan.launches.iter().enumerate() {
-            let repeated = place > 0 && plan.launches[place - 1].stage == priced.stage;
-            text += &row(&cells(priced, if repeated { "" } else { priced.stage }));
-        }
-        let share = |(stage, seconds): (&str, f64)| {
-            format!("{stage} {:.1} us ({:.0}%)", seconds * 1e6, 100.0 * seconds / plan.seconds())
-        };
-        let stages: Vec<_> = plan.stages().into_iter().map(share).collect();
-        let total = plan.seconds() * 1e6;
-        writeln!(text, "forward {total:.1} us: {}\n", stages.join(", ")).expect("a string takes every line");
+        plan.directions().for_each(|direction| text += &launches(direction));
+        text += &memory(plan);
+        text.push('\n');
     }
     text + &model(machine)
+}
+
+/// A line for each launch, and one for all.
+fn launches(direction: &Direction) -> String {
+    let mut text = String::new();
+    for (place, priced) in direction.launches.iter().enumerate() {
+        let repeated = place > 0 && direction.launches[place - 1].stage == priced.stage;
+        text += &row(&cells(priced, if repeated { "" } else { priced.stage }));
+    }
+    let share = |(stage, seconds): (&str, f64)| {
+        format!("{stage} {:.1} us ({:.0}%)", seconds * 1e6, 100.0 * seconds / direction.seconds())
+    };
+    let stages: Vec<_> = direction.stages().into_iter().map(share).collect();
+    text + &format!("{} {:.1} us: {}\n", direction.name, direction.seconds() * 1e6, stages.join(", "))
+}
+
+/// How memory is called that is allocated with this kept for backward, in the order of [`Plan::bytes`].
+const KEPT: [&str; 3] = ["forward alone", "hidden rows kept", "hidden rows computed again"];
+
+/// What the library allocates.
+fn memory(plan: &Plan) -> String {
+    let mebibytes = |bytes: usize| format!("{:.1}", bytes as f64 / 1048576.0);
+    let mut text = format!("{:<27} {:>9} {:>9} {:>9} {:>9}\n", "memory, MiB", "saved", "scratch", "workspace", "peak");
+    for (kept, bytes) in KEPT.into_iter().zip(&plan.bytes) {
+        let Bytes { step, workspace } = bytes;
+        let [saved, scratch, workspace, peak] = [step.saved, step.scratch, *workspace, bytes.peak()].map(mebibytes);
+        text += &format!("  {kept:<26}{saved:>9} {scratch:>9} {workspace:>9} {peak:>9}\n");
+    }
+    text
 }
 
 fn heading(plan: &Plan) -> String {
@@ -144,6 +166,31 @@ struct ShapePlan<'a> {
     launches: Vec<LaunchPlan>,
     stages_us: BTreeMap<&'static str, f64>,
     forward_us: f64,
+    backward: Option<BackwardPlan>,
+    memory: MemoryPlan,
+}
+
+#[derive(Serialize)]
+struct BackwardPlan {
+    launches: Vec<LaunchPlan>,
+    stages_us: BTreeMap<&'static str, f64>,
+    us: f64,
+}
+
+/// By what is kept for backward.
+#[derive(Serialize)]
+struct MemoryPlan {
+    nothing: BytesPlan,
+    hidden: BytesPlan,
+    recompute: BytesPlan,
+}
+
+#[derive(Serialize)]
+struct BytesPlan {
+    saved_bytes: usize,
+    scratch_bytes: usize,
+    workspace_bytes: usize,
+    peak_bytes: usize,
 }
 
 #[derive(Serialize)]
@@ -188,9 +235,31 @@ fn shape_plan(plan: &Plan) -> ShapePlan<'_> {
         dtype: plan.dtype.name(),
         mean_k: plan.rows as f64 / shape.tokens as f64,
         rows: plan.rows,
-        launches: plan.launches.iter().map(launch_plan).collect(),
-        stages_us: plan.stages().into_iter().map(|(stage, seconds)| (stage, seconds * 1e6)).collect(),
-        forward_us: plan.seconds() * 1e6,
+        launches: plan.forward.launches.iter().map(launch_plan).collect(),
+        stages_us: stages_us(&plan.forward),
+        forward_us: plan.forward.seconds() * 1e6,
+        backward: plan.backward.as_ref().map(|backward| BackwardPlan {
+            launches: backward.launches.iter().map(launch_plan).collect(),
+            stages_us: stages_us(backward),
+            us: backward.seconds() * 1e6,
+        }),
+        memory: {
+            let [nothing, hidden, recompute] = plan.bytes.map(bytes_plan);
+            MemoryPlan { nothing, hidden, recompute }
+        },
+    }
+}
+
+fn stages_us(direction: &Direction) -> BTreeMap<&'static str, f64> {
+    direction.stages().into_iter().map(|(stage, seconds)| (stage, seconds * 1e6)).collect()
+}
+
+fn bytes_plan(bytes: Bytes) -> BytesPlan {
+    BytesPlan {
+        saved_bytes: bytes.step.saved,
+        scratch_bytes: bytes.step.scratch,
+        workspace_bytes: bytes.workspace,
+        peak_bytes: bytes.peak(),
     }
 }
 

@@ -69,10 +69,8 @@ impl<B: Backend> Layer<B> {
     /// As [`Layer::step`].
     pub fn step_bytes(&self, max_tokens: usize, dtype: DType, keep: Keep) -> Result<StepBytes> {
         let sizes = self.sizes_of("step", max_tokens, dtype)?;
-        Ok(StepBytes {
-            saved: Step::bytes(&self.backend, &sizes, dtype, keep),
-            scratch: Scratch::bytes(&self.backend, &sizes, dtype, keep),
-        })
+        let stage_scratch = self.backend.stage_scratch(&sizes, keep);
+        Ok(StepBytes::of(&sizes, self.backend.intermediate(dtype), stage_scratch, keep))
     }
 
     fn sizes_of(&self, op: &'static str, max_tokens: usize, dtype: DType) -> Result<Sizes> {
