@@ -1,13 +1,17 @@
 //! Compiles `kernels/*.cu` into the library where a CUDA compiler is found; elsewhere the library says why it has none.
 //!
-//! `DA_MOE_CUDA` decides: unset builds kernels if nvcc is found, `1` fails without it (and on warnings), `0` leaves
-//! them out. An nvcc that is found and fails always fails the build: a library without kernels is then no answer.
+//! `DA_MOE_CUDA` decides: unset builds kernels if nvcc is found, `1` fails without it (and on warnings, and without the
+//! feature `cuda`), `0` leaves them out. An nvcc that is found and fails always fails the build: a library without kernels
+//! is then no answer.
 
+#[path = "build/mode.rs"]
+mod mode;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 #[path = "build/toolkit.rs"]
 mod toolkit;
 
+use mode::Mode;
 use nvcc::{ARCHITECTURES, Compiled, Compiler};
 use std::collections::BTreeSet;
 use std::env;
@@ -48,33 +52,23 @@ fn compiler(project: &Path) -> Result<Result<Compiler, String>, String> {
     for name in ["DA_MOE_CUDA", "DOCS_RS"].iter().chain(&nvcc::VARIABLES) {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let mode = env::var("DA_MOE_CUDA").unwrap_or_default();
-    let required = match mode.as_str() {
-        "" => false,
-        "1" => true,
-        "0" => return Ok(Err("switched off by DA_MOE_CUDA=0".into())),
-        _ => {
-            return Err(format!(
-                "DA_MOE_CUDA is `{mode}`; choose 1 (required), 0 (off), or leave it unset (automatic)"
-            ));
-        }
-    };
-    if env::var_os("DOCS_RS").is_some() {
-        return Ok(Err("a build for documentation has none".into()));
-    }
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return Ok(Err("the feature `cuda` is off".into()));
+    let is_set = |name| env::var_os(name).is_some();
+    // What is not text is not one of the values either.
+    let asked = env::var_os("DA_MOE_CUDA").unwrap_or_default();
+    let mode = Mode::of(&asked.to_string_lossy(), is_set("CARGO_FEATURE_CUDA"), is_set("DOCS_RS"))?;
+    if let Mode::Off(reason) = mode {
+        return Ok(Err(reason.into()));
     }
     let search = toolkit::find_nvcc(project, |name| env::var_os(name)).inspect_err(|_| watch(&["NVCC"]))?;
     watch(&search.variables);
-    let Some(path) = search.nvcc else {
-        let reason = format!("nvcc was not found in {}", toolkit::PLACES);
-        return if required { Err(format!("DA_MOE_CUDA=1, but {reason}")) } else { Ok(Err(reason)) };
+    let path = match mode.accept(search.nvcc, toolkit::PLACES)? {
+        Ok(path) => path,
+        Err(reason) => return Ok(Err(reason)),
     };
     println!("cargo::rerun-if-changed={}", path.display());
     // As cargo does for the library itself: in profiles with debug information.
     let line_info = env::var("DEBUG").is_ok_and(|debug| debug != "false");
-    Compiler::new(path, project, required, line_info).map(Ok)
+    Compiler::new(path, project, mode == Mode::Required, line_info).map(Ok)
 }
 
 fn watch(variables: &[&str]) {

@@ -6,8 +6,15 @@
 //   budget_ties     keys equal to the price, by level; the last block finds the level at which they run out
 //   budget_assign   k_t, with the rank among equal keys of that level
 //
-// Grid (T / 256), block 256, a thread a token. Counts are integers: no order of addition can change them. Bytes: 5·5·T
-// read, 4·T written, and 4·blocks·levels twice; floor: five launches.
+// Grid (T / 256), block 256, a thread a token. Counts are integers: no order of addition can change them.
+//
+// Barriers of a block: budget_digit one when its bins are zero and two that add up its tokens, before which every key is in
+// its bin; budget_ties one before counting and one after; budget_assign two of a running sum. Two more before a block is
+// known to be the last; the last of budget_digit has four (what is searched for, a running sum), that of budget_ties two and
+// two for every 256 blocks (a running sum).
+//
+// Bytes: 5·5·T read, 4·T written, and 4·blocks·levels twice; floor: five launches, since the 1 MB of T 32768, K 8 are
+// 0.3 µs at 3 TB/s.
 
 #include "abi.h"
 #include "device/block.cuh"

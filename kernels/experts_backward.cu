@@ -1,13 +1,14 @@
 // SPEC §6: what of the experts' gradients is no product of matrices.
 //
 //   row_weight_gradient_{f32,bf16,f16}  dg = ⟨a, da⟩ + ⟨dy_t, b_out⟩ of every row; storage of dy and b_out.
-//       Grid (rows / 8), block 8 warps: a warp has one row. Parts are added in the order of the columns they are from,
-//       products with the bias by a lane in their order, lanes by one tree. Bytes: 4·parts + D·s a row with a bias.
+//       Grid (rows / 8), block 8 warps: a warp has one row; no barriers. Parts are added in the order of the columns they
+//       are from, products with the bias by a lane in their order, lanes by one tree. Bytes: 4·parts + D·s a row with a bias.
 //   bias_gradient_{f32,bf16,f16}, bias_gradient_f32_to_f16   db[e] = Σ (g·)row over the expert's rows; storage of the rows.
 //       Grid (columns / 32, E), block 8 warps: a lane has one column, a warp every eighth row; then the warps' sums are
 //       added in their order. One barrier, before that. Bytes: every row once, every bias once.
 //
-// Floor of both: bytes over bandwidth, or a launch.
+// Floor of both: bytes over bandwidth, or a launch. At 3 TB/s for marin (16384 rows, D 2048, F 3072) in bf16: dg a launch
+// without biases and 22 µs with them, db_in 67 µs, db_out 22 µs.
 
 #include "abi.h"
 #include "device/gradient.cuh"

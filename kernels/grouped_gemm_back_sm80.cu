@@ -8,8 +8,10 @@
 //
 // Persistent: grid (blocks that fit the device), block 256, roles and barriers as in grouped_gemm_sm80.cu, whose scheduler
 // and main loops these are. Sums are in the order of the depth, whatever block computes them.
-// Operations: 2·depth·columns a row, in steps of 16 rows; bytes: weights of every expert that has rows, rows of A and of the
-// output, for `dh` also h, dh and g·a; floor: the larger of operations over the units' rate and bytes over bandwidth.
+// Operations: 2·depth·columns a row, in steps of 16 rows, of 4 in f32; bytes: weights of every expert that has rows, rows of
+// A and of the output, for `dh` also h, dh and g·a; floor: the larger of operations over the units' rate and bytes over
+// bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: da 0.21 ms and dx 0.42 ms at 989 TFLOP/s, 0.34 and
+// 0.67 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.3 and 0.2 ms at 3 TB/s.
 
 #include "gemm/f32_loop.cuh"
 #include "gemm/grouped.cuh"

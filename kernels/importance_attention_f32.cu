@@ -35,8 +35,8 @@ __device__ __forceinline__ float product(const S* q, const S* k, int width, bool
     return sum;
 }
 
-// Grid (T / 8, H), block 8 warps: a warp has one token. Bytes: 2·T·H·width·s + 8·H·T; floor: that over the memory
-// bandwidth.
+// Grid (T / 8, H), block 8 warps: a warp has one token; no barriers. Bytes: 2·T·H·width·s + 8·H·T; floor: that over the
+// memory bandwidth, 0.2 ms at 3 TB/s for T 32768, H 32, width 128 in bf16.
 template <class S>
 __device__ __forceinline__ void own_key(const ImportanceQueryKey& p) {
     const int token = static_cast<int>(blockIdx.x) * OWN_KEY_WARPS + warp_index();

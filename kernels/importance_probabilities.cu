@@ -3,9 +3,14 @@
 //   importance_received_{f32,bf16,f16}[_wide]   received-max, received-sum, received-mean: a reduction over queries
 //   importance_given_{f32,bf16,f16}[_wide]      given-peak, given-entropy, given-self: a reduction over keys
 //
-// Both read every visible probability once and write one f32 a head and token, which `importance_reduce` reads:
-// H·T·(n·s + 4) bytes for storage of s bytes (half of it when causal); floor: that over the memory bandwidth.
-// `_wide` kernels read 128 bits at once and need every stride to be a multiple of that.
+// Block 8 warps. received: grid (n / (32·VEC), H, B), a lane has VEC keys and a warp every eighth query; one barrier, before
+// the warps' results are combined in their order. given: grid (n / 8, H, B), a warp has one query and its lanes every 32nd
+// vector of keys; no barriers.
+//
+// Both read every visible probability once (given-self only the diagonal) and write one f32 a head and token, which
+// `importance_reduce` reads: H·T·(n·s + 4) bytes for storage of s bytes (half of it when causal); floor: that over the
+// memory bandwidth, 1.4 ms at 3 TB/s for B 8, H 16, n 4096 in bf16. `_wide` kernels read 128 bits at once and need every
+// stride to be a multiple of that.
 //
 // A masked token is neither key nor query; a probability that is NaN counts as 0. Values of masked tokens are 0.
 
@@ -42,8 +47,6 @@ __device__ __forceinline__ const S* matrix_of(const ImportanceProbabilities& p) 
 
 __device__ __forceinline__ float probability(float value) { return value == value ? value : 0.0f; }
 
-// Grid (tiles of 32·VEC keys, H, B), block 8 warps. A lane has VEC keys, a warp every eighth query; the warps' results
-// are combined through shared memory in the order of the warps.
 template <class S, int VEC>
 __device__ __forceinline__ void received(const ImportanceProbabilities& p) {
     constexpr int TILE = WARP * VEC;
@@ -110,7 +113,6 @@ __device__ __forceinline__ float surprise(float probable) {
     return -probable * (probable > 0.5f ? logf(probable) : __logf(probable));
 }
 
-// Grid (tiles of 8 queries, H, B), block 8 warps: a warp has one query, its lanes every 32nd vector of keys.
 template <class S, int VEC>
 __device__ __forceinline__ void given(const ImportanceProbabilities& p) {
     const Sequence sequence = sequence_of(p, static_cast<int>(blockIdx.z));

@@ -4,7 +4,7 @@
 //
 // Grid (T / 8), block 8 warps, one a token: the lanes scatter the slots to their places in shared memory, then write the
 // token's entries in order. Two barriers of a warp. Bytes: 8·T·K read, 4 an entry written; floor: that over the memory
-// bandwidth.
+// bandwidth, 1 µs at 3 TB/s for T 32768, K 8: a launch.
 
 #include "abi.h"
 #include "device/warp.cuh"

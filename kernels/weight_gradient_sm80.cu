@@ -11,7 +11,8 @@
 // added in their order. Roles and barriers are the main loop's, and one between its products and their way out.
 // Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once for each column of tiles that
 // does not find them in the L2, and every gradient once; floor: the larger of operations over the units' rate and bytes
-// over bandwidth.
+// over bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: dW_in 0.42 ms and dW_out 0.21 ms at 989 TFLOP/s,
+// 0.67 and 0.34 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.15 and 0.1 ms at 3 TB/s.
 
 #include "gemm/f32_loop.cuh"
 #include "gemm/mma_loop.cuh"

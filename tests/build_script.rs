@@ -1,7 +1,9 @@
-//! The parts of the build script that decide something: where nvcc is looked for, when it runs, what counts as a failure.
-//! A shell script takes nvcc's place.
+//! The parts of the build script that decide something: whether kernels are wanted, where nvcc is looked for, when it runs,
+//! what counts as a failure. A shell script takes nvcc's place.
 #![cfg(unix)]
 
+#[path = "../build/mode.rs"]
+mod mode;
 #[allow(dead_code, reason = "the build script uses the rest")]
 #[path = "../build/nvcc.rs"]
 mod nvcc;
@@ -9,6 +11,7 @@ mod nvcc;
 #[path = "../build/toolkit.rs"]
 mod toolkit;
 
+use mode::Mode;
 use nvcc::{Compiler, dependencies, is_advisory};
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -29,6 +32,50 @@ fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
     fs::write(path, text).expect("a written file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("an executable file");
+}
+
+#[test]
+fn kernels_are_built_as_the_variable_and_the_feature_say() {
+    const OFF: &str = "switched off by DA_MOE_CUDA=0";
+    const DOCUMENTATION: &str = "a build for documentation has none";
+    const NO_FEATURE: &str = "the feature `cuda` is off";
+    // DA_MOE_CUDA, then with the feature, without it, and for documentation with and without it.
+    let table = [
+        (
+            "",
+            [
+                Ok(Mode::Automatic),
+                Ok(Mode::Off(NO_FEATURE)),
+                Ok(Mode::Off(DOCUMENTATION)),
+                Ok(Mode::Off(DOCUMENTATION)),
+            ],
+        ),
+        ("0", [Ok(Mode::Off(OFF)); 4]),
+        (
+            "1",
+            [
+                Ok(Mode::Required),
+                Err("DA_MOE_CUDA=1, but the feature `cuda` is off"),
+                Ok(Mode::Off(DOCUMENTATION)),
+                Ok(Mode::Off(DOCUMENTATION)),
+            ],
+        ),
+        ("yes", [Err("DA_MOE_CUDA is `yes`; choose 1 (required), 0 (off), or leave it unset (automatic)"); 4]),
+    ];
+    for (asked, expected) in table {
+        let found = [(true, false), (false, false), (true, true), (false, true)]
+            .map(|(feature, documentation)| Mode::of(asked, feature, documentation));
+        assert_eq!(found.each_ref().map(|found| found.as_ref().copied().map_err(String::as_str)), expected, "{asked}");
+    }
+}
+
+#[test]
+fn only_who_requires_kernels_is_refused_for_want_of_a_compiler() {
+    for mode in [Mode::Automatic, Mode::Required] {
+        assert_eq!(mode.accept(Some("nvcc"), "PATH"), Ok(Ok("nvcc")));
+    }
+    assert_eq!(Mode::Automatic.accept(None::<()>, "PATH"), Ok(Err("nvcc was not found in PATH".into())));
+    assert_eq!(Mode::Required.accept(None::<()>, "PATH"), Err("DA_MOE_CUDA=1, but nvcc was not found in PATH".into()));
 }
 
 #[test]

@@ -2,10 +2,17 @@
 
 mod harness;
 
+use da_moe::cuda::experts::Factors;
+use da_moe::cuda::{Emulated, Kernels, Staged};
 use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, Policy, Source};
+use da_moe_emulator::{Module, Schedule};
 use harness::case::Case;
+use harness::data::Data;
+use harness::kernels::{CACHE, emulated, module};
 use harness::planted::Shows::{Report, Wrong};
-use harness::planted::{BOUNDS, Bug, RACE, UNINITIALISED, assert_all_found, assert_clean};
+use harness::planted::{BOUNDS, Bug, RACE, SCHEDULES, UNINITIALISED, assert_all_found, assert_clean};
+use harness::{Subject, Through};
+use std::sync::Arc;
 
 /// Several experts, steps and fragments, nothing a multiple of anything.
 fn layer(hidden: usize, width: usize, act: Activation) -> LayerConfig {
@@ -253,6 +260,27 @@ const BUGS: &[Bug] = &[
 #[test]
 fn every_planted_bug_is_found_in_every_order() {
     assert_all_found(BUGS, None);
+}
+
+/// TF32 is outside the accuracy that every other call is held to, so its layer is held against f32's.
+#[test]
+fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
+    let case = in_f32();
+    let data = Data::new(&case);
+    let exact = Through(emulated(0)).run(&data, &case).unwrap().y;
+    let most = exact.iter().fold(0.0f64, |most, exact| most.max(exact.abs()));
+    let is_far = |module: Arc<Module>, seed| {
+        let kernels = Kernels::new(Arc::new(Emulated::new(module, Schedule::from_seed(seed)))).factors(Factors::Tf32);
+        let y = Through(Staged::new(kernels)).run(&data, &case).unwrap().y;
+        y.iter().zip(&exact).any(|(found, exact)| (found - exact).abs() > 0.01 * most)
+    };
+    let swapped = "ptx::round_tf32(a[0]), ptx::round_tf32(a[2]), ptx::round_tf32(a[1])";
+    let straight = "ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2])";
+    let mutant = Emulated::compiler(CACHE).replace("gemm/mma_loop.cuh", straight, swapped).compile().unwrap();
+    for seed in 0..SCHEDULES {
+        assert!(!is_far(module(), seed), "schedule {seed}, without a bug");
+        assert!(is_far(mutant.clone(), seed), "schedule {seed}");
+    }
 }
 
 #[test]

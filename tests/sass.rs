@@ -1,4 +1,5 @@
-//! What the compiler made of the kernels: nothing spilled, nothing in local memory, wide accesses where they were meant.
+//! What the compiler made of the kernels: nothing spilled, nothing in local memory, wide accesses where they were meant, no
+//! sum by floating-point atomics.
 //! A kernel that fails here still computes the right numbers, so no other test would notice.
 //!
 //! Without compiled kernels, or without `cuobjdump` to read them, one line on standard error says that nothing was
@@ -72,9 +73,24 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("grouped_gemm_f32_*", 256, 0, 2),
     ("bias_gradient_*", 256, 0, 8),
     ("row_weight_gradient_*", 256, 0, 8),
-    ("gate_32", 256, 0, 2),
+    ("importance_received_*", 256, 0, 3),
+    ("importance_given_*", 256, 0, 4),
+    ("gate_32", 256, 0, 4),
+    ("gate_64", 256, 0, 4),
+    ("gate_128", 256, 0, 3),
+    ("gate_256", 256, 0, 2),
+    ("gate_512", 256, 0, 1),
     ("gate_backward_32", 256, 0, 4),
+    ("gate_backward_64", 256, 0, 4),
     ("gate_backward_128", 256, 0, 4),
+    ("gate_backward_256", 256, 0, 3),
+    ("gate_backward_512", 256, 0, 2),
+    ("routing_32", 256, 0, 4),
+    ("routing_64", 256, 0, 4),
+    ("routing_128", 256, 0, 4),
+    ("routing_256", 256, 0, 3),
+    ("routing_512", 256, 0, 2),
+    ("combine_constants_*", 256, 0, 5),
     ("combine_*_wide", 256, 0, 4),
     ("gate_dx_*_wide", 256, 0, 4),
     ("permute_backward_*_wide", 256, 0, 4),
@@ -168,6 +184,15 @@ fn family(instruction: &str) -> &str {
 /// Whether an instruction is one of some families, `LDG` or `LDGSTS`, on 128 bits.
 fn is_wide(instruction: &str, families: &[&str]) -> bool {
     families.contains(&family(instruction)) && instruction.split('.').any(|part| part == "128")
+}
+
+/// Whether an instruction may add floating-point numbers in the order of arrival: an atomic on such a type, or the
+/// compare-and-swap that the compiler makes one of where memory has none (shared f32, f64).
+fn is_unordered(instruction: &str) -> bool {
+    // Among them `F16x2`, `BF16_V2` and `CAST`.
+    let is_such = |part: &str| ["F16", "BF16", "F32", "F64", "CAS"].iter().any(|start| part.starts_with(start));
+    ["ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDS", "UTMAREDG", "UBLKRED"].contains(&family(instruction))
+        && instruction.split('.').any(is_such)
 }
 
 /// Whether a name is what a pattern with at most one `*` says.
@@ -281,6 +306,17 @@ fn nothing_is_in_local_memory() {
 }
 
 #[test]
+fn no_floating_point_atomics() {
+    let Some(all) = machine_code() else { return };
+    for Code { kernel, machine, instructions } in all {
+        let unordered = instructions.iter().find(|name| is_unordered(name));
+        assert_eq!(unordered, None, "{kernel} on {machine}");
+    }
+    // The counts of the gate, at least, are atomics that are none of those.
+    assert!(all.iter().any(|code| code.instructions.iter().any(|name| name.starts_with("ATOMS"))));
+}
+
+#[test]
 fn wide_kernels_are_wide() {
     let Some(all) = machine_code() else { return };
     // A copy that goes past the registers into shared memory is a load too.
@@ -369,6 +405,12 @@ fn machine_code_is_understood() {
     assert_eq!(all[0].instructions, ["LDG.E.128.CONSTANT", "STL", "EXIT"]);
     assert!(is_wide("LDGSTS.E.BYPASS.128", &["LDG", "LDGSTS"]) && !is_wide("STG.E.128", &["LDG"]));
     assert!(!is_wide("LDG.E.64", &["LDG"]));
+    for found in
+        ["RED.E.ADD.F32.FTZ.RN.STRONG.GPU", "ATOMG.E.ADD.F16x2.RN.STRONG.GPU", "ATOMS.CAST.SPIN.64", "REDG.E.ADD.F64"]
+    {
+        assert!(is_unordered(found), "{found}");
+    }
+    assert!(!["ATOMS.POPC.INC.32", "RED.E.ADD.STRONG.GPU", "REDUX.SUM.S32", "FADD.F32"].into_iter().any(is_unordered));
     assert!(matches("combine_f32_wide", "combine_*_wide") && matches("gate", "gate") && !matches("gate_32", "gate"));
     assert!(!matches("a_b", "a_*_b") && !matches("combine_wide_f32", "*_wide"));
 }

@@ -1,77 +1,68 @@
-//! The work of the grouped products follows the rows, forward and back: counted from the schedulers that the kernels use, on
-//! the shapes that the speed goals are stated for.
+//! Work follows the rows, and what a causal mask shows. That the schedulers hand out every row and every tile once is asked
+//! of themselves; how much is multiplied and copied is counted by the emulator while the kernels run, on the shapes that the
+//! speed goals are stated for, so that a loop that stopped skipping what is not there fails here although its results
+//! would be right.
+#![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
 
-use da_moe::cuda::Emulated;
-use da_moe_emulator::{Compiler, Device, Module, Schedule};
+use da_moe::DType;
+use da_moe::cuda::experts::{self, Factors};
+use da_moe::cuda::{Emulated, Launch, Parameters, abi, gradient_products};
+use da_moe_emulator::{Compiler, Device, Module, Schedule, Work};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::ptr::{without_provenance, without_provenance_mut};
+use std::sync::Arc;
 
-const TILE_COLUMNS: usize = 128;
+/// Rows, and columns, of a tile.
+const TILE: usize = 128;
+/// Rows that are multiplied at once, and columns.
+const STEP: usize = 16;
+/// Elements of the depth of a step of a main loop.
+const DEPTH: usize = 32;
 
-fn module() -> Arc<Module> {
-    static MODULE: OnceLock<Arc<Module>> = OnceLock::new();
-    let compile = || {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/schedule.cu");
-        let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
-        let module = Compiler::new(cache).include(Emulated::sources()).file(file).compile();
-        module.unwrap_or_else(|error| panic!("{error}"))
-    };
-    MODULE.get_or_init(compile).clone()
+fn compiler(file: &Path) -> Compiler {
+    Compiler::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels")).include(Emulated::sources()).file(file)
 }
 
-/// Rows that tiles of one column pay for, when the experts have these numbers of rows; checks that every row of every
-/// column is in exactly one tile.
-fn paid_rows(counts: &[usize], columns: usize, blocks: u32, seed: u64) -> usize {
-    let mut offsets = vec![0i32];
-    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
-    let (rows, column_tiles) = (offsets[counts.len()] as usize, columns.div_ceil(TILE_COLUMNS));
-    let device = Device::new(module(), Schedule::from_seed(seed));
-    let place = |name, bytes: &[u8]| {
-        let address = device.alloc(name, bytes.len()).unwrap();
-        device.upload(address, bytes).unwrap();
-        address
-    };
-    let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-    let mut covered = vec![0u8; rows * column_tiles * 4];
-    let addresses = [place("offsets", &offsets), place("covered", &covered), place("paid", &[0; 8])];
-    let [offsets, cover, paid] = addresses.map(u64::to_ne_bytes);
-    let [rows, experts, columns] = [rows, counts.len(), columns].map(|size| (size as i32).to_ne_bytes());
-    device
-        .launch_bytes("schedule", [blocks, 1, 1], [32, 1, 1], 0, &[&offsets, &rows, &experts, &columns, &cover, &paid])
-        .unwrap();
-    device.download(addresses[1], &mut covered).unwrap();
-    assert!(covered.chunks(4).all(|count| count == 1i32.to_ne_bytes()), "every row of every column in one tile");
-    let mut paid = [0; 8];
-    device.download(addresses[2], &mut paid).unwrap();
-    u64::from_ne_bytes(paid) as usize / column_tiles
+fn compile(compiler: &Compiler) -> Arc<Module> {
+    compiler.compile().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Rows that the tiles of gradients `[left, right]` pay for, for each tile of one expert's; checks that every tile of every
-/// expert has one block.
-fn paid_depth(counts: &[usize], [left, right]: [usize; 2], seed: u64) -> usize {
-    let mut offsets = vec![0i32];
+/// The compiler of one of the kernels' own files.
+fn kernels(file: &str) -> Compiler {
+    compiler(&Emulated::sources().join(file))
+}
+
+/// Bytes on a device.
+fn place(device: &Device, name: &str, bytes: &[u8]) -> u64 {
+    let address = device.alloc(name, bytes.len()).unwrap();
+    device.upload(address, bytes).unwrap();
+    address
+}
+
+fn zeros(device: &Device, name: &str, bytes: usize) -> u64 {
+    place(device, name, &vec![0; bytes])
+}
+
+fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
+    place(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
+}
+
+fn run<P>(device: &Device, launch: &Launch, mut p: P) {
+    let Launch { kernel, grid, threads, shared } = *launch;
+    // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
+    unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
+}
+
+/// Where groups of so many members start, and where the last one ends.
+fn offsets(counts: &[usize]) -> Vec<i32> {
+    let mut offsets = vec![0];
     counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
-    let rows = offsets[counts.len()];
-    let tiles = left.div_ceil(TILE_COLUMNS) * right.div_ceil(TILE_COLUMNS);
-    let device = Device::new(module(), Schedule::from_seed(seed));
-    let place = |name, bytes: &[u8]| {
-        let address = device.alloc(name, bytes.len()).unwrap();
-        device.upload(address, bytes).unwrap();
-        address
-    };
-    let offsets: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
-    let mut covered = vec![0u8; counts.len() * tiles * 4];
-    let addresses = [place("offsets", &offsets), place("covered", &covered), place("paid", &[0; 8])];
-    let [offsets, cover, paid] = addresses.map(u64::to_ne_bytes);
-    let [rows, experts, m, n] = [rows, counts.len() as i32, left as i32, right as i32].map(i32::to_ne_bytes);
-    let parameters: [&[u8]; 7] = [&offsets, &rows, &experts, &m, &n, &cover, &paid];
-    let grid = [(counts.len() * tiles) as u32, 1, 1];
-    device.launch_bytes("weight_schedule", grid, [32, 1, 1], 0, &parameters).unwrap();
-    device.download(addresses[1], &mut covered).unwrap();
-    assert!(covered.chunks(4).all(|count| count == 1i32.to_ne_bytes()), "every tile of every gradient in one block");
-    let mut paid = [0; 8];
-    device.download(addresses[2], &mut paid).unwrap();
-    u64::from_ne_bytes(paid) as usize / tiles
+    offsets
+}
+
+/// Sizes rounded up to whole steps, and added.
+fn padded(counts: &[usize], step: usize) -> usize {
+    counts.iter().map(|count| count.next_multiple_of(step)).sum()
 }
 
 /// Rows of `experts` experts when `rows` rows fall on them at random.
@@ -85,44 +76,303 @@ fn random_counts(experts: usize, rows: usize) -> Vec<usize> {
     counts
 }
 
+/// Rows of fine-256 at mean k 3 (T 16384, E 256), and of marin (T 8192, k 2, E 8).
+fn fine_and_marin() -> [Vec<usize>; 2] {
+    [random_counts(256, 16384 * 3), random_counts(8, 8192 * 2)]
+}
+
+const UNEVEN: [usize; 9] = [1, 127, 0, 128, 129, 0, 0, 300, 17];
+
+/// Asks a scheduler which of `places` it hands out, how often each.
+fn handed_out(kernel: &str, counts: &[usize], sizes: &[usize], places: usize, [blocks, seed]: [usize; 2]) -> Vec<i32> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/schedule.cu");
+    let device = Device::new(compile(&compiler(&file)), Schedule::from_seed(seed as u64));
+    let offsets = offsets(counts);
+    let (rows, experts) = (offsets[counts.len()], counts.len() as i32);
+    let covered = zeros(&device, "covered", places * 4);
+    let mut parameters = vec![integers(&device, "offsets", &offsets).to_ne_bytes().to_vec()];
+    let sizes = [rows, experts].into_iter().chain(sizes.iter().map(|size| *size as i32));
+    parameters.extend(sizes.map(|size| size.to_ne_bytes().to_vec()));
+    parameters.push(covered.to_ne_bytes().to_vec());
+    let parameters: Vec<&[u8]> = parameters.iter().map(Vec::as_slice).collect();
+    device.launch_bytes(kernel, [blocks as u32, 1, 1], [32, 1, 1], 0, &parameters).unwrap();
+    let mut bytes = vec![0; places * 4];
+    device.download(covered, &mut bytes).unwrap();
+    bytes.as_chunks().0.iter().map(|count| i32::from_ne_bytes(*count)).collect()
+}
+
 #[test]
 fn every_row_is_in_one_tile_whatever_the_skew() {
-    let uneven = [1, 127, 0, 128, 129, 0, 0, 300, 17];
-    for (seed, blocks) in [1, 2, 3, 7, 64].into_iter().enumerate() {
-        for columns in [1, 128, 129, 400] {
-            assert_eq!(paid_rows(&uneven, columns, blocks, seed as u64), 16 + 128 + 128 + 144 + 304 + 32);
-        }
-    }
     let mut one_of_many = vec![0; 512];
     one_of_many[300] = 1000;
-    assert_eq!(paid_rows(&one_of_many, 128, 3, 1), 1008);
-    assert_eq!(paid_rows(&[0; 512], 128, 3, 2), 0);
-    assert_eq!(paid_rows(&[1; 512], 128, 5, 3), 512 * 16);
+    let [fine, marin] = fine_and_marin();
+    for counts in [&UNEVEN[..], &one_of_many, &[0; 512], &[1; 512], &fine, &marin] {
+        let rows: usize = counts.iter().sum();
+        for (seed, blocks) in [1, 2, 3, 7, 64].into_iter().enumerate() {
+            let columns = [1, 128, 129, 400][seed % 4];
+            let covered = handed_out("schedule", counts, &[columns], rows * columns.div_ceil(TILE), [blocks, seed]);
+            assert!(covered.iter().all(|count| *count == 1), "{columns} columns, {blocks} blocks");
+        }
+    }
+}
+
+#[test]
+fn every_tile_of_a_gradient_has_one_block() {
+    for (seed, [left, right]) in [[129usize, 400], [128, 128], [128, 256]].into_iter().enumerate() {
+        let tiles = UNEVEN.len() * left.div_ceil(TILE) * right.div_ceil(TILE);
+        let covered = handed_out("weight_schedule", &UNEVEN, &[left, right], tiles, [tiles, seed]);
+        assert!(covered.iter().all(|count| *count == 1), "{left} by {right}");
+    }
+}
+
+/// What a grouped product asks for: rows of so many experts, `[depth, columns]`.
+fn product(module: &Arc<Module>, dtype: DType, counts: &[usize], [depth, columns]: [usize; 2]) -> Work {
+    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
+    let (offsets, size) = (offsets(counts), dtype.size());
+    let rows = offsets[counts.len()];
+    let p = abi::GroupedGemm {
+        a: without_provenance(zeros(&device, "a", rows as usize * depth * size) as usize),
+        b: without_provenance(zeros(&device, "b", counts.len() * columns * depth * size) as usize),
+        out: without_provenance_mut(zeros(&device, "out", rows as usize * columns * size) as usize),
+        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
+        a_stride: depth as i64,
+        b_stride: depth as i64,
+        b_expert_stride: (columns * depth) as i64,
+        out_stride: columns as i64,
+        rows,
+        a_rows: rows,
+        experts: counts.len() as i32,
+        depth: depth as i32,
+        columns: columns as i32,
+        ..Default::default()
+    };
+    for call in experts::calls(dtype, Factors::F32, 3, p) {
+        let Parameters::GroupedGemm(p) = call.parameters else { panic!("{call:?}") };
+        run(&device, &call.launch, p);
+    }
+    device.work()
+}
+
+/// What the gradients of weights ask for: `[left, right]`, over so many rows an expert.
+fn gradient(module: &Arc<Module>, counts: &[usize], [left, right]: [usize; 2]) -> Work {
+    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
+    let offsets = offsets(counts);
+    let rows = offsets[counts.len()];
+    let operand = |name, columns: usize| abi::RoutedOperand {
+        rows: without_provenance(zeros(&device, name, rows as usize * columns * 2) as usize),
+        stride: columns as i64,
+        sources: rows,
+        columns: columns as i32,
+        ..Default::default()
+    };
+    let p = abi::WeightGradient {
+        left: operand("left", left),
+        right: operand("right", right),
+        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
+        out: without_provenance_mut(zeros(&device, "out", counts.len() * left * right * 2) as usize),
+        out_expert_stride: (left * right) as i64,
+        out_stride: right as i64,
+        rows,
+        experts: counts.len() as i32,
+        ..Default::default()
+    };
+    for call in gradient_products::weight_gradient(DType::Bf16, DType::Bf16, p) {
+        let Parameters::WeightGradient(p) = call.parameters else { panic!("{call:?}") };
+        run(&device, &call.launch, p);
+    }
+    device.work()
+}
+
+/// Rows that tensor cores multiply for these, when no column and no depth is padded.
+fn multiplied_rows(module: &Arc<Module>, counts: &[usize]) -> usize {
+    product(module, DType::Bf16, counts, [DEPTH, STEP]).multiply_adds as usize / (DEPTH * STEP)
 }
 
 #[test]
 fn padding_stays_within_the_goals() {
-    // fine-256: T 16384, mean k 3, E 256; marin: T 8192, k 2, E 8. One column of tiles stands for all.
-    let (fine, marin) = (16384 * 3, 8192 * 2);
-    let paid = paid_rows(&random_counts(256, fine), 128, 8, 1);
-    assert!(paid as f64 <= 1.15 * fine as f64, "fine-256 pays for {paid} rows of {fine}");
-    assert!((paid as f64) < 1.06 * fine as f64, "steps of 16 rows: half a step an expert is lost");
-    let paid = paid_rows(&random_counts(8, marin), 128, 8, 2);
-    assert!(paid as f64 <= 1.05 * marin as f64, "marin pays for {paid} rows of {marin}");
-    assert!((paid as f64) < 1.01 * marin as f64, "two thousand rows an expert lose next to nothing");
+    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    let [fine, marin] = fine_and_marin();
+    for (name, counts, goal, found) in [("fine-256", fine, 1.15, 1.06), ("marin", marin, 1.05, 1.01)] {
+        let rows = counts.iter().sum::<usize>() as f64;
+        let multiplied = multiplied_rows(&module, &counts);
+        assert_eq!(multiplied, padded(&counts, STEP), "{name}: half a step an expert is lost");
+        assert!(multiplied as f64 <= goal * rows, "{name} multiplies {multiplied} rows for {rows}");
+        assert!(multiplied as f64 <= found * rows, "{name} multiplies {multiplied} rows for {rows}, more than it did");
+    }
+}
+
+#[test]
+fn tensor_cores_multiply_whole_steps_of_what_is_there() {
+    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    assert_eq!(multiplied_rows(&module, &UNEVEN), 16 + 128 + 128 + 144 + 304 + 32);
+    assert_eq!(multiplied_rows(&module, &[0; 70]), 0);
+    for [depth, columns] in [[8, 1], [40, 24], [64, 136]] {
+        let work = product(&module, DType::Bf16, &UNEVEN, [depth, columns]);
+        let area = columns.next_multiple_of(STEP) * depth.next_multiple_of(DEPTH);
+        assert_eq!(work.multiply_adds as usize, padded(&UNEVEN, STEP) * area, "{columns} columns, {depth} deep");
+    }
+}
+
+/// Nothing counts f32's multiplications, but they read their factors from shared memory: what a step of 4 rows reads, and
+/// what a row reads on its way out, follow from one row and from four. Found and needed: of uneven experts, of a step and a
+/// row of eight times the columns, and of a step and a row of a depth that ends in a step.
+fn f32_reads(module: &Arc<Module>) -> [[usize; 5]; 2] {
+    let read = |counts: &[usize], sizes| product(module, DType::F32, counts, sizes).shared_read_bytes as usize;
+    let of_step = |sizes| {
+        let [one, four] = [1, 4].map(|rows| read(&[rows], sizes));
+        let row = (four - one) / 3;
+        [one - row, row]
+    };
+    let ([step, row], [wide, wide_row], [deep, deep_row]) = (of_step([16, 8]), of_step([16, 64]), of_step([17, 8]));
+    let uneven = padded(&UNEVEN, 4) / 4 * step + UNEVEN.iter().sum::<usize>() * row;
+    let needed = [uneven, 8 * step, 8 * row, step / 16 * 17, row];
+    [[read(&UNEVEN, [16, 8]), wide, wide_row, deep, deep_row], needed]
+}
+
+#[test]
+fn f32_multiplies_steps_of_four_and_no_padded_depth() {
+    let [found, needed] = f32_reads(&compile(&kernels("grouped_gemm_sm80.cu")));
+    assert_eq!(found, needed);
+    assert!(found.iter().all(|bytes| *bytes > 0));
 }
 
 #[test]
 fn gradients_cost_their_experts_rows() {
-    // Whole steps of 32 rows; nothing for the 511 experts without any.
-    assert_eq!(paid_depth(&[1, 31, 0, 32, 33, 0, 300], [129, 400], 1), 32 + 32 + 32 + 64 + 320);
-    let mut one_of_many = vec![0; 512];
-    one_of_many[300] = 1000;
-    assert_eq!(paid_depth(&one_of_many, [128, 128], 2), 1024);
-    assert_eq!(paid_depth(&[0; 512], [128, 256], 3), 0);
-    let (fine, marin) = (16384 * 3, 8192 * 2);
-    let paid = paid_depth(&random_counts(256, fine), [128, 128], 4);
-    assert!(paid as f64 <= 1.15 * fine as f64, "fine-256 pays for {paid} rows of {fine}");
-    let paid = paid_depth(&random_counts(8, marin), [128, 128], 5);
-    assert!(paid as f64 <= 1.01 * marin as f64, "marin pays for {paid} rows of {marin}");
+    let module = compile(&kernels("weight_gradient_sm80.cu"));
+    // Whole steps of 32 rows; nothing for experts without any.
+    let area = 129usize.next_multiple_of(STEP) * 400;
+    let work = gradient(&module, &[1, 31, 0, 32, 33, 0, 300], [129, 400]);
+    assert_eq!(work.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
+    for (counts, goal) in fine_and_marin().into_iter().zip([1.15, 1.01]) {
+        let multiplied = gradient(&module, &counts, [STEP, STEP]).multiply_adds as usize / (STEP * STEP);
+        assert_eq!(multiplied, padded(&counts, DEPTH));
+        assert!(multiplied as f64 <= goal * counts.iter().sum::<usize>() as f64, "{multiplied}");
+    }
+}
+
+/// Rows that a block of a walk keeps, those of one of its warps, and the columns that they meet at a time.
+const OWN: usize = 128;
+const WARP: usize = 32;
+const WALK: usize = 64;
+/// Elements of a query or key.
+const WIDTH: usize = 64;
+
+/// Which rows see which columns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mask {
+    None,
+    /// Rows are keys: those that a query sees are no later than itself.
+    CausalKeys,
+    CausalQueries,
+}
+
+/// What a walk over sequences of these lengths asks for.
+fn walk(module: &Arc<Module>, mask: Mask, lengths: &[usize]) -> Work {
+    let device = Device::new(module.clone(), Schedule::from_seed(lengths.len() as u64));
+    let (offsets, tokens) = (offsets(lengths), lengths.iter().sum::<usize>());
+    let received = mask == Mask::CausalKeys;
+    let p = abi::ImportanceQueryKey {
+        q: without_provenance(zeros(&device, "q", tokens * WIDTH * 2) as usize),
+        k: without_provenance(zeros(&device, "k", tokens * WIDTH * 2) as usize),
+        q_token_stride: WIDTH as i64,
+        k_token_stride: WIDTH as i64,
+        lse: without_provenance(zeros(&device, "lse", tokens * 4) as usize),
+        cu_seqlens: without_provenance(integers(&device, "cu_seqlens", &offsets) as usize),
+        values: without_provenance_mut(zeros(&device, "values", tokens * 4) as usize),
+        tokens: tokens as i32,
+        sequences: lengths.len() as i32,
+        width: WIDTH as i32,
+        heads_per_key: 1,
+        measure: if received { abi::MEASURE_RECEIVED_SUM } else { abi::MEASURE_GIVEN_ENTROPY },
+        causal: i32::from(mask != Mask::None),
+        scale: 1.0,
+        wide: 1,
+        ..Default::default()
+    };
+    let grid = [(tokens / OWN + lengths.len()) as u32, 1, 1];
+    run(&device, &Launch { kernel: "importance_query_key_bf16_64", grid, threads: OWN as u32, shared: 0 }, p);
+    device.work()
+}
+
+/// Tiles of `rows` rows by [`WALK`] columns in which at least one row sees one column, by looking at every pair.
+fn tiles_in_sight(mask: Mask, lengths: &[usize], rows: usize) -> usize {
+    let sees = |row: usize, column: usize| match mask {
+        Mask::None => true,
+        Mask::CausalKeys => row <= column,
+        Mask::CausalQueries => column <= row,
+    };
+    let of_sequence = |length: usize| {
+        let tiles =
+            (0..length).step_by(rows).flat_map(|row| (0..length).step_by(WALK).map(move |column| (row, column)));
+        let seen = |&(row, column): &(usize, usize)| {
+            (row..length.min(row + rows)).any(|row| (column..length.min(column + WALK)).any(|column| sees(row, column)))
+        };
+        tiles.filter(seen).count()
+    };
+    lengths.iter().map(|&length| of_sequence(length)).sum()
+}
+
+/// No more than is in sight: a block copies its rows once, and of the columns the tiles that one of its rows sees; a warp
+/// multiplies the tiles that one of its own rows sees.
+fn least_walk(mask: Mask, lengths: &[usize]) -> Work {
+    let columns = tiles_in_sight(mask, lengths, OWN) * WALK;
+    Work {
+        multiply_adds: (tiles_in_sight(mask, lengths, WARP) * WARP * WALK * WIDTH) as u64,
+        copied_bytes: ((padded(lengths, WARP) + columns) * WIDTH * 2) as u64,
+        shared_read_bytes: 0,
+    }
+}
+
+/// All but what is read of shared memory.
+fn walked(module: &Arc<Module>, mask: Mask, lengths: &[usize]) -> Work {
+    Work { shared_read_bytes: 0, ..walk(module, mask, lengths) }
+}
+
+const LENGTHS: [&[usize]; 6] = [&[1], &[640], &[64, 128], &[300, 0, 33], &[129, 1, 193], &[512, 65]];
+
+#[test]
+fn what_a_causal_mask_hides_is_neither_copied_nor_multiplied() {
+    let module = compile(&kernels("importance_attention.cu"));
+    for mask in [Mask::None, Mask::CausalKeys, Mask::CausalQueries] {
+        for lengths in LENGTHS {
+            assert_eq!(walked(&module, mask, lengths), least_walk(mask, lengths), "{mask:?}, {lengths:?}");
+        }
+    }
+    // Little more than half of a long sequence.
+    let [all, half] = [Mask::None, Mask::CausalKeys].map(|mask| least_walk(mask, &[640]));
+    assert!(half.multiply_adds * 20 <= all.multiply_adds * 11 && half.copied_bytes * 10 <= all.copied_bytes * 7);
+}
+
+/// Changes to the kernels that leave their results right and cost time.
+#[test]
+fn waste_is_found() {
+    let attention = [
+        ["place.cuh", "keeps_keys(p) ? Span{place.row, place.length}", "keeps_keys(p) ? Span{0, place.length}"],
+        ["place.cuh", "Span{0, min(place.row + OWN, place.length)}", "Span{0, place.length}"],
+        ["walk.cuh", "last_column < row ? Sight::None : column < last_row", "column < last_row"],
+        ["walk.cuh", "column > last_row ? Sight::None : last_column > row", "last_column > row"],
+    ];
+    for [file, from, to] in attention {
+        let module = compile(&kernels("importance_attention.cu").replace(&format!("attention/{file}"), from, to));
+        let masks = [Mask::CausalKeys, Mask::CausalQueries];
+        assert!(masks.iter().any(|mask| walked(&module, *mask, &[300]) != least_walk(*mask, &[300])), "{to}");
+    }
+    for [from, to] in [["first_row() < rows && ", ""], ["if (k < last) {", "if (last > 0) {"]] {
+        let [found, needed] =
+            f32_reads(&compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to)));
+        assert_ne!(found, needed, "{to} for {from}");
+    }
+    let gradients = kernels("weight_gradient_sm80.cu");
+    let area = STEP * STEP;
+    let multiplied = |compiler: &Compiler| gradient(&compile(compiler), &[40], [STEP, STEP]).multiply_adds as usize;
+    assert_eq!(multiplied(&gradients), 64 * area);
+    for [from, to] in [
+        ["if (f < fragments_) {", "if (fragments_ > 0) {"],
+        [
+            "warp_index() * 16 < from_b.vectors() ? (rows + ROW_STEP - 1) / ROW_STEP : 0",
+            "(rows + ROW_STEP - 1) / ROW_STEP",
+        ],
+    ] {
+        assert_eq!(multiplied(&gradients.clone().replace("gemm/mma_loop.cuh", from, to)), 8 * 64 * area, "{to}");
+    }
 }

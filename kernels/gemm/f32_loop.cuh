@@ -15,7 +15,6 @@ template <class SourceA, class SourceB>
 class F32Loop {
 public:
     static constexpr int THREADS = 256;
-    static constexpr int ROW_STEP = 4;
     static constexpr int TILE_ROWS = GEMM_F32_TILE;
     static constexpr int TILE_COLUMNS = GEMM_F32_TILE;
     // Elements of one step of the depth.

@@ -1,8 +1,8 @@
 // Which tile of the grouped product a block computes next, read off the plan's offsets on the device.
 //
 // Tiles are numbered expert by expert, within an expert column by column and within a column row by row, so that blocks
-// that run at the same time share weights. A block takes every gridDim.x-th tile. Rows are scheduled in steps of
-// MainLoop::ROW_STEP: an expert's last tile costs what its rows need, and an expert without rows has no tile.
+// that run at the same time share weights. A block takes every gridDim.x-th tile. A tile knows how many rows it has, and the
+// main loops multiply no more than those: an expert's last tile costs what it needs, and an expert without rows has no tile.
 #pragma once
 
 #include "../abi.h"

@@ -1,13 +1,13 @@
-// The schedulers of the grouped products, alone: which rows and columns they hand out, and how many rows are paid for.
+// The schedulers of the grouped products, alone: which rows and columns they hand out.
 
 #include "gemm/mma_loop.cuh"
 #include "gemm/operands.cuh"
 #include "gemm/scheduler.cuh"
 #include "gemm/weight_output.cuh"
 
-// `covered[row, column tile]` counts the tiles that hold a row; `paid` the rows that are multiplied, in whole steps.
+// `covered[row, column tile]` counts the tiles that hold a row.
 extern "C" __global__ void schedule(const int32_t* offsets, int32_t rows, int32_t experts, int32_t columns,
-                                    int32_t* covered, unsigned long long* paid) {
+                                    int32_t* covered) {
     using namespace da_moe;
     using Loop = MmaLoop<true, RowsOfA<bf16>, RowsOfB<bf16, false, 8>>;
     GroupedGemm p = {};
@@ -22,18 +22,13 @@ extern "C" __global__ void schedule(const int32_t* offsets, int32_t rows, int32_
         for (int i = lane_index(); i < tile.rows; i += WARP) {
             atomicAdd(&covered[(tile.row + i) * column_tiles + tile.column / Loop::TILE_COLUMNS], 1);
         }
-        if (lane_index() == 0) {
-            const int steps = (tile.rows + Loop::ROW_STEP - 1) / Loop::ROW_STEP;
-            atomicAdd(paid, static_cast<unsigned long long>(steps * Loop::ROW_STEP));
-        }
     }
 }
 GPU_KERNEL(schedule)
 
-// One block a tile of the gradients. `covered[expert, row tile, column tile]` counts the blocks that have it; `paid` the rows
-// that are multiplied, in whole steps.
+// One block a tile of the gradients. `covered[expert, row tile, column tile]` counts the blocks that have it.
 extern "C" __global__ void weight_schedule(const int32_t* offsets, int32_t rows, int32_t experts, int32_t left,
-                                           int32_t right, int32_t* covered, unsigned long long* paid) {
+                                           int32_t right, int32_t* covered) {
     using namespace da_moe;
     using Loop = MmaLoop<true, RoutedRows<bf16>, RoutedRows<bf16>>;
     WeightGradient p = {};
@@ -43,14 +38,11 @@ extern "C" __global__ void weight_schedule(const int32_t* offsets, int32_t rows,
     p.left.columns = left;
     p.right.columns = right;
     const WeightTile tile = weight_tile<Loop::TILE_ROWS, Loop::TILE_COLUMNS>(p, static_cast<int>(blockIdx.x));
-    const Segment depth = segment(p.offsets, p.rows, tile.expert);
     if (threadIdx.x == 0) {
         const int row_tiles = (left + Loop::TILE_ROWS - 1) / Loop::TILE_ROWS;
         const int column_tiles = (right + Loop::TILE_COLUMNS - 1) / Loop::TILE_COLUMNS;
         const int row = tile.expert * row_tiles + tile.row / Loop::TILE_ROWS;
         atomicAdd(&covered[row * column_tiles + tile.column / Loop::TILE_COLUMNS], 1);
-        const int steps = (depth.count + Loop::STEP - 1) / Loop::STEP;
-        atomicAdd(paid, static_cast<unsigned long long>(steps * Loop::STEP));
     }
 }
 GPU_KERNEL(weight_schedule)

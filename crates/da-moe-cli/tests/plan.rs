@@ -15,14 +15,28 @@ fn object(arguments: &[&str]) -> Value {
     serde_json::from_str(&plan(&[arguments, &["--json"]].concat())).expect("one JSON object")
 }
 
-/// Every named shape, and one that nothing is aligned in. A change to a grid, a kernel's name or the model shows here;
-/// `UPDATE_SNAPSHOTS=1 cargo test` writes them anew.
+/// The shapes whose `k` is fixed as well as variable.
+const FIXED: [(&str, &str); 7] = [
+    ("c-mid", "2"),
+    ("c-fine", "4"),
+    ("switch-base", "1"),
+    ("olmoe", "8"),
+    ("qwen3-30b", "8"),
+    ("fine-256", "4"),
+    ("decode", "8"),
+];
+
+/// Every named shape, those of which `k` is also fixed, one in f16, whose backward has other kernels, and one that nothing
+/// is aligned in. A change to a grid, a kernel's name or the model shows here; `UPDATE_SNAPSHOTS=1 cargo test` writes them
+/// anew.
 #[test]
 fn plans_are_as_reviewed() {
-    let ragged = ["--shape", "100,71,41,6", "--k", "3", "--dtype", "f32", "--act", "gelu", "--backward"];
-    let calls: [&[&str]; 2] = [&["--backward"], &ragged];
-    let with_command = |call: &[&str]| format!("$ da-moe {}\n{}\n", [&["plan"], call].concat().join(" "), plan(call));
-    let plans: String = calls.into_iter().map(with_command).collect();
+    let mut calls: Vec<Vec<&str>> = vec![vec!["--backward"]];
+    calls.extend(FIXED.map(|(shape, k)| vec!["--shape", shape, "--k", k]));
+    calls.push(vec!["--shape", "marin", "--dtype", "f16", "--backward"]);
+    calls.push(vec!["--shape", "100,71,41,6", "--k", "3", "--dtype", "f32", "--act", "gelu", "--backward"]);
+    let with_command = |call: &Vec<&str>| format!("$ da-moe plan {}\n{}\n", call.join(" "), plan(call));
+    let plans: String = calls.iter().map(with_command).collect();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan.txt");
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(path, &plans).expect("a written file");

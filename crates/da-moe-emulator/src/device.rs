@@ -68,6 +68,19 @@ pub struct TensorMap2d {
 #[repr(C, align(64))]
 pub struct TensorMap([u64; 16]);
 
+/// How much the kernels of a device have asked for: what costs time on a GPU and shows in no result. A test that knows how
+/// much is needed can tell that no more is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Work {
+    /// Multiplications, each with its addition, of `mma.sync` and `wgmma`: m·n·k an instruction.
+    pub multiply_adds: u64,
+    /// Bytes of shared memory that `cp.async` and the tensor memory accelerator have filled, zeros included.
+    pub copied_bytes: u64,
+    /// Bytes that loads and `ldmatrix` have read of shared memory. The host compiler may have joined loads of one address.
+    pub shared_read_bytes: u64,
+}
+
 /// An emulated device. Launches on different devices may run at the same time; those on one take turns.
 #[derive(Debug)]
 pub struct Device {
@@ -150,6 +163,16 @@ impl Device {
         // SAFETY: as in `set_schedule`; the count lives during the call.
         let code = unsafe { (self.module.functions.unwritten)(machine.as_ptr(), address, &mut bytes) };
         self.check(&machine, code).map(|()| bytes)
+    }
+
+    /// How much all launches on this device have asked for, those that failed included. The same for every schedule, unless
+    /// the kernel itself decides by who comes first.
+    pub fn work(&self) -> Work {
+        let machine = self.lock();
+        let mut work = Work::default();
+        // SAFETY: as in `set_schedule`; the counts live during the call.
+        unsafe { (self.module.functions.work)(machine.as_ptr(), &mut work) };
+        work
     }
 
     /// Frees the allocation that starts at `address`.

@@ -9,6 +9,6 @@ mod runtime;
 mod sources;
 
 pub use compiler::Compiler;
-pub use device::{Device, Policy, Schedule, TensorMap, TensorMap2d};
+pub use device::{Device, Policy, Schedule, TensorMap, TensorMap2d, Work};
 pub use error::{Error, Kind, Report};
 pub use module::Module;

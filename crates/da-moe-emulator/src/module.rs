@@ -6,7 +6,7 @@ use std::path::Path;
 use libloading::{Library, Symbol};
 
 use crate::Error;
-use crate::device::TensorMap2d;
+use crate::device::{TensorMap2d, Work};
 
 /// The runtime's device. Only pointers to it exist here.
 #[repr(C)]
@@ -26,6 +26,7 @@ pub(crate) struct Functions {
     pub(crate) download: unsafe extern "C" fn(*mut Machine, u64, *mut u8, usize) -> c_int,
     pub(crate) read_only: unsafe extern "C" fn(*mut Machine, u64) -> c_int,
     pub(crate) unwritten: unsafe extern "C" fn(*mut Machine, u64, *mut usize) -> c_int,
+    pub(crate) work: unsafe extern "C" fn(*const Machine, *mut Work),
     pub(crate) tensor_map_2d: unsafe extern "C" fn(*mut Machine, *mut c_void, u64, *const TensorMap2d) -> c_int,
     pub(crate) launch:
         unsafe extern "C" fn(*mut Machine, usize, *const [u32; 3], *const [u32; 3], u32, *const *mut c_void) -> c_int,
@@ -70,6 +71,7 @@ impl Module {
                 download: function(&library, "emulator_download").map_err(failed)?,
                 read_only: function(&library, "emulator_read_only").map_err(failed)?,
                 unwritten: function(&library, "emulator_unwritten").map_err(failed)?,
+                work: function(&library, "emulator_work").map_err(failed)?,
                 tensor_map_2d: function(&library, "emulator_tensor_map_2d").map_err(failed)?,
                 launch: function(&library, "emulator_launch").map_err(failed)?,
             }

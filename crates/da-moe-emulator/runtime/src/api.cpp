@@ -52,6 +52,7 @@ public:
     void give(Machine* machine) {
         machine->global = emu::GlobalMemory();
         machine->message.clear();
+        machine->work = {};
         const std::lock_guard<std::mutex> guard(mutex);
         machines.emplace_back(machine);
         if (machines.size() > MOST) {
@@ -169,6 +170,10 @@ int emulator_unwritten(Machine* machine, uint64_t address, size_t* bytes) {
         *bytes += state == emu::ByteState::Unwritten;
     }
     return 0;
+}
+
+void emulator_work(const Machine* machine, emu::Work* work) {
+    *work = machine->work;
 }
 
 int emulator_tensor_map_2d(Machine* machine, void* map, uint64_t address, const emu::TensorMapShape* shape) {

@@ -44,6 +44,7 @@ void cp_async(uint32_t target, const void* source, uint32_t bytes, uint32_t sour
     // The target belongs to the copy from now on, and holds nothing until it is waited for.
     unsigned char* place = shared_pointer(self, target, bytes, AccessKind::Write, "cp.async write", site);
     memset(place, machine.poison, bytes);
+    machine.work.copied_bytes += bytes;
     std::fill_n(self.block->shared.states.begin() + target, bytes, ByteState::Pending);
     if (source_bytes > 0) {
         access_global(machine, from, source_bytes, {self.agent, AccessKind::Read, "cp.async read", site, false});

@@ -62,6 +62,7 @@ inline __attribute__((always_inline)) void hook(void* pointer, size_t bytes, siz
     }
     const uint32_t offset = self.block->shared.offset_of(address);
     if (offset < SHARED_ARENA) {
+        self.machine->work.shared_read_bytes += kind == AccessKind::Read ? bytes : 0;
         access_shared(*self.block, offset, static_cast<uint32_t>(bytes), {self.agent, kind, name, site, false});
     } else {
         access_elsewhere(self, address, bytes, kind, name, site);

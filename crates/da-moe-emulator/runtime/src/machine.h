@@ -142,6 +142,13 @@ struct Note {
     Site site;
 };
 
+// How much kernels have asked for. In the order of `Work` in Rust.
+struct Work {
+    uint64_t multiply_adds;
+    uint64_t copied_bytes;
+    uint64_t shared_read_bytes;
+};
+
 struct Failure {
     Kind kind;
     char summary[600];
@@ -159,6 +166,7 @@ struct Machine {
     Policy policy = Policy::RoundRobin;
     unsigned resident = 1;
     std::string message;  // of the last error
+    Work work = {};       // of all launches
 
     // The launch
     const Entry* kernel = nullptr;

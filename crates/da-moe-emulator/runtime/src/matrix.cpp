@@ -66,7 +66,8 @@ void scatter(const float (&d)[16][8], void** records) {
 }
 
 template <unsigned DEPTH>
-void add_products(float (&d)[16][8], const float (&a)[16][DEPTH], const float (&b)[DEPTH][8]) {
+void add_products(Warp& warp, float (&d)[16][8], const float (&a)[16][DEPTH], const float (&b)[DEPTH][8]) {
+    warp.block->machine->work.multiply_adds += 16 * 8 * DEPTH;
     for (unsigned i = 0; i < 16; i++) {
         for (unsigned k = 0; k < DEPTH; k++) {
             for (unsigned j = 0; j < 8; j++) {
@@ -76,7 +77,7 @@ void add_products(float (&d)[16][8], const float (&a)[16][DEPTH], const float (&
     }
 }
 
-void multiply(Warp&, void** records, uint32_t) {
+void multiply(Warp& warp, void** records, uint32_t) {
     float a[16][16], b[16][8], d[16][8];
     gather(d, records);
     for (unsigned lane = 0; lane < WARP; lane++) {
@@ -94,7 +95,7 @@ void multiply(Warp&, void** records, uint32_t) {
             }
         }
     }
-    add_products(d, a, b);
+    add_products(warp, d, a, b);
     scatter(d, records);
 }
 
@@ -106,7 +107,7 @@ float tf32_value(uint32_t bits) {
     return value;
 }
 
-void multiply_tf32(Warp&, void** records, uint32_t) {
+void multiply_tf32(Warp& warp, void** records, uint32_t) {
     float a[16][8], b[8][8], d[16][8];
     gather(d, records);
     for (unsigned lane = 0; lane < WARP; lane++) {
@@ -119,7 +120,7 @@ void multiply_tf32(Warp&, void** records, uint32_t) {
             b[in_group + 4 * i][group] = tf32_value(record.b[i]);
         }
     }
-    add_products(d, a, b);
+    add_products(warp, d, a, b);
     scatter(d, records);
 }
 
@@ -134,6 +135,7 @@ void ldmatrix(unsigned matrices, bool transpose, uint32_t row, uint32_t* out, Lo
                                row);
         }
         shared_pointer(self, row, 16, AccessKind::Read, "ldmatrix read", site);
+        self.machine->work.shared_read_bytes += 16;
     }
     LoadRecord record{matrices, transpose, row, out};
     warp_collective(self, "ldmatrix", FULL_MASK, &record, load_fragments, here, site);

@@ -154,6 +154,7 @@ void run_tma(Block& block, size_t number) {
             copy_element(block, copy, column, row);
         }
     }
+    block.machine->work.copied_bytes += bytes;
     mbarrier_complete_tx(block, copy.mbarrier, bytes, copy.agent.known, copy.site);
 }
 

@@ -103,6 +103,7 @@ void run(Warp& warp, Wgmma& op) {
 
     Accumulators& accumulators = warp.wgmma.accumulators[op.accumulators[0]];
     multiply_rows(op, accumulators, scratch);
+    block.machine->work.multiply_adds += uint64_t{16 * 16} * n;
     if (--accumulators.pending == 0) {
         for (int lane = 0; lane < static_cast<int>(WARP); lane++) {
             for (int i = 0; i < operands.n / 2; i++) {

@@ -42,7 +42,15 @@ fn accesses_outside_shared_arrays() {
 #[test]
 fn indices_outside_arrays() {
     fault("index_of_a_local", Kind::OutOfBounds);
+    fault("index_through_a_reference", Kind::OutOfBounds);
     fault("index_of_a_shared", Kind::OutOfBounds);
+}
+
+/// The limit that the README states: where this begins to fail, it is out of date.
+#[test]
+fn pointers_past_local_arrays_are_seen_only_outside_the_threads_own_stack() {
+    passes(&MODULE, |device| launch(device, "pointer_past_a_local"));
+    fault("pointer_far_past_a_local", Kind::Memory);
 }
 
 #[test]

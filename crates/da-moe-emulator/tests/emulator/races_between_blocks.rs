@@ -1,6 +1,6 @@
 //! What orders the blocks of one launch: fences and atomics, in pairs.
 
-use da_moe_emulator::{Device, Error, Kind};
+use da_moe_emulator::{Device, Error, Kind, Policy, Schedule};
 
 use crate::common::{compile, compiler, download, input, lines_with, mutant, output, parameter, passes, reports};
 
@@ -53,6 +53,41 @@ fn without_the_barrier_after_the_ticket_it_does_not() {
     let module = mutant(FILE, "__syncthreads();  // after the ticket", "");
     let lines = [lines_with(FILE, "if (last[0]"), lines_with(FILE, "all += partial[i]")].concat();
     reports(&module, &[Kind::Race, Kind::Uninitialised], FILE, &lines, sum);
+}
+
+const WRITE_AFTER_READ: &str = "write_after_read.cu";
+
+fn overwrite(device: &Device, roles: &[i32]) -> Result<(), Error> {
+    let (value, out) = (input(device, "value", &[3i32]), output::<i32>(device, "out", 1));
+    for role in roles {
+        // SAFETY: two addresses and an int, as the kernel takes them.
+        unsafe {
+            let parameters = [parameter(&value), parameter(&out), parameter(role)];
+            device.launch("write_after_read", [2, 1, 1], [1, 1, 1], 0, &parameters)?;
+        }
+    }
+    assert_eq!((download::<i32>(device, out, 1), download::<i32>(device, value, 1)), (vec![3], vec![7]));
+    Ok(())
+}
+
+#[test]
+fn a_write_after_another_blocks_read() {
+    let module = compile(&compiler(WRITE_AFTER_READ));
+    let lines = [lines_with(WRITE_AFTER_READ, "// the read"), lines_with(WRITE_AFTER_READ, "// the write")].concat();
+    reports(&module, &[Kind::Race], WRITE_AFTER_READ, &lines, |device| overwrite(device, &[2]));
+    // One block after the other: the read has passed, with the right value, when the write is made.
+    reports(&module, &[Kind::Race], WRITE_AFTER_READ, &lines_with(WRITE_AFTER_READ, "// the write"), |device| {
+        device.set_schedule(Schedule { seed: 1, policy: Policy::RoundRobin, resident: 1 });
+        let result = overwrite(device, &[2]);
+        let text = "write of `value`+0 is not ordered after the read by another block";
+        assert!(result.as_ref().is_err_and(|error| error.to_string().contains(text)), "{result:?}");
+        result
+    });
+}
+
+#[test]
+fn launches_are_ordered() {
+    passes(&compile(&compiler(WRITE_AFTER_READ)), |device| overwrite(device, &[0, 1]));
 }
 
 const LOOK_BACK: &str = "look_back.cu";

@@ -1,6 +1,6 @@
 //! Kernels for tensor cores, right and with planted bugs: cp.async and mma.sync, TMA and wgmma.
 
-use da_moe_emulator::{Device, Error, Kind, TensorMap2d};
+use da_moe_emulator::{Device, Error, Kind, TensorMap2d, Work};
 use half::bf16;
 
 use crate::common::{
@@ -106,6 +106,26 @@ fn products_are_right() {
     right(SM80, &[EVEN, RAGGED]);
     right(SM90, &[DEEP, RAGGED]);
     right(GENERIC, &[TILE]);
+}
+
+#[test]
+fn work_is_counted() {
+    // Operands of both kernels go to shared memory once. The older one reads 16 bytes a lane and matrix: two of A and two of
+    // B for each 16 of the depth in each of four warps.
+    let counted = |kernel: &str, shape: &Product| {
+        let multiply_adds = (shape.m * shape.n * shape.k) as u64;
+        let copied_bytes = ((shape.m + shape.n) * shape.k * 2) as u64;
+        let shared_read_bytes = if kernel == SM80 { (shape.k / 16 * 4 * 4 * 32 * 16) as u64 } else { 0 };
+        Work { multiply_adds, copied_bytes, shared_read_bytes }
+    };
+    for (kernel, shape) in [(SM80, &EVEN), (SM90, &DEEP)] {
+        passes(&compile(&compiler(&format!("{kernel}.cu"))), |device| {
+            assert_eq!(device.work(), Work::default());
+            shape.run(device, kernel)?;
+            assert_eq!(device.work(), counted(kernel, shape));
+            Ok(())
+        });
+    }
 }
 
 #[test]

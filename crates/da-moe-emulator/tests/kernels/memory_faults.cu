@@ -106,6 +106,33 @@ FAULT(index_of_a_local) {
 }
 GPU_KERNEL(index_of_a_local)
 
+__device__ int third_of(const int (&of_caller)[2][2], int index) {
+    return of_caller[1][index];  // fault: index_through_a_reference
+}
+FAULT(index_through_a_reference) {
+    const int local[2][2] = {{1, 2}, {3, 4}};
+    out[threadIdx.x] = third_of(local, in[0] + 2);
+}
+GPU_KERNEL(index_through_a_reference)
+
+// Not a fault that is seen: a pointer does not know the array's length, and the place is the thread's own stack.
+FAULT(pointer_past_a_local) {
+    int local[4] = {1, 2, 3, 4};
+    int* alias = local;
+    out[threadIdx.x] = alias[in[0] + 4] == 0;
+}
+GPU_KERNEL(pointer_past_a_local)
+
+// The same as far away as the next thread's stack.
+FAULT(pointer_far_past_a_local) {
+    int local[4] = {1, 2, 3, 4};
+    int* alias = local;
+    if (threadIdx.x == 0) {
+        out[0] = alias[in[0] + (64 << 10) / 4];  // fault: pointer_far_past_a_local
+    }
+}
+GPU_KERNEL(pointer_far_past_a_local)
+
 FAULT(index_of_a_shared) {
     SHARED_ARRAY(float, values, 4);
     values[in[0] + 4] = 0;  // fault: index_of_a_shared
