@@ -95,6 +95,7 @@ fn through_a_model<B: Backend<Stream = ()> + Clone>(backend: &B, cases: &[Case],
         } else {
             backward(step)
         }
+        assert_eq!(step.router_gradient().is_ok(), !shared, "the logits' gradient is in scratch");
         bits.push(gradients.x.to_f32().into_iter().map(f32::to_bits).collect());
         bits.push(gradients.experts.w_in.to_f32().into_iter().map(f32::to_bits).collect());
     }

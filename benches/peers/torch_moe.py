@@ -206,6 +206,20 @@ def time_ours(name, dtype, args):
     return block
 
 
+def time_candle(name, args):
+    """One block of our layer in candle, and of the same layer in candle's own operations: GFLOP/s of each."""
+    shape = SHAPES[name]
+    command = [args.candle, "--tokens", shape.tokens, "--hidden", shape.d, "--width", shape.f, "--experts", shape.experts]
+    command += ["--mean-k", args.mean_k, "--k-max", args.k_max, "--rounds", 5, "--json"]
+    answer = json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
+    return answer["gflops"]
+
+
+def measure_candle(name, dtype, args):
+    """Whether candle's two layers are measured beside the others: its example has SwiGLU in f32 alone."""
+    return bool(args.candle) and dtype == "f32" and SHAPES[name].activation == "swiglu" and not args.forward_only
+
+
 def peak_rss():
     """Peak resident bytes of this process.
 
@@ -256,7 +270,10 @@ def measure_case(name, dtype, args):
     variants = [v for v in VARIANTS if supported(v, torch_dtype)]
     layers = {v: Layer(SHAPES[name], torch_dtype, v, args.mean_k, args.k_max) for v in variants}
     blocks = {v: [] for v in (["ours"] if args.ours else []) + variants}
+    candle = []
     for _ in range(args.rounds):
+        if measure_candle(name, dtype, args):
+            candle.append(time_candle(name, args))
         for who, list_ in blocks.items():
             list_.append(time_ours(name, dtype, args) if who == "ours" else time_torch(layers[who], args))
     passes = ["forward"] if args.forward_only else ["forward", "forward+backward"]
@@ -266,6 +283,8 @@ def measure_case(name, dtype, args):
         best = max(speeds[v]["median"] for v in variants)
         ratio = speeds["ours"]["median"] / best if args.ours else None
         case["passes"][p] = {"gflops": speeds, "ours_over_torch": ratio}
+    if candle:
+        case["candle_gflops"] = {who: spread([block[who] for block in candle]) for who in candle[0]}
     case["peak_bytes"] = {v: measure_peak(name, dtype, v, args) for v in variants}
     if args.ours:
         case["ours"] = [b["answer"] for b in blocks["ours"]]
@@ -293,7 +312,23 @@ def markdown(results):
             ratio = measured["ours_over_torch"]
             cells.append(f"{ratio:.2f}" if ratio else "-")
             lines.append(f"| {case['shape']} | {case['dtype']} | {p} | {' | '.join(cells)} | {peak} |")
+    lines += candle_markdown(results["cases"])
     return "\n".join(lines)
+
+
+def candle_markdown(cases):
+    """Our layer in candle's graph beside candle's own operations and PyTorch, forward+backward."""
+    cases = [case for case in cases if "candle_gflops" in case]
+    if not cases:
+        return []
+    lines = ["", "Training in candle, forward+backward in f32:", ""]
+    lines += ["| shape | ours in candle | candle's operations | ratio | better of PyTorch | ratio |", "|---|---:|---:|---:|---:|---:|"]
+    for case in cases:
+        ours, theirs = (case["candle_gflops"][who]["median"] for who in ("da_moe", "candle"))
+        speeds = case["passes"]["forward+backward"]["gflops"]
+        best = max(speeds[who]["median"] for who in VARIANTS if who in speeds)
+        lines.append(f"| {case['shape']} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {best:.0f} | {ours / best:.2f} |")
+    return lines
 
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
@@ -304,6 +339,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", action="store_true", help="install PyTorch in target/peers-venv and stop")
     parser.add_argument("--ours", default=str(ROOT / "target" / "release" / "da-moe"), help="our binary")
+    parser.add_argument("--candle", default=str(ROOT / "target" / "release" / "examples" / "speed"), help="da-moe-candle's")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--mean-k", type=float, default=2.0)
@@ -325,6 +361,8 @@ def main():
     if not Path(args.ours).exists():
         print(f"{args.ours} does not exist: measuring PyTorch alone", file=sys.stderr)
         args.ours = None
+    if not Path(args.candle).exists():
+        args.candle = None
     results = {"torch": torch.__version__, "threads": args.threads, "mean_k": args.mean_k, "cases": []}
     results["dense_gflops"] = {d: dense_ceiling(getattr(torch, DTYPES[d])) for d in args.dtypes}
     for name in args.shapes:

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod abi;
+mod data;
 mod gpu_bundle;
 mod wheels;
 
@@ -13,6 +14,7 @@ const HELP: &str = "\
 cargo xtask check             formatting, lints, documentation and packages; what must be clean besides the tests
 cargo xtask cuda              install the CUDA compiler below target/, where the build looks for it
 cargo xtask abi [--check]     write src/cuda/abi.rs from kernels/abi.h, or fail if it is not what would be written
+cargo xtask data              text for the evaluation in target/data, from packages (--allow-missing: from those that can be had)
 cargo xtask gpu-bundle        tests, benchmarks and peers in target/gpu-bundle, for a machine that has a GPU and no Rust
 cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
 cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         ["cuda"] => wheels::install_compiler(),
         ["abi"] => abi::write(),
         ["abi", "--check"] => abi::check(),
+        ["data"] => data::write(false),
+        ["data", "--allow-missing"] => data::write(true),
         ["gpu-bundle"] => gpu_bundle::gather(),
         ["fuzz"] => fuzz(120),
         ["fuzz", seconds] => match seconds.parse() {
@@ -88,5 +92,6 @@ fn fuzz(seconds: u64) -> Result<(), String> {
 
 fn peers(arguments: &[&str]) -> Result<(), String> {
     run("cargo", &["build", "--release", "--package", "da-moe-cli"], &[])?;
+    run("cargo", &["build", "--release", "--package", "da-moe-candle", "--example", "speed"], &[])?;
     run("python3", &[&["benches/peers/torch_moe.py"], arguments].concat(), &[])
 }

@@ -111,6 +111,10 @@ impl Scratch {
         Ok(())
     }
 
+    pub(crate) fn d_logits(&self) -> Option<&Memory> {
+        self.0.as_ref().map(|buffers| &buffers.d_logits)
+    }
+
     /// The buffers of a call that has been checked.
     pub(crate) fn buffers(&mut self, op: &'static str) -> Result<&mut Buffers> {
         self.0.as_deref_mut().ok_or_else(|| none(op))

@@ -53,6 +53,8 @@ pub(crate) struct Last {
     pub sizes: Sizes,
     /// Whether the routing came from outside, so that there are no importance and no logits.
     pub routed: bool,
+    /// Whether the step's own scratch holds what a backward of it wrote.
+    pub backward: bool,
 }
 
 /// What a forward over up to `max_tokens` tokens leaves for backward and for reports, and [`Scratch`] for both.
@@ -150,10 +152,15 @@ impl Step {
     /// Calls `call` with this step using `scratch`, which may be another layer's as long as it is large enough: calls that
     /// run one after another need only one. On a device that is the order of one stream.
     pub fn with_scratch<T>(&mut self, scratch: &mut Scratch, call: impl FnOnce(&mut Self) -> T) -> T {
-        std::mem::swap(&mut self.scratch, scratch);
+        self.exchange(scratch);
         let result = call(self);
-        std::mem::swap(&mut self.scratch, scratch);
+        self.exchange(scratch);
         result
+    }
+
+    fn exchange(&mut self, scratch: &mut Scratch) {
+        std::mem::swap(&mut self.scratch, scratch);
+        self.last = self.last.map(|last| Last { backward: false, ..last });
     }
 
     /// The sizes of the last forward; an error before the first.
@@ -192,6 +199,22 @@ impl Step {
     pub fn logits(&self) -> Result<TensorRef<'_, 2>> {
         let sizes = self.gated("logits")?;
         view(&self.saved.logits, [sizes.tokens, sizes.candidates])
+    }
+
+    /// `dz[T, E + Z]` f32: the gradient of the logits, that of the losses included, as the last backward left it in scratch.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when no backward has followed the last forward, with a routing from outside, or when that backward
+    /// used scratch that the step was lent.
+    pub fn router_gradient(&self) -> Result<TensorRef<'_, 2>> {
+        let sizes = self.gated("gradient of logits")?;
+        match (self.last, self.scratch.d_logits()) {
+            (Some(Last { backward: true, .. }), Some(d_logits)) => view(d_logits, [sizes.tokens, sizes.candidates]),
+            _ => {
+                let problem = "no backward has followed the last forward, or it used scratch that was lent".into();
+                Err(Error::Workspace { op: "step", problem })
+            }
+        }
     }
 
     /// What the gate decided in the last forward.

@@ -1,7 +1,7 @@
 //! Five stages up.
 
 use super::{Layer, all, routed};
-use crate::step::{view, view_mut};
+use crate::step::{Last, view, view_mut};
 use crate::{
     Backend, CombineBackwardArgs, Error, ExpertGradients, ExpertWeights, ExpertsBackwardArgs, GateBackwardArgs,
     Gradients, Inputs, Keep, PermuteBackwardArgs, Result, RouterBackward, RoutingBackwardArgs, Rows, Sizes, Step,
@@ -41,7 +41,9 @@ impl<B: Backend> Layer<B> {
             _ => return refuse(format!("was not over {} tokens", sizes.tokens)),
         }
         self.compute_backward(stream, inputs, weights, dy, step, gradients, &sizes)?;
-        self.route_backward(stream, inputs, weights, step, gradients, &sizes)
+        self.route_backward(stream, inputs, weights, step, gradients, &sizes)?;
+        step.last = step.last.map(|last| Last { backward: true, ..last });
+        Ok(())
     }
 
     /// Combine, experts (routed and shared) and permute, upward.

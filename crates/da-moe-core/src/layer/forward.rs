@@ -49,7 +49,7 @@ impl<B: Backend> Layer<B> {
             None => self.route(stream, inputs, weights, state, step, &sizes)?,
         }
         self.compute(stream, inputs, weights, step, &sizes, y.reborrow())?;
-        step.last = Some(Last { sizes, routed: inputs.routing.is_some() });
+        step.last = Some(Last { sizes, routed: inputs.routing.is_some(), backward: false });
         Ok(())
     }
 

@@ -1,0 +1,248 @@
+//! NVIDIA GPUs: the library's kernels on candle's stream, in candle's memory. **Not yet run on a GPU.**
+
+#![allow(unsafe_code, reason = "candle's memory and stream are lent by address; each block names what it relies on")]
+
+use crate::lend::unknown;
+use crate::lock;
+use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
+use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Result, bail};
+use da_moe::cuda::{Cuda, Device, DeviceMemory, Driver, Most, Stream, Workspace};
+use da_moe::{
+    DType, Gradients, Inputs, Keep, Layer, LayerConfig, STATE_LEN, Slice, SliceMut, State, Step, TensorMut, TensorRef,
+    Weights,
+};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::ThreadId;
+
+/// The kernels, loaded once for each of candle's devices, and the stream that all layers there are called on.
+pub(crate) struct Gpu {
+    // Given back first: it is candle's stream, which `stream` keeps.
+    work: Mutex<Work>,
+    cuda: Cuda,
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+}
+
+/// What one call at a time has.
+struct Work {
+    stream: Stream<Driver>,
+    /// The last that called.
+    thread: ThreadId,
+}
+
+static GPUS: Mutex<Vec<(DeviceId, Weak<Gpu>)>> = Mutex::new(Vec::new());
+
+impl Gpu {
+    fn of(device: &CudaDevice) -> Result<Arc<Self>> {
+        let mut all = lock(&GPUS);
+        all.retain(|(_, gpu)| gpu.strong_count() > 0);
+        let known = all.iter().find(|(id, _)| *id == device.id()).and_then(|(_, gpu)| gpu.upgrade());
+        if let Some(gpu) = known {
+            return Ok(gpu);
+        }
+        let gpu = Arc::new(Self::open(device)?);
+        all.push((device.id(), Arc::downgrade(&gpu)));
+        Ok(gpu)
+    }
+
+    fn open(device: &CudaDevice) -> Result<Self> {
+        let DeviceLocation::Cuda { gpu_id } = device.location() else {
+            bail!("{device:?} is no NVIDIA GPU");
+        };
+        let cuda = Cuda::open(gpu_id as u32).map_err(Error::wrap)?;
+        let stream = device.cuda_stream();
+        let work = Work {
+            stream: on(&cuda, &stream, Workspace::HEADER).map_err(Error::wrap)?,
+            thread: std::thread::current().id(),
+        };
+        Ok(Self { work: Mutex::new(work), cuda, device: device.clone(), stream })
+    }
+
+    /// Lends a tensor's elements from number `first` on, for reading.
+    pub fn read<'s>(&'s self, name: &str, storage: &'s CudaStorage, first: usize) -> Result<Borrowed<'s>> {
+        self.expect_own(name, storage)?;
+        let stream = &*self.stream;
+        let (dtype, range) = match &storage.slice {
+            CudaStorageSlice::F32(slice) => (DType::F32, Range::read(slice, stream, first)),
+            CudaStorageSlice::BF16(slice) => (DType::Bf16, Range::read(slice, stream, first)),
+            CudaStorageSlice::F16(slice) => (DType::F16, Range::read(slice, stream, first)),
+            CudaStorageSlice::I32(slice) => (DType::I32, Range::read(slice, stream, first)),
+            CudaStorageSlice::U8(slice) => (DType::U8, Range::read(slice, stream, first)),
+            _ => return unknown(name, storage.dtype()),
+        };
+        self.lend(name, dtype, range)
+    }
+
+    /// Lends a result's elements, for writing.
+    pub fn write<'s>(&'s self, name: &str, storage: &'s mut CudaStorage) -> Result<Borrowed<'s>> {
+        self.expect_own(name, storage)?;
+        let (stream, found) = (&*self.stream, storage.dtype());
+        let (dtype, range) = match &mut storage.slice {
+            CudaStorageSlice::F32(slice) => (DType::F32, Range::write(slice, stream)),
+            CudaStorageSlice::BF16(slice) => (DType::Bf16, Range::write(slice, stream)),
+            CudaStorageSlice::F16(slice) => (DType::F16, Range::write(slice, stream)),
+            _ => return unknown(name, found),
+        };
+        self.lend(name, dtype, range)
+    }
+
+    fn lend<'s>(&'s self, name: &str, dtype: DType, range: Range<'s>) -> Result<Borrowed<'s>> {
+        // SAFETY: the range is of a live slice, which stays borrowed, shared or exclusively, for as long as the result is
+        // there; candle's devices use the primary context, as the library does; kernels are started on the stream that the
+        // slice was made ready for.
+        let memory = unsafe { self.cuda.borrow(dtype, range.address, range.count) };
+        let memory = memory.map_err(|error| Error::msg(format!("`{name}`: {error}")))?;
+        Ok(Borrowed { memory, _order: range.order })
+    }
+
+    /// Room for a result, uninitialised.
+    pub fn room(&self, name: &str, dtype: candle_core::DType, count: usize) -> Result<CudaStorage> {
+        // SAFETY: every result of the library's is written whole before candle sees it, or is dropped unread.
+        let slice = unsafe {
+            match dtype {
+                candle_core::DType::F32 => CudaStorageSlice::F32(self.device.alloc(count)?),
+                candle_core::DType::BF16 => CudaStorageSlice::BF16(self.device.alloc(count)?),
+                candle_core::DType::F16 => CudaStorageSlice::F16(self.device.alloc(count)?),
+                other => return unknown(name, other),
+            }
+        };
+        Ok(CudaStorage { slice, device: self.device.clone() })
+    }
+
+    /// candle orders work by device: what another one of the same GPU does is not ordered with this one's.
+    fn expect_own(&self, name: &str, storage: &CudaStorage) -> Result<()> {
+        if storage.device().same_device(&self.device) {
+            return Ok(());
+        }
+        bail!("`{name}` is on another device than the layer's weights")
+    }
+
+    /// Calls with a stream that has `workspace` bytes to work in.
+    fn call(&self, workspace: usize, call: impl FnOnce(&Stream<Driver>) -> da_moe::Result<()>) -> da_moe::Result<()> {
+        let mut work = lock(&self.work);
+        let thread = std::thread::current().id();
+        if work.thread != thread {
+            // candle's usual stream is each thread's own behind one handle. What is reused from call to call, workspace and
+            // steps, is ordered by one such stream alone.
+            self.cuda.device().synchronize_all()?;
+            work.thread = thread;
+        }
+        if work.stream.workspace_bytes() < workspace {
+            work.stream = on(&self.cuda, &self.stream, workspace)?;
+        }
+        call(&work.stream)
+    }
+}
+
+/// candle's stream, with a workspace of its own.
+fn on(cuda: &Cuda, stream: &CudaStream, workspace: usize) -> da_moe::Result<Stream<Driver>> {
+    let workspace = cuda.zeros(DType::U8, workspace.max(Workspace::HEADER))?;
+    // SAFETY: a stream of the GPU's primary context, or the one that every thread has of its own there; `Gpu` keeps it for
+    // longer than the result.
+    unsafe { cuda.borrow_stream(stream.cu_stream() as u64, workspace) }
+}
+
+/// Elements of one of candle's slices, by address.
+struct Range<'s> {
+    address: u64,
+    count: usize,
+    order: SyncOnDrop<'s>,
+}
+
+impl<'s> Range<'s> {
+    fn read<T>(slice: &'s CudaSlice<T>, stream: &'s CudaStream, first: usize) -> Self {
+        let count = slice.len().saturating_sub(first);
+        let (address, order) = slice.device_ptr(stream);
+        Self { address: address + ((slice.len() - count) * size_of::<T>()) as u64, count, order }
+    }
+
+    fn write<T>(slice: &'s mut CudaSlice<T>, stream: &'s CudaStream) -> Self {
+        let count = slice.len();
+        let (address, order) = slice.device_ptr_mut(stream);
+        Self { address, count, order }
+    }
+}
+
+/// Memory of candle's, until the kernels that use it are queued.
+pub(crate) struct Borrowed<'s> {
+    memory: DeviceMemory<Driver>,
+    /// Tells candle, when dropped, that what was queued by then uses the memory.
+    _order: SyncOnDrop<'s>,
+}
+
+impl Borrowed<'_> {
+    pub fn elements(&self) -> Slice<'_> {
+        (&self.memory).into()
+    }
+
+    pub fn elements_mut(&mut self) -> SliceMut<'_> {
+        (&mut self.memory).into()
+    }
+}
+
+/// A layer on a GPU, with what it carries between calls.
+pub(crate) struct Engine {
+    layer: Layer<Cuda>,
+    carried: Mutex<State>,
+    gpu: Arc<Gpu>,
+}
+
+impl Engine {
+    pub fn new(config: LayerConfig, device: &CudaDevice) -> Result<Self> {
+        let gpu = Gpu::of(device)?;
+        let layer = Layer::new(gpu.cuda.clone(), config).map_err(Error::wrap)?;
+        let carried = Mutex::new(layer.state().map_err(Error::wrap)?);
+        Ok(Self { layer, carried, gpu })
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub fn config(&self) -> &LayerConfig {
+        self.layer.config()
+    }
+
+    pub fn step(&self, tokens: usize, dtype: DType, keep: Keep) -> da_moe::Result<Step> {
+        self.layer.step(tokens, dtype, keep)
+    }
+
+    pub fn forward(
+        &self,
+        inputs: &Inputs<'_>,
+        weights: &Weights<'_>,
+        step: &mut Step,
+        y: TensorMut<'_, 2>,
+    ) -> da_moe::Result<()> {
+        self.gpu.call(self.workspace(inputs)?, |stream| {
+            self.layer.forward(stream, inputs, weights, &mut lock(&self.carried), step, y)
+        })
+    }
+
+    pub fn backward(
+        &self,
+        inputs: &Inputs<'_>,
+        weights: &Weights<'_>,
+        dy: TensorRef<'_, 2>,
+        step: &mut Step,
+        gradients: &mut Gradients<'_>,
+    ) -> da_moe::Result<()> {
+        self.gpu
+            .call(self.workspace(inputs)?, |stream| self.layer.backward(stream, inputs, weights, dy, step, gradients))
+    }
+
+    pub fn state(&self) -> da_moe::Result<Vec<f32>> {
+        Ok(lock(&self.carried).values.to_host()?.to_f32())
+    }
+
+    pub fn set_state(&self, values: [f32; STATE_LEN]) -> da_moe::Result<()> {
+        lock(&self.carried).values.write(&values.to_vec().into())
+    }
+
+    /// Enough for forward and backward of such a call.
+    fn workspace(&self, inputs: &Inputs<'_>) -> da_moe::Result<usize> {
+        self.gpu.cuda.workspace_bytes(self.layer.config(), Most::of(inputs, Keep::Hidden))
+    }
+}

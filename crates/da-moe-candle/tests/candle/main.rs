@@ -1,0 +1,8 @@
+//! The layer inside candle: gradients against candle's own, and everything that a training loop does with a module.
+
+mod common;
+mod dense;
+mod gradients;
+mod graph;
+mod module;
+mod refusals;

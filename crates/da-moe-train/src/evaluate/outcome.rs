@@ -1,0 +1,118 @@
+//! What a run of the grid found, and the file that keeps it.
+
+use super::plan::{Group, Job};
+use super::statistics::Estimate;
+use crate::config::RunConfig;
+use crate::error::{Result, TrainError};
+use crate::metrics::HeldOut;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+/// A finished run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Name of its group.
+    pub group: String,
+    /// What was run: a result of another configuration is not a result of this run.
+    pub config: RunConfig,
+    /// Learned numbers.
+    pub parameters: usize,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// After the last step.
+    pub held_out: HeldOut,
+    /// Step and loss of each measurement on held-out text.
+    pub curve: Vec<(u64, f64)>,
+    /// Expert rows of a token and layer in training, mean over all steps.
+    pub training_rows: f64,
+    /// The router's gradient by number of experts, in the last steps.
+    pub router_gradient_by_k: BTreeMap<usize, f64>,
+    /// Seconds of one processor.
+    pub processor_seconds: f64,
+    /// Accuracy after fine-tuning, by labelled set.
+    #[serde(default)]
+    pub accuracy: BTreeMap<String, f64>,
+    /// Tokens of held-out text with their mean number of experts, most first and fewest last.
+    #[serde(default)]
+    pub experts_by_token: Vec<TokenExperts>,
+}
+
+/// How many experts a token of the vocabulary got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenExperts {
+    /// Its text.
+    pub token: String,
+    /// Mean over its places and all layers.
+    pub mean_k: f64,
+    /// Its places.
+    pub count: u64,
+}
+
+/// Everything found so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcomes(pub Vec<Outcome>);
+
+impl Outcomes {
+    /// Reads a file of one outcome a line; none where there is no file.
+    ///
+    /// # Errors
+    /// A line that is no outcome, by its number.
+    pub fn read(path: &Path) -> Result<Self> {
+        let Ok(text) = fs::read_to_string(path) else { return Ok(Self::default()) };
+        let parse = |(number, line): (usize, &str)| {
+            let wrong = |error| TrainError::contents(path, format!("line {}: {error}", number + 1));
+            serde_json::from_str(line).map_err(wrong)
+        };
+        text.lines().enumerate().map(parse).collect::<Result<_>>().map(Self)
+    }
+
+    /// Adds an outcome to the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn append(path: &Path, outcome: &Outcome) -> Result<()> {
+        let line = serde_json::to_string(outcome).map_err(|error| TrainError::contents(path, error))? + "\n";
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::file(path))?;
+        file.write_all(line.as_bytes()).map_err(TrainError::file(path))
+    }
+
+    /// The outcome of a run, if there is one for just this configuration.
+    pub(crate) fn of(&self, job: &Job, config: &RunConfig) -> Option<&Outcome> {
+        self.0.iter().find(|outcome| outcome.group == job.group && outcome.config == *config)
+    }
+
+    /// Outcomes of a variant whose model and schedule are the group's, by seed.
+    pub fn by_seed(&self, group: &Group, variant: &str) -> BTreeMap<u64, &Outcome> {
+        let fits = |outcome: &&Outcome| {
+            let (model, config) = (&outcome.config.model, &outcome.config);
+            let sized = crate::ModelConfig { vocabulary: model.vocabulary, ..group.model.clone() };
+            outcome.group == group.name
+                && config.variant.name == variant
+                && *model == sized
+                && config.schedule == group.schedule
+                && group.variants.iter().all(|known| known.name != variant || *known == config.variant)
+        };
+        self.0.iter().filter(fits).map(|outcome| (outcome.config.seed, outcome)).collect()
+    }
+
+    /// A figure of a variant over its seeds.
+    pub fn estimate(&self, group: &Group, variant: &str, figure: impl Fn(&Outcome) -> f64) -> Option<Estimate> {
+        let values: Vec<f64> = self.by_seed(group, variant).into_values().map(figure).collect();
+        Estimate::of(&values)
+    }
+
+    /// A figure of one variant less that of another, seed by seed.
+    pub fn difference(
+        &self,
+        group: &Group,
+        [of, against]: [&str; 2],
+        figure: impl Fn(&Outcome) -> Option<f64>,
+    ) -> Option<Estimate> {
+        let (left, right) = (self.by_seed(group, of), self.by_seed(group, against));
+        let pairs = left.iter().filter_map(|(seed, left)| Some(figure(left)? - figure(right.get(seed)?)?));
+        Estimate::of(&pairs.collect::<Vec<_>>())
+    }
+}
