@@ -4,9 +4,9 @@
 
 #![allow(unsafe_code, reason = "a recorded graph points into memory that its caller keeps")]
 
-use da_moe::cuda::{Copies, Cuda, DeviceMemory, Driver, Most, Stream};
+use da_moe::cuda::{Copies, DeviceMemory, Driver, Most, Stream};
 use da_moe::{
-    Attention, Backend, Buffer, DType, Error, Inputs, Keep, Layer, LayerConfig, Parameters, Result, State, Step,
+    Attention, Backend, Buffer, Cuda, DType, Error, Inputs, Keep, Layer, LayerConfig, Parameters, Result, State, Step,
     TensorMut, TensorRef, Weights,
 };
 

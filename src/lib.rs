@@ -7,5 +7,7 @@ mod engines {}
 
 pub mod cuda;
 
+#[cfg(feature = "cuda")]
+pub use cuda::Cuda;
 pub use da_moe_core::*;
 pub use da_moe_cpu::Cpu;

@@ -145,6 +145,21 @@ pub trait Device: Send + Sync + 'static {
     /// The stream came from [`Device::open_stream`], and was not given back before.
     unsafe fn close_stream(&self, stream: u64);
 
+    /// What a stream is of, unless it is one of this device.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The handle is of a stream that is there, of whatever device.
+    unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>>;
+
+    /// Where memory is, if this device is known not to reach it.
+    ///
+    /// # Errors
+    /// The device's.
+    fn memory_elsewhere(&self, address: u64, bytes: usize) -> Result<Option<String>>;
+
     /// Waits for everything started on a stream.
     ///
     /// # Errors
@@ -177,6 +192,15 @@ pub trait Device: Send + Sync + 'static {
     /// # Safety
     /// The stream is one of this device, and the bytes are memory of it.
     unsafe fn fill(&self, stream: u64, address: u64, value: u8, bytes: usize) -> Result<()>;
+
+    /// Copies bytes to where they do not overlap.
+    ///
+    /// # Errors
+    /// The device's.
+    ///
+    /// # Safety
+    /// The stream is one of this device, and both are memory of it.
+    unsafe fn copy(&self, stream: u64, from: u64, to: u64, bytes: usize) -> Result<()>;
 
     /// Copies to the device; the source may change as soon as this returns.
     ///

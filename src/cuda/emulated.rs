@@ -5,7 +5,7 @@
 use super::device::{Device, Launch};
 use crate::{Error, Result};
 use da_moe_emulator as emulator;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ pub struct Emulated {
 /// Streams that record, and graphs that were recorded.
 #[derive(Debug, Default)]
 struct Recorder {
-    last_handle: u64,
+    streams: HashSet<u64>,
     recording: HashMap<u64, Vec<Recorded>>,
     graphs: HashMap<u64, Arc<[Recorded]>>,
 }
@@ -35,6 +35,7 @@ struct Recorder {
 enum Recorded {
     Launch { launch: Launch, parameters: Vec<Vec<u8>> },
     Fill { address: u64, value: u8, bytes: usize },
+    Copy { from: u64, to: u64, bytes: usize },
 }
 
 impl Emulated {
@@ -80,9 +81,22 @@ impl Emulated {
         self.device.upload(address, &vec![value; bytes]).map_err(|error| failed("fill", error))
     }
 
+    /// As [`Emulated::set`].
+    fn move_bytes(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        let mut held = vec![0; bytes];
+        self.device.download(from, &mut held).map_err(|error| failed("copy", error))?;
+        self.device.upload(to, &held).map_err(|error| failed("copy", error))
+    }
+
+    /// Whether a stream records; what is started on it is kept then.
+    fn records(&self, stream: u64, what: Recorded) -> bool {
+        self.recorder().recording.get_mut(&stream).map(|recording| recording.push(what)).is_some()
+    }
+
     fn again(&self, recorded: &Recorded) -> Result<()> {
         match recorded {
             Recorded::Fill { address, value, bytes } => self.set(*address, *value, *bytes),
+            Recorded::Copy { from, to, bytes } => self.move_bytes(*from, *to, *bytes),
             Recorded::Launch { launch, parameters } => {
                 let parameters: Vec<&[u8]> = parameters.iter().map(Vec::as_slice).collect();
                 self.device
@@ -116,6 +130,12 @@ const SOURCES: &[&str] = &[
     "weight_gradient_sm80.cu",
 ];
 
+/// Handles of streams and graphs: no two devices share one, nor is one used again.
+fn new_handle() -> u64 {
+    static HANDLES: AtomicU64 = AtomicU64::new(1);
+    HANDLES.fetch_add(1, Ordering::Relaxed)
+}
+
 fn failed(kernel: &str, error: emulator::Error) -> Error {
     Error::Kernel { kernel: kernel.into(), problem: error.to_string() }
 }
@@ -148,13 +168,27 @@ impl Device for Emulated {
     }
 
     fn open_stream(&self) -> Result<u64> {
-        let mut recorder = self.recorder();
-        recorder.last_handle += 1;
-        Ok(recorder.last_handle)
+        let handle = new_handle();
+        self.recorder().streams.insert(handle);
+        Ok(handle)
     }
 
     unsafe fn close_stream(&self, stream: u64) {
-        self.recorder().recording.remove(&stream);
+        let mut recorder = self.recorder();
+        recorder.recording.remove(&stream);
+        recorder.streams.remove(&stream);
+    }
+
+    unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>> {
+        let known = stream == 0 || self.recorder().streams.contains(&stream);
+        Ok((!known).then(|| "another device".into()))
+    }
+
+    fn memory_elsewhere(&self, address: u64, bytes: usize) -> Result<Option<String>> {
+        let ends = [address, address.saturating_add(bytes.saturating_sub(1) as u64)];
+        // The emulator checks addresses, so any may be tried.
+        let reached = ends.into_iter().all(|end| self.device.download(end, &mut [0]).is_ok());
+        Ok((!reached).then(|| "memory that the emulator did not allocate".into()))
     }
 
     unsafe fn synchronize(&self, _: u64) -> Result<()> {
@@ -170,11 +204,17 @@ impl Device for Emulated {
     }
 
     unsafe fn fill(&self, stream: u64, address: u64, value: u8, bytes: usize) -> Result<()> {
-        if let Some(recording) = self.recorder().recording.get_mut(&stream) {
-            recording.push(Recorded::Fill { address, value, bytes });
+        if self.records(stream, Recorded::Fill { address, value, bytes }) {
             return Ok(());
         }
         self.set(address, value, bytes)
+    }
+
+    unsafe fn copy(&self, stream: u64, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if self.records(stream, Recorded::Copy { from, to, bytes }) {
+            return Ok(());
+        }
+        self.move_bytes(from, to, bytes)
     }
 
     unsafe fn upload(&self, _: u64, address: u64, bytes: &[u8]) -> Result<()> {
@@ -214,8 +254,7 @@ impl Device for Emulated {
     unsafe fn end_capture(&self, stream: u64) -> Result<u64> {
         let mut recorder = self.recorder();
         let recorded = recorder.recording.remove(&stream).ok_or_else(|| unknown("end_capture", stream))?;
-        recorder.last_handle += 1;
-        let handle = recorder.last_handle;
+        let handle = new_handle();
         recorder.graphs.insert(handle, recorded.into());
         Ok(handle)
     }

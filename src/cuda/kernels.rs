@@ -66,10 +66,11 @@ impl<D: Device> Kernels<D> {
     /// An engine's own stream, by its handle (a `CUstream` as a number), with U8 memory to work in.
     ///
     /// # Errors
-    /// [`crate::Error::Workspace`], [`crate::Error::DType`] or [`crate::Error::Place`] for memory that cannot be that.
+    /// [`crate::Error::Place`] for a stream of another context; [`crate::Error::Workspace`], [`crate::Error::DType`] or
+    /// [`crate::Error::Place`] for memory that cannot be its workspace.
     ///
     /// # Safety
-    /// The handle is of a stream of this device's context, which is still there when the result is dropped.
+    /// The handle is of a stream that is still there when the result is dropped.
     pub unsafe fn borrow_stream(&self, handle: u64, workspace: DeviceMemory<D>) -> Result<Stream<D>> {
         // SAFETY: the caller's.
         unsafe { Stream::on(&self.device, handle, workspace) }
@@ -100,7 +101,8 @@ impl<D: Device> Kernels<D> {
     /// Elements that an engine owns, by the address of the first: never given back by this library.
     ///
     /// # Errors
-    /// [`crate::Error::Value`] for an address that is null or misaligned.
+    /// [`crate::Error::Value`] for an address that is null or misaligned, [`crate::Error::Overflow`], and
+    /// [`crate::Error::Place`] for memory that is known to be of another context.
     ///
     /// # Safety
     /// There are `count` elements of type `dtype`, in memory that this device's context reaches, until the result is

@@ -22,11 +22,7 @@ pub struct DeviceMemory<D: Device> {
 impl<D: Device> DeviceMemory<D> {
     /// Uninitialised room for `count` elements.
     pub(super) fn alloc(device: &Arc<D>, name: &str, dtype: DType, count: usize) -> Result<Self> {
-        let limit = isize::MAX as usize / dtype.size();
-        if count > limit {
-            return Err(Error::Overflow { what: "device memory", sizes: vec![count], limit });
-        }
-        let address = device.alloc(name, count * dtype.size())?;
+        let address = device.alloc(name, bytes(dtype, count)?)?;
         Ok(Self { device: device.clone(), address, dtype, count, owned: true })
     }
 
@@ -56,7 +52,8 @@ impl<D: Device> DeviceMemory<D> {
     /// Elements that are there already.
     ///
     /// # Errors
-    /// [`Error::Value`] for an address that is null or that no element of the type can have.
+    /// [`Error::Value`] for an address that is null or that no element of the type can have, [`Error::Overflow`], and
+    /// [`Error::Place`] for memory that the device is known not to reach.
     ///
     /// # Safety
     /// They stay there, in memory that `device` reaches, until the result is dropped. While a view of the result is in use
@@ -68,6 +65,11 @@ impl<D: Device> DeviceMemory<D> {
         }
         if !address.is_multiple_of(dtype.size() as u64) {
             return refuse(format!("{address:#x} is no multiple of {}, the size of {dtype}", dtype.size()));
+        }
+        let bytes = bytes(dtype, count)?;
+        if let Some(found) = if bytes == 0 { None } else { device.memory_elsewhere(address, bytes)? } {
+            let expected = format!("memory of {}", device.describe());
+            return Err(Error::Place { op: "borrow", argument: "address", expected, found });
         }
         Ok(Self { device: device.clone(), address, dtype, count, owned: false })
     }
@@ -96,6 +98,15 @@ impl<D: Device> DeviceMemory<D> {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+}
+
+/// Bytes of so many elements.
+fn bytes(dtype: DType, count: usize) -> Result<usize> {
+    let limit = isize::MAX as usize / dtype.size();
+    if count > limit {
+        return Err(Error::Overflow { what: "device memory", sizes: vec![count], limit });
+    }
+    Ok(count * dtype.size())
 }
 
 impl<D: Device> ForeignMemory for DeviceMemory<D> {

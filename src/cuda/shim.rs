@@ -21,12 +21,18 @@ pub struct Counts {
     pub launches: usize,
     /// Of memory with one value.
     pub fills: usize,
+    /// Within the device.
+    pub copies: usize,
     /// Copies to or from the host, and waiting.
     pub waits: usize,
     /// Streams that are open.
     pub streams: i64,
     /// Graphs that are there.
     pub graphs: i64,
+    /// Recordings that were begun.
+    pub captures: usize,
+    /// Of graphs.
+    pub replays: usize,
 }
 
 /// When a device fails.
@@ -51,19 +57,33 @@ pub struct Shim<D> {
     frees: AtomicUsize,
     launches: AtomicUsize,
     fills: AtomicUsize,
+    copies: AtomicUsize,
     waits: AtomicUsize,
     streams: AtomicI64,
     graphs: AtomicI64,
+    captures: AtomicUsize,
+    replays: AtomicUsize,
 }
 
 impl<D: Device> Shim<D> {
     /// All counts at zero.
     pub fn new(inner: Arc<D>, failing: Option<Failing>) -> Self {
-        let zero = AtomicUsize::default;
-        let (streams, graphs) = (AtomicI64::default(), AtomicI64::default());
-        let (allocations, bytes, frees, launches, fills, waits) = (zero(), zero(), zero(), zero(), zero(), zero());
-        let elsewhere = false;
-        Self { inner, failing, elsewhere, allocations, bytes, frees, launches, fills, waits, streams, graphs }
+        Self {
+            inner,
+            failing,
+            elsewhere: false,
+            allocations: AtomicUsize::default(),
+            bytes: AtomicUsize::default(),
+            frees: AtomicUsize::default(),
+            launches: AtomicUsize::default(),
+            fills: AtomicUsize::default(),
+            copies: AtomicUsize::default(),
+            waits: AtomicUsize::default(),
+            streams: AtomicI64::default(),
+            graphs: AtomicI64::default(),
+            captures: AtomicUsize::default(),
+            replays: AtomicUsize::default(),
+        }
     }
 
     /// The same as another device, as far as anybody can see.
@@ -80,9 +100,12 @@ impl<D: Device> Shim<D> {
             frees: read(&self.frees),
             launches: read(&self.launches),
             fills: read(&self.fills),
+            copies: read(&self.copies),
             waits: read(&self.waits),
             streams: self.streams.load(Ordering::Relaxed),
             graphs: self.graphs.load(Ordering::Relaxed),
+            captures: read(&self.captures),
+            replays: read(&self.replays),
         }
     }
 
@@ -144,6 +167,15 @@ impl<D: Device> Device for Shim<D> {
         unsafe { self.inner.close_stream(stream) }
     }
 
+    unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>> {
+        // SAFETY: the caller's.
+        unsafe { self.inner.stream_elsewhere(stream) }
+    }
+
+    fn memory_elsewhere(&self, address: u64, bytes: usize) -> Result<Option<String>> {
+        self.inner.memory_elsewhere(address, bytes)
+    }
+
     unsafe fn synchronize(&self, stream: u64) -> Result<()> {
         self.alive()?;
         count(&self.waits);
@@ -168,6 +200,13 @@ impl<D: Device> Device for Shim<D> {
         count(&self.fills);
         // SAFETY: the caller's.
         unsafe { self.inner.fill(stream, address, value, bytes) }
+    }
+
+    unsafe fn copy(&self, stream: u64, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.alive()?;
+        count(&self.copies);
+        // SAFETY: the caller's.
+        unsafe { self.inner.copy(stream, from, to, bytes) }
     }
 
     unsafe fn upload(&self, stream: u64, address: u64, bytes: &[u8]) -> Result<()> {
@@ -208,6 +247,7 @@ impl<D: Device> Device for Shim<D> {
 
     unsafe fn begin_capture(&self, stream: u64) -> Result<()> {
         self.alive()?;
+        count(&self.captures);
         // SAFETY: the caller's.
         unsafe { self.inner.begin_capture(stream) }
     }
@@ -221,6 +261,7 @@ impl<D: Device> Device for Shim<D> {
 
     unsafe fn replay(&self, graph: u64, stream: u64) -> Result<()> {
         self.alive()?;
+        count(&self.replays);
         // SAFETY: the caller's.
         unsafe { self.inner.replay(graph, stream) }
     }

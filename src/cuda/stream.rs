@@ -35,8 +35,13 @@ impl<D: Device> Stream<D> {
     /// An engine's stream, with a workspace that the engine may own too.
     ///
     /// # Safety
-    /// The handle is of a stream of the device, which is still there when the result is dropped.
+    /// The handle is of a stream that is still there when the result is dropped.
     pub(super) unsafe fn on(device: &Arc<D>, handle: u64, workspace: DeviceMemory<D>) -> Result<Self> {
+        // SAFETY: the caller's.
+        if let Some(found) = unsafe { device.stream_elsewhere(handle) }? {
+            let expected = format!("a stream of {}", device.describe());
+            return Err(Error::Place { op: "stream", argument: "handle", expected, found });
+        }
         if workspace.device().id() != device.id() {
             let found = format!("memory of {}", workspace.device().describe());
             return Err(Error::Place { op: "stream", argument: "workspace", expected: device.describe(), found });

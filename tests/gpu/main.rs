@@ -3,6 +3,8 @@
 
 #![allow(clippy::duplicate_mod, reason = "every file brings the harness along")]
 
+#[path = "../accumulation.rs"]
+mod accumulation;
 #[path = "../agreement.rs"]
 mod agreement;
 #[path = "../attention_kernels.rs"]
@@ -10,10 +12,14 @@ mod attention_kernels;
 #[path = "../backward_kernels.rs"]
 mod backward_kernels;
 mod bench;
+#[path = "../calls.rs"]
+mod calls;
 #[path = "../conformance/main.rs"]
 mod conformance;
 #[path = "../determinism.rs"]
 mod determinism;
+#[path = "../device_refusals.rs"]
+mod device_refusals;
 #[path = "../edges.rs"]
 mod edges;
 #[path = "../engine.rs"]
@@ -22,8 +28,16 @@ mod engine;
 mod expert_backward_kernels;
 #[path = "../expert_kernels.rs"]
 mod expert_kernels;
+#[path = "../finite_differences.rs"]
+mod finite_differences;
+#[path = "../graphs.rs"]
+mod graphs;
 #[path = "../kernels.rs"]
 mod kernels;
+#[path = "../leak.rs"]
+mod leak;
+#[path = "../memory.rs"]
+mod memory;
 #[path = "../nonfinite.rs"]
 mod nonfinite;
 #[path = "../plan.rs"]
@@ -31,15 +45,16 @@ mod plan;
 #[path = "../state.rs"]
 mod state;
 
-use da_moe::Backend;
-use da_moe::cuda::Cuda;
+use da_moe::{Backend, Cuda, Error};
 
-/// Says which GPU there is; fails where there is none.
+/// Says in one line which GPU there is, that there is none, or why it cannot be used; `run.sh` reads it.
 #[test]
 #[ignore = "asked for by name"]
 fn probe() {
+    let in_a_line = |error: Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     match Cuda::open(0) {
-        Ok(cuda) => println!("{}", cuda.describe()),
-        Err(error) => panic!("{error}"),
+        Ok(cuda) => println!("probe: found {}", cuda.describe()),
+        Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => println!("probe: none {}", in_a_line(error)),
+        Err(error) => println!("probe: broken {}", in_a_line(error)),
     }
 }

@@ -1,11 +1,67 @@
 //! A layer as an engine calls it: tensors on the device, a stream, a workspace of exactly the size that was asked for.
 
 use super::Subject;
-use super::case::Case;
+use super::case::{Case, attention_source, small_config};
 use super::data::{Data, poison};
-use da_moe::cuda::{Copies, Device, DeviceMemory, GradientCopies, Kernels, Most, Stream};
-use da_moe::{Error, Gradients, Inputs, Keep, Layer, State, Step, TensorMut, TensorRef, Weights};
+use da_moe::cuda::{Copies, Device, DeviceMemory, Failing, GradientCopies, Kernels, Most, Shim, Stream};
+use da_moe::{
+    AttentionSource, DType, Error, ExpertsPerToken, Gradients, Inputs, Keep, Layer, LayerConfig, Normalize, NullExpert,
+    Policy, State, Step, TensorMut, TensorRef, Weights,
+};
 use da_moe_reference::check::Outcome;
+use std::sync::Arc;
+
+/// Each check runs on the emulator, and on the GPU where there is one.
+#[allow(unused_macros, reason = "for some of the test programs")]
+macro_rules! on_every_device {
+    ($($name:ident: $check:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                harness::kernels::on_each(
+                    |staged| $check(staged.kernels().device()),
+                    |staged| $check(staged.kernels().device()),
+                );
+            }
+        )*
+    };
+}
+
+#[allow(unused_imports, reason = "as above")]
+pub(crate) use on_every_device;
+
+/// A device that counts, and may fail.
+pub fn shimmed<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<Shim<D>> {
+    Kernels::new(Arc::new(Shim::new(device.clone(), failing)))
+}
+
+/// A layer with something in every stage: attention, a rule over sequences, a price, capacity, null and shared experts.
+pub fn rich() -> Case {
+    let mut config = LayerConfig {
+        num_null_experts: 2,
+        null_expert: NullExpert::Constant,
+        shared_intermediate_size: 5,
+        ..small_config()
+    };
+    config.importance.source = attention_source(AttentionSource::ReceivedMax);
+    config.importance.normalize = Normalize::MinMax;
+    config.experts_per_token = ExpertsPerToken::between(Policy::Budget { mean_k: 2.0 }, 0, 4);
+    config.router.capacity_factor = Some(1.0);
+    Case { dtype: DType::Bf16, masked_every: 5, biases: true, router_bias: true, ..Case::plain(config) }
+}
+
+/// A call's tensors on the device, with an engine for it.
+pub fn with_engine<D: Device>(
+    kernels: &Kernels<D>,
+    case: &Case,
+    run: impl FnOnce(&Data, &mut Engine<D>, &Inputs<'_>, &Weights<'_>),
+) {
+    let data = Data::new(case);
+    let copies = Copies::new(kernels);
+    let inputs = copies.inputs(&data.inputs().unwrap()).unwrap();
+    let weights = copies.weights(&data.weights().unwrap()).unwrap();
+    run(&data, &mut Engine::new(kernels, &data, case, 0).unwrap(), &inputs, &weights);
+}
 
 /// The kernels under [`Layer`], with everything on the device.
 pub struct OnDevice<D: Device>(pub Kernels<D>);

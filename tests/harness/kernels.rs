@@ -64,14 +64,19 @@ pub fn is_emulator_wanted() -> bool {
     on_gpu().is_none() || env::var_os("DA_MOE_EMULATOR").is_none_or(|wanted| wanted != "0")
 }
 
+/// The kernels on a GPU, if there is one.
+pub fn gpu() -> Option<Box<dyn Subject>> {
+    on_gpu().map(|gpu| Box::new(Through(gpu)) as Box<dyn Subject>)
+}
+
+/// The kernels on the emulator, if it is wanted.
+pub fn emulator() -> Option<Box<dyn Subject>> {
+    is_emulator_wanted().then(|| Box::new(EmulatedKernels) as Box<dyn Subject>)
+}
+
 /// The kernels wherever they run here.
 pub fn subjects() -> Vec<Box<dyn Subject>> {
-    let mut subjects: Vec<Box<dyn Subject>> = Vec::new();
-    subjects.extend(on_gpu().map(|gpu| Box::new(Through(gpu)) as Box<dyn Subject>));
-    if is_emulator_wanted() {
-        subjects.push(Box::new(EmulatedKernels));
-    }
-    subjects
+    gpu().into_iter().chain(emulator()).collect()
 }
 
 /// As [`subjects`], for tests that look at more than a layer's outcome: each calls the one that is there.
@@ -84,12 +89,21 @@ pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<
     }
 }
 
+/// How tests have their memory: full of poison, which shows in results; or, with `DA_MOE_SANITIZE=1`, as tools that watch
+/// every access need it: what nothing has written is left unwritten, and what is outside an allocation is nobody's.
+fn for_tests(driver: Driver) -> Driver {
+    match env::var_os("DA_MOE_SANITIZE").is_some_and(|wanted| wanted == "1") {
+        true => driver.unpooled(),
+        false => driver.poisoned(0xff),
+    }
+}
+
 /// The kernels on this machine's GPU; without one, a line on standard error says why, past the test runner, which keeps
 /// what passing tests print to itself.
 pub fn on_gpu() -> Option<Staged<Driver>> {
     static GPU: OnceLock<Option<Arc<Driver>>> = OnceLock::new();
     let open = || {
-        let driver = Driver::open(0).map(|driver| driver.poisoned(0xff));
+        let driver = Driver::open(0).map(for_tests);
         let line = match &driver {
             Ok(driver) => format!("the kernels also run on {driver:?}"),
             Err(error) => format!("the kernels run on the emulator only: {error}"),

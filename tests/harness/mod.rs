@@ -122,7 +122,7 @@ impl<B: Backend<Stream = ()> + Clone> Subject for Through<B> {
     }
 }
 
-/// The subjects that are quick: not the kernels.
+/// The subjects that are quick everywhere: not the kernels.
 pub fn hosts() -> Vec<Box<dyn Subject>> {
     vec![Box::new(Oracle), Box::new(Through(Cpu::new()))]
 }
@@ -134,10 +134,13 @@ pub fn subjects() -> Vec<Box<dyn Subject>> {
     subjects
 }
 
-/// Subjects of call number `call` of very many alike: the quick ones every time, the kernels every seventh time. As long as
-/// no list of choices is a multiple of seven long, they meet every choice.
+/// Subjects of call number `call` of very many alike: the quick ones and a GPU every time, the emulator every seventh time.
+/// As long as no list of choices is a multiple of seven long, it meets every choice.
 pub fn taking_turns(call: usize) -> Vec<Box<dyn Subject>> {
-    if call.is_multiple_of(7) { subjects() } else { hosts() }
+    let mut subjects = hosts();
+    subjects.extend(kernels::gpu());
+    subjects.extend(kernels::emulator().filter(|_| call.is_multiple_of(7)));
+    subjects
 }
 
 /// Holds an outcome against the oracle.

@@ -26,6 +26,8 @@ pub struct Driver {
     // Given back in this order: modules and memory belong to the context.
     functions: Functions,
     memory: Pool,
+    /// Whether memory is kept for later.
+    pooled: bool,
     context: Context,
     description: String,
     multiprocessors: usize,
@@ -44,14 +46,22 @@ impl Driver {
         let images = super::require_kernels()?;
         let gpu = open::gpu(ordinal)?;
         let context = Context::retain(gpu.device)?;
-        let functions = Functions::load(images, &gpu.description)?;
+        let functions = Functions::load(images, gpu.shared_bytes, &gpu.description)?;
         let (description, multiprocessors) = (gpu.description, gpu.multiprocessors);
-        Ok(Self { functions, memory: Pool::default(), context, description, multiprocessors, poison: None })
+        let memory = Pool::default();
+        Ok(Self { functions, memory, pooled: true, context, description, multiprocessors, poison: None })
     }
 
     /// The same with new memory filled with `byte`.
     pub fn poisoned(mut self, byte: u8) -> Self {
         self.poison = Some(byte);
+        self
+    }
+
+    /// The same with an allocation of its own for all memory, of exactly its size and given back at once: slow, and what tools
+    /// like `compute-sanitizer` need to see what is used outside of it.
+    pub fn unpooled(mut self) -> Self {
+        self.pooled = false;
         self
     }
 
@@ -117,7 +127,8 @@ impl Device for Driver {
     }
 
     fn alloc(&self, name: &str, bytes: usize) -> Result<u64> {
-        let Some(address) = self.memory.alloc(self, bytes)? else {
+        let found = if self.pooled { self.memory.alloc(self, bytes)? } else { self.take(bytes.max(1))? };
+        let Some(address) = found else {
             let problem = format!("{bytes} bytes for `{name}` cannot be had from {}", self.description);
             return Err(Error::Cuda { call: "cuMemAlloc", problem });
         };
@@ -131,7 +142,14 @@ impl Device for Driver {
     }
 
     unsafe fn free(&self, address: u64) {
-        self.memory.free(address);
+        match self.pooled {
+            true => self.memory.free(address),
+            false => {
+                // What was started before may still use it. What went wrong there is reported by the next call that can.
+                let _ = self.synchronize_all();
+                self.give(address);
+            }
+        }
     }
 
     fn open_stream(&self) -> Result<u64> {
@@ -142,6 +160,15 @@ impl Device for Driver {
     unsafe fn close_stream(&self, handle: u64) {
         // SAFETY: the caller's. The driver lets go of the stream when its work is done; a refusal would change nothing.
         let _ = self.context.make_current().map(|()| unsafe { result::stream::destroy(stream(handle)) });
+    }
+
+    unsafe fn stream_elsewhere(&self, handle: u64) -> Result<Option<String>> {
+        // SAFETY: the caller's.
+        unsafe { self.context.stream_elsewhere(stream(handle)) }
+    }
+
+    fn memory_elsewhere(&self, address: u64, _: usize) -> Result<Option<String>> {
+        self.context.memory_elsewhere(address)
     }
 
     unsafe fn synchronize(&self, handle: u64) -> Result<()> {
@@ -175,6 +202,16 @@ impl Device for Driver {
             .refused("cuMemsetD8Async", &format!("{bytes} bytes"))
     }
 
+    unsafe fn copy(&self, handle: u64, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.context.make_current()?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, stream(handle)) }
+            .refused("cuMemcpyDtoDAsync", &format!("{bytes} bytes"))
+    }
+
     unsafe fn upload(&self, handle: u64, address: u64, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -204,7 +241,7 @@ impl Device for Driver {
     unsafe fn launch(&self, handle: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
         self.context.make_current()?;
         let Launch { kernel, grid, threads, shared } = *launch;
-        let function = self.functions.find(kernel, shared)?;
+        let function = self.functions.find(launch)?;
         let [x, y, z] = grid;
         let (list, none) = (parameters.as_ptr().cast_mut(), std::ptr::null_mut());
         // SAFETY: the function belongs to a module that lives as long as `self`, in the context that is current; the driver

@@ -16,6 +16,8 @@ pub(super) struct Gpu {
     /// Model, architecture and driver, for people.
     pub(super) description: String,
     pub(super) multiprocessors: usize,
+    /// Bytes of shared memory that a block may have, for kernels that ask for it.
+    pub(super) shared_bytes: u32,
 }
 
 pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
@@ -35,10 +37,16 @@ pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
     let unknown = |error| refused("cuDeviceGetAttribute", error, &about);
     let facts = Facts::of(device).map_err(unknown)?;
     facts.check()?;
-    let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     // SAFETY: the device is one that the driver named.
-    let multiprocessors = unsafe { result::device::get_attribute(device, count) }.map_err(unknown)?;
-    Ok(Gpu { device, description: facts.describe(), multiprocessors: usize::try_from(multiprocessors).unwrap_or(1) })
+    let number = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(unknown);
+    let multiprocessors = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let shared_bytes = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    Ok(Gpu {
+        device,
+        description: facts.describe(),
+        multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
+        shared_bytes: shared_bytes.unsigned_abs(),
+    })
 }
 
 /// cudarc panics where the library is missing, even in the text of an error, so nothing of it is called before this.
