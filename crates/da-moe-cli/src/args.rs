@@ -2,8 +2,8 @@
 
 use crate::Device;
 use crate::bench::shapes::ShapeArg;
-use clap::{Args, Parser, Subcommand, ValueHint};
-use da_moe::{Activation, DType};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use da_moe::{Activation, DType, Keep};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     Run(RunArgs),
     Bench(BenchArgs),
+    Train(TrainArgs),
+    Explain(ExplainArgs),
+    Evaluate(EvaluateArgs),
     Plan(PlanArgs),
     Doctor(DoctorArgs),
 }
@@ -120,12 +123,33 @@ pub(crate) struct BenchArgs {
     /// Also time backward
     #[arg(long)]
     pub(crate) backward: bool,
+    /// What forward keeps for backward: the hidden rows, or nothing, and backward computes them again
+    #[arg(long, value_name = "KEEP", default_value = "hidden", requires = "backward")]
+    pub(crate) keep: KeepArg,
     /// Timed calls, at least 5
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(5..))]
     pub(crate) repeats: u32,
     /// Print one JSON object and nothing else
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where backward has the hidden rows from.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KeepArg {
+    /// Kept by forward.
+    Hidden,
+    /// Computed again by backward.
+    Recompute,
+}
+
+impl From<KeepArg> for Keep {
+    fn from(keep: KeepArg) -> Self {
+        match keep {
+            KeepArg::Hidden => Keep::Hidden,
+            KeepArg::Recompute => Keep::Recompute,
+        }
+    }
 }
 
 /// List the GPU launches of a layer call, with a model of their time, and the memory that it needs
@@ -156,6 +180,85 @@ pub(crate) struct PlanArgs {
     /// Print one JSON object and nothing else
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Train a small model on a text, beside one with as many experts for every token
+///
+/// Two small Transformers in a minute or two: one gives each token a number of experts by its importance in attention,
+/// the other gives every token two. Ends with a picture of which tokens matter. Started again, it goes on where it was
+/// stopped.
+#[derive(Args, Debug)]
+pub(crate) struct TrainArgs {
+    /// Text to train on, `-` for standard input [default: the project's own documentation]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) text: Option<PathBuf>,
+    /// Where checkpoints and metrics go
+    #[arg(long, value_name = "FOLDER", default_value = "da-moe-model", value_hint = ValueHint::DirPath)]
+    pub(crate) model: PathBuf,
+    /// Where to train: cpu, cuda or cuda:N (in a program built with the feature `candle-cuda`)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    /// Training steps of 1024 tokens
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: u64,
+    /// Tokens of the byte-pair vocabulary, learned from the text
+    #[arg(long, value_name = "V", default_value_t = 512)]
+    pub(crate) vocabulary: usize,
+    /// Predict each token from the earlier ones, instead of masked tokens from all others
+    #[arg(long)]
+    pub(crate) causal: bool,
+    /// Seed of first weights, order of the text and masks
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Also draw the result as an SVG picture
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+/// Show which tokens of a text a trained model finds important, and which experts they get
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// A checkpoint of `da-moe train`
+    #[arg(long, value_name = "FILE", default_value = "da-moe-model/dynamic/checkpoint.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) model: PathBuf,
+    /// The text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) text: String,
+    /// Also draw it as an SVG picture
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write it as a web page that needs no other file
+    #[arg(long, value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// Train a grid of variants and seeds, compare them, and write a report
+///
+/// Stopped anywhere, it goes on from there when it is started again: outcomes are kept beside the report, checkpoints of
+/// runs under way in the working folder. Without a plan, a small one of a minute or two.
+#[derive(Args, Debug)]
+pub(crate) struct EvaluateArgs {
+    /// The grid (JSON): models, schedules, variants, seeds and the questions asked of them
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) plan: Option<PathBuf>,
+    /// The report (Markdown); pictures and outcomes go into a folder of its name
+    #[arg(long, value_name = "FILE", default_value = "evaluation.md", value_hint = ValueHint::FilePath)]
+    pub(crate) report: PathBuf,
+    /// What `cargo xtask data` wrote
+    #[arg(long, value_name = "FOLDER", default_value = "target/data", value_hint = ValueHint::DirPath)]
+    pub(crate) data: PathBuf,
+    /// Where checkpoints of runs under way are kept
+    #[arg(long, value_name = "FOLDER", default_value = "target/evaluate", value_hint = ValueHint::DirPath)]
+    pub(crate) work: PathBuf,
+    /// Where to train: cpu, cuda or cuda:N (in a program built with the feature `candle-cuda`)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    /// Runs at a time, each on one thread [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub(crate) at_once: Option<std::num::NonZeroUsize>,
+    /// Write the report of what has been found so far, and run nothing
+    #[arg(long)]
+    pub(crate) only_report: bool,
 }
 
 /// Tell what this machine can do: CPU features, GPU, kernels, compiler

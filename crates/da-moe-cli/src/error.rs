@@ -1,5 +1,6 @@
 //! Why the program stopped: one clear line each, naming the file, field or tensor.
 
+use da_moe_train::TrainError;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +52,10 @@ pub enum Error {
     #[error("the text {0}")]
     Text(&'static str),
 
+    /// Training was refused, or failed.
+    #[error("{0}")]
+    Train(Box<da_moe_train::TrainError>),
+
     /// The work does not fit into memory.
     #[error("{what} need {needed} MiB of memory, {available} MiB are available")]
     Memory {
@@ -66,6 +71,14 @@ pub enum Error {
     #[error("check failed: {0}")]
     Check(String),
 
+    /// The program cannot be started once more with one thread a run.
+    #[error("cannot start the program again: {0}")]
+    Restart(io::Error),
+
+    /// The program that was started again has said what went wrong; this is its exit code.
+    #[error("ended with exit code {0:?}")]
+    Told(Option<u8>),
+
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
@@ -75,16 +88,29 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// 1 for a failed check, 2 for bad input.
+    /// 1 for a failed check or training, 2 for bad input.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Error::Check(_) => ExitCode::from(1),
+            Error::Train(error) if matches!(**error, TrainError::Diverged { .. } | TrainError::Engine(_)) => {
+                ExitCode::from(1)
+            }
+            Error::Told(code) => ExitCode::from(code.unwrap_or(1)),
             _ => ExitCode::from(2),
         }
     }
 
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Error::Tensor { name: name.into(), problem: problem.into() }
+    }
+}
+
+impl From<TrainError> for Error {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Layer(error) => Error::Layer(error),
+            other => Error::Train(Box::new(other)),
+        }
     }
 }
 

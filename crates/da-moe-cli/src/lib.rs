@@ -1,4 +1,5 @@
-//! The `da-moe` program: `demo`, `run`, `bench`, `plan` and `doctor` for dynamic mixture-of-experts layers.
+//! The `da-moe` program: `demo`, `train`, `explain`, `evaluate`, `run`, `bench`, `plan` and `doctor` for dynamic
+//! mixture-of-experts layers.
 //!
 //! Exit codes: 0 when all went well, 1 when a check failed, 2 for bad input. Bad input is told in one line on stderr.
 
@@ -6,15 +7,22 @@
 
 mod args;
 mod bench;
+mod canvas;
 mod demo;
 mod device;
 mod doctor;
 mod draw;
 mod error;
+mod evaluate;
+mod explain;
+mod heat_map;
 mod memory;
 mod plan;
+mod ramp;
 pub mod run;
+mod single;
 mod target;
+mod train;
 
 pub use device::Device;
 pub use error::{Error, Result};
@@ -37,6 +45,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough.
         Err(Error::Stdout(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error @ Error::Told(_)) => error.exit_code(),
         Err(error) => {
             let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             // With stderr closed there is nobody left to tell; the exit code still does.
@@ -51,6 +60,9 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Demo(arguments) => demo::execute(&arguments),
         Command::Run(arguments) => run::execute(&arguments),
         Command::Bench(arguments) => bench::execute(&arguments),
+        Command::Evaluate(arguments) => evaluate::execute(&arguments),
+        Command::Train(arguments) => train::execute(&arguments),
+        Command::Explain(arguments) => explain::execute(&arguments),
         Command::Plan(arguments) => plan::execute(&arguments),
         Command::Doctor(arguments) => doctor::execute(&arguments),
     }

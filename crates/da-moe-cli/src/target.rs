@@ -4,10 +4,21 @@ use crate::Result;
 use da_moe::cuda::{self, Copies, Kernels, Most};
 use da_moe::{Backend, Buffer, Cpu, Inputs, Keep, LayerConfig, Memory, TensorRef, Weights};
 
+/// How the rate of dense products is found, beside which a layer's is told.
+pub(crate) enum Ceiling {
+    /// Measured, in GFLOP/s.
+    Rate(f64),
+    /// By a layer of one expert, whose two products are dense: of so many tokens, and as wide.
+    OneExpert(usize),
+}
+
 /// A backend with a way to hand it host tensors.
-pub(crate) trait Target: Backend<Stream: Sized> {
+pub(crate) trait Target: Backend<Stream: Sized> + Clone {
     /// What holds the copies that it needs.
     type Held;
+
+    /// Whether a stage that is timed by itself is waited for, which a whole call does not do.
+    const STAGES_ARE_WAITED_FOR: bool;
 
     /// No copies yet.
     fn held(&self) -> Self::Held;
@@ -29,12 +40,17 @@ pub(crate) trait Target: Backend<Stream: Sized> {
     /// A stream for calls with these inputs.
     fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>, keep: Keep) -> Result<Self::Stream>;
 
-    /// Measured rate of dense f32 products, in GFLOP/s, where the backend can tell.
-    fn ceiling(&self) -> Option<f64>;
+    /// Bytes of device memory that a stream holds; nothing where everything is in host memory.
+    fn device_bytes(stream: &Self::Stream) -> Option<usize>;
+
+    /// How fast dense products are.
+    fn ceiling(&self) -> Ceiling;
 }
 
 impl Target for Cpu {
     type Held = ();
+
+    const STAGES_ARE_WAITED_FOR: bool = false;
 
     fn held(&self) {}
 
@@ -54,13 +70,19 @@ impl Target for Cpu {
         Ok(())
     }
 
-    fn ceiling(&self) -> Option<f64> {
-        Some(self.dense_gflops())
+    fn device_bytes((): &()) -> Option<usize> {
+        None
+    }
+
+    fn ceiling(&self) -> Ceiling {
+        Ceiling::Rate(self.dense_gflops())
     }
 }
 
 impl<D: cuda::Device> Target for Kernels<D> {
     type Held = Copies<D>;
+
+    const STAGES_ARE_WAITED_FOR: bool = true;
 
     fn held(&self) -> Copies<D> {
         Copies::new(self)
@@ -82,7 +104,27 @@ impl<D: cuda::Device> Target for Kernels<D> {
         Ok(self.stream(self.workspace_bytes(config, Most::of(inputs, keep))?)?)
     }
 
-    fn ceiling(&self) -> Option<f64> {
-        None
+    fn device_bytes(stream: &cuda::Stream<D>) -> Option<usize> {
+        Some(stream.workspace_bytes())
+    }
+
+    /// Enough tiles for every multiprocessor to take several.
+    fn ceiling(&self) -> Ceiling {
+        Ceiling::OneExpert(32 * self.device().multiprocessors())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use da_moe::cuda::Emulated;
+    use da_moe_emulator::Schedule;
+    use std::sync::Arc;
+
+    /// What stands for a GPU in tests.
+    pub(crate) fn emulated() -> Kernels<Emulated> {
+        let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tmp/kernels");
+        let module = Emulated::compiler(cache).compile().unwrap_or_else(|error| panic!("{error}"));
+        Kernels::new(Arc::new(Emulated::new(module, Schedule::from_seed(1))))
     }
 }

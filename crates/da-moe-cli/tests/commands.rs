@@ -115,6 +115,46 @@ fn bench_without_backward_has_no_backward() {
 }
 
 #[test]
+fn bench_keeps_what_it_is_told_to() {
+    let bench = |more: &[&str]| {
+        let output = program().args(["bench", "--shape", "64,16,24,8", "--repeats", "5", "--json"]).args(more).output();
+        output.expect("a program that starts")
+    };
+    for keep in ["hidden", "recompute"] {
+        let output = bench(&["--backward", "--keep", keep]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert!(object["backward_ms"].as_f64() > Some(0.0), "{keep}");
+    }
+    assert_refused(&bench(&["--keep", "hidden"]), "--backward");
+    assert_refused(&bench(&["--backward", "--keep", "nothing"]), "'nothing'");
+}
+
+/// What `auto` chose is told with the reason, what was named without.
+#[test]
+fn auto_says_why_there_is_no_gpu() {
+    let device = |device: &str| {
+        let bench = ["bench", "--shape", "9,8,8,3", "--repeats", "5", "--json", "--device", device];
+        let output = program().args(bench).output().expect("a program that starts");
+        let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        object["device"].as_str().expect("a text").to_string()
+    };
+    let (cpu, auto) = (device("cpu"), device("auto"));
+    match da_moe::Cuda::open(0) {
+        Ok(cuda) => assert_eq!(auto, da_moe::Backend::describe(&cuda)),
+        Err(error) => {
+            assert_eq!(auto.lines().count(), 1);
+            assert_eq!(auto, format!("{cpu} ({})", error.to_string().replace('\n', " ")));
+            let named = program().args(["bench", "--device", "cuda"]).output().expect("a program that starts");
+            assert_refused(&named, &error.to_string()[..20]);
+            let demo =
+                program().args(["demo", "--text", "-"]).write_stdin(TEXT).output().expect("a program that starts");
+            assert!(String::from_utf8_lossy(&demo.stdout).contains(&format!("({error})")), "demo tells it too");
+        }
+    }
+}
+
+#[test]
 fn doctor_answers() {
     let output = program().args(["doctor", "--json"]).output().expect("a program that starts");
     let object: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
@@ -150,14 +190,15 @@ fn doctor_says_where_the_compiler_was_looked_for() {
 /// The texts that users read first. `UPDATE_SNAPSHOTS=1 cargo test` writes them anew.
 #[test]
 fn help_is_as_reviewed() {
-    let commands: [&[&str]; 6] = [&[], &["demo"], &["run"], &["bench"], &["plan"], &["doctor"]];
+    let commands = ["", "demo", "train", "explain", "evaluate", "run", "bench", "plan", "doctor"];
     let mut help = String::new();
     for command in commands {
-        let output = program().args(command).arg("--help").output().expect("a program that starts");
+        let command: Vec<&str> = Some(command).into_iter().filter(|name| !name.is_empty()).collect();
+        let output = program().args(&command).arg("--help").output().expect("a program that starts");
         assert!(output.status.success() && output.stderr.is_empty());
         let text = String::from_utf8(output.stdout).expect("text");
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
-        help += &format!("$ da-moe {}\n{}\n\n", [command, &["--help"]].concat().join(" "), lines.join("\n"));
+        help += &format!("$ da-moe {}\n{}\n\n", [&command[..], &["--help"]].concat().join(" "), lines.join("\n"));
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help.txt");
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {

@@ -39,9 +39,9 @@ pub(super) struct Measurement<'a> {
     pub(super) backward: Option<Times>,
     /// Useful operations of a forward.
     pub(super) operations: f64,
-    /// GFLOP/s.
-    /// Of dense products on this machine, where it was measured.
-    pub(super) ceiling: Option<f64>,
+    /// GFLOP/s of dense products on this device.
+    pub(super) ceiling: f64,
+    /// Growth of this process over the calls, or what they have on a device beside inputs and weights.
     pub(super) peak_bytes: Option<u64>,
     pub(super) repeats: u32,
 }
@@ -69,7 +69,7 @@ struct Object<'a> {
     backward_ms: Option<f64>,
     gflops_forward: f64,
     gflops_backward: Option<f64>,
-    ceiling_gflops: Option<f64>,
+    ceiling_gflops: f64,
     peak_bytes: Option<u64>,
     repeats: u32,
 }
@@ -165,11 +165,10 @@ impl Measurement<'_> {
         if let (Some(times), Some(rate)) = (self.backward, self.gflops_backward()) {
             self.direction(&mut text, "backward", times, &backward, rate);
         }
-        if let Some(ceiling) = self.ceiling {
-            text += &format!("ceiling     {ceiling:>10.1} GFLOP/s   this machine's dense matrix product\n");
-        }
+        text += &format!("ceiling     {:>10.1} GFLOP/s   this device's dense matrix products\n", self.ceiling);
         if let Some(bytes) = self.peak_bytes {
-            text += &format!("memory      {:>10.1} MiB       peak growth over the calls\n", bytes as f64 / 1048576.0);
+            text +=
+                &format!("memory      {:>10.1} MiB       peak beside inputs and weights\n", bytes as f64 / 1048576.0);
         }
         text
     }
@@ -178,14 +177,13 @@ impl Measurement<'_> {
         for (stage, time) in stages {
             *text += &format!("  {stage:<10}{:>10.3} ms\n", milliseconds(*time));
         }
-        let share = self.ceiling.map(|ceiling| format!("   {:.0}% of the ceiling", 100.0 * rate / ceiling));
         *text += &format!(
-            "{name:<12}{:>10.3} ms        {:.3} to {:.3}\n{:<12}{rate:>10.1} GFLOP/s{}\n\n",
+            "{name:<12}{:>10.3} ms        {:.3} to {:.3}\n{:<12}{rate:>10.1} GFLOP/s   {:.0}% of the ceiling\n\n",
             milliseconds(times.median),
             milliseconds(times.min),
             milliseconds(times.max),
             "",
-            share.unwrap_or_default()
+            100.0 * rate / self.ceiling
         );
     }
 }

@@ -160,19 +160,14 @@ fn check(setup: &Setup, computed: &mut Computed) -> Result<Verdict> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use da_moe::cuda::{Emulated, Kernels};
-    use da_moe_emulator::Schedule;
-    use std::sync::Arc;
+    use crate::target::tests::emulated;
 
     /// As on a GPU: everything is copied to the device, runs there, and is read back.
     #[test]
     fn the_kernels_agree_with_the_oracle_too() {
-        let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tmp/kernels");
-        let module = Emulated::compiler(cache).compile().unwrap_or_else(|error| panic!("{error}"));
         let text = Text::split("A cat sat on the mat. The mat was red; the cat, less so.", 100).unwrap();
         let setup = Setup::new(&text);
-        let kernels = Kernels::new(Arc::new(Emulated::new(module, Schedule::from_seed(1))));
-        let mut computed = setup.run_on(kernels).unwrap();
+        let mut computed = setup.run_on(emulated()).unwrap();
         assert!(computed.device.contains("emulated"));
         let verdict = check(&setup, &mut computed).unwrap();
         assert!(verdict.is_ok(), "{}", verdict.unwrap_err()[0]);

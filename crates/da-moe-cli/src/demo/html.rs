@@ -2,9 +2,10 @@
 
 use super::findings::{Findings, Word};
 use super::layer::{EXPERTS, K_MAX};
-use super::ramp;
-use super::svg::{escape, saving, subtitle, verdict};
+use super::svg::{saving, subtitle, verdict};
 use super::terminal::{grouped, stages};
+use crate::canvas::escape;
+use crate::ramp;
 use std::fmt::Write;
 
 const STYLE: &str = include_str!("page.css");

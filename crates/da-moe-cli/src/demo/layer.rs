@@ -94,7 +94,10 @@ impl Setup {
     /// One forward and one backward.
     pub(super) fn run(&self, device: Device) -> Result<Computed> {
         match device.open()? {
-            Opened::Cpu(cpu) => self.run_on(cpu),
+            Opened::Cpu(cpu, why) => {
+                let computed = self.run_on(cpu)?;
+                Ok(Computed { device: why.after(computed.device), ..computed })
+            }
             Opened::Cuda(cuda) => self.run_on(cuda),
         }
     }

@@ -4,23 +4,22 @@ mod findings;
 mod html;
 mod layer;
 mod markdown;
-mod ramp;
 mod svg;
 mod terminal;
 mod text;
 mod vectors;
 
 use crate::args::DemoArgs;
+use crate::heat_map::{self, Colors};
 use crate::run::output::replace;
 use crate::{Error, Result};
-use anstream::{AutoStream, ColorChoice};
+use anstream::AutoStream;
 use findings::Findings;
 use indicatif::ProgressBar;
 use layer::Setup;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
-use terminal::Colors;
 use text::Text;
 
 const DEFAULT_TEXT: &str = include_str!("../../README.md");
@@ -58,7 +57,8 @@ pub(crate) fn execute(arguments: &DemoArgs) -> Result<()> {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
+/// A text file, or standard input for `-`.
+pub(crate) fn read(path: &Path) -> Result<String> {
     let attempt = || match path.as_os_str() == "-" {
         true => io::read_to_string(io::stdin()),
         false => {
@@ -71,13 +71,6 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn show(findings: &Findings<'_>) -> Result<()> {
-    let stdout = io::stdout();
-    let colors = match AutoStream::choice(&stdout) {
-        ColorChoice::Never => Colors::None,
-        _ if anstyle_query::truecolor() => Colors::True,
-        _ => Colors::Palette,
-    };
-    let columns = terminal_size::terminal_size_of(&stdout).map_or(80, |(width, _)| usize::from(width.0));
-    let page = terminal::page(findings, colors, columns);
-    AutoStream::auto(stdout).write_all(page.as_bytes()).map_err(Error::Stdout)
+    let page = terminal::page(findings, Colors::of_stdout(), heat_map::columns());
+    AutoStream::auto(io::stdout()).write_all(page.as_bytes()).map_err(Error::Stdout)
 }

@@ -1,45 +1,19 @@
 //! The demo as text: in colour where the terminal has it, with bars where it has not.
 
 use super::findings::{Findings, Word};
-use super::layer::EXPERTS;
-use super::ramp;
-use anstyle::Style;
+use super::layer::{EXPERTS, K_MAX};
+use crate::heat_map::{self, Cell, Colors, Rank, shortened};
 use std::fmt::Write;
 use std::ops::Range;
 use std::time::Duration;
 use unicode_width::UnicodeWidthStr;
 
-/// How much the terminal can show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colors {
-    None,
-    Palette,
-    True,
-}
-
-impl Colors {
-    fn paint(self, style: Style, text: &str) -> String {
-        if self == Colors::None || text.is_empty() { text.into() } else { format!("{style}{text}{style:#}") }
-    }
-
-    fn title(self, text: &str) -> String {
-        self.paint(Style::new().bold(), text)
-    }
-
-    fn bar(self, text: &str) -> String {
-        self.paint(ramp::accent(self == Colors::True), text)
-    }
-}
-
-const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-
 /// Everything that the demo prints, for lines of `columns`.
 pub(super) fn page(findings: &Findings<'_>, colors: Colors, columns: usize) -> String {
-    let columns = columns.clamp(40, 100);
     let mut page = String::new();
     heading(&mut page, findings);
     for sentence in findings.telling(1) {
-        heat_map(&mut page, findings, sentence, colors, columns);
+        heat_map::write(&mut page, &cells(findings, sentence), colors, columns);
     }
     tables(&mut page, findings, colors);
     distribution(&mut page, findings, colors);
@@ -66,47 +40,19 @@ fn heading(page: &mut String, findings: &Findings<'_>) {
     );
 }
 
-/// Words over their number of experts, on a background as dark as they are important, or under a bar as high.
-fn heat_map(page: &mut String, findings: &Findings<'_>, sentence: Range<usize>, colors: Colors, columns: usize) {
-    let mut lines: Vec<Vec<usize>> = vec![Vec::new()];
-    let mut used = 0;
-    for token in sentence {
-        let width = findings.text.tokens[token].text.width() + 3;
-        if used + width > columns && used > 0 {
-            lines.push(Vec::new());
-            used = 0;
-        }
-        used += width;
-        if let Some(line) = lines.last_mut() {
-            line.push(token);
-        }
-    }
-    for line in lines {
-        let (mut bars, mut words, mut counts) = (String::new(), String::new(), String::new());
-        for token in line {
-            let (text, importance) = (&findings.text.tokens[token].text, findings.importance[token]);
-            let width = text.width() + 2;
-            bars += &format!(" {}", bar(importance).to_string().repeat(width));
-            counts += &format!(" {:^width$}", findings.k[token]);
-            words += &match colors {
-                Colors::None => format!("  {text} "),
-                _ => {
-                    let style = ramp::style(importance, colors == Colors::True);
-                    format!(" {style} {text} {style:#}")
-                }
-            };
-        }
-        if colors == Colors::None {
-            let _ = writeln!(page, "{}", bars.trim_end());
-        }
-        let _ = writeln!(page, "{}\n{}\n", words.trim_end(), counts.trim_end());
-    }
-}
-
-/// One of eight heights; a token always has some.
-fn bar(importance: f32) -> char {
-    let height = (importance.clamp(0.0, 1.0) * 8.0).ceil() as usize;
-    BARS[height.clamp(1, 8)]
+/// A sentence over its numbers of experts.
+pub(super) fn cells<'a>(findings: &'a Findings<'_>, sentence: Range<usize>) -> Vec<Cell<'a>> {
+    let cell = |token: usize| {
+        let k = findings.k[token];
+        let rank = match k {
+            K_MAX => Rank::Most,
+            1 => Rank::Least,
+            _ => Rank::More,
+        };
+        let text = findings.text.tokens[token].text.as_str();
+        Cell { text, importance: findings.importance[token], experts: k.to_string(), rank }
+    };
+    sentence.map(cell).collect()
 }
 
 fn tables(page: &mut String, findings: &Findings<'_>, colors: Colors) {
@@ -124,21 +70,6 @@ fn tables(page: &mut String, findings: &Findings<'_>, colors: Colors) {
         let _ = writeln!(page, "{}", format!("  {}     {right}", cell(most)).trim_end());
     }
     page.push('\n');
-}
-
-/// At most `limit` columns wide.
-pub(super) fn shortened(text: &str, limit: usize) -> String {
-    if text.width() <= limit {
-        return text.into();
-    }
-    let mut short = String::new();
-    for c in text.chars() {
-        if short.width() + c.to_string().width() + 1 > limit {
-            break;
-        }
-        short.push(c);
-    }
-    short + "…"
 }
 
 fn distribution(page: &mut String, findings: &Findings<'_>, colors: Colors) {
@@ -268,8 +199,5 @@ mod tests {
     fn numbers_and_bars() {
         assert_eq!([0, 999, 1000, 1234567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(blocks(0.5, 3), "█▌");
-        assert_eq!([bar(0.0), bar(1.0), bar(f32::NAN)], ['▁', '█', '▁']);
-        assert_eq!(shortened("diagnosis", 5), "diag…");
-        assert_eq!(shortened("注意力機制", 5), "注意…");
     }
 }

@@ -8,7 +8,7 @@ mod tensors;
 pub use output::Output;
 
 use crate::args::RunArgs;
-use crate::device::Opened;
+use crate::device::{Opened, Why};
 use crate::target::Target;
 use crate::{Device, Error, Result, memory};
 use da_moe::{DType, Keep, Layer, LayerConfig, Step};
@@ -55,7 +55,7 @@ pub struct Summary {
     pub rows: usize,
     /// Selections dropped by capacity.
     pub dropped: usize,
-    /// What did the work.
+    /// What did the work and, where `auto` found no GPU, why not.
     pub device: String,
 }
 
@@ -87,12 +87,18 @@ fn text(path: &Path) -> Result<String> {
 pub fn run(config: &str, safetensors: &[u8], options: &Options) -> Result<Outcome> {
     let config = LayerConfig::from_json(config)?;
     match options.device.open()? {
-        Opened::Cpu(cpu) => run_on(cpu, config, safetensors, options),
-        Opened::Cuda(cuda) => run_on(cuda, config, safetensors, options),
+        Opened::Cpu(cpu, why) => run_on(cpu, &why, config, safetensors, options),
+        Opened::Cuda(cuda) => run_on(cuda, &Why::default(), config, safetensors, options),
     }
 }
 
-fn run_on<B: Target>(backend: B, config: LayerConfig, safetensors: &[u8], options: &Options) -> Result<Outcome> {
+fn run_on<B: Target>(
+    backend: B,
+    why: &Why,
+    config: LayerConfig,
+    safetensors: &[u8],
+    options: &Options,
+) -> Result<Outcome> {
     let layer = Layer::new(backend, config)?;
     let file = InputFile::parse(safetensors)?;
     let dtype = options.dtype.or_else(|| file.storage("x")).unwrap_or(DType::F32);
@@ -123,7 +129,7 @@ fn run_on<B: Target>(backend: B, config: LayerConfig, safetensors: &[u8], option
         mean_k: report.mean_k,
         rows: report.rows,
         dropped: report.dropped,
-        device: layer.backend().describe(),
+        device: why.after(layer.backend().describe()),
     };
     Ok(Outcome { tensors: outputs, summary, unread: file.unread() })
 }
@@ -146,4 +152,70 @@ fn forward_outputs(step: &Step, y: Room<2>, routed_outside: bool) -> Result<Vec<
         outputs.push(Output::copy::<f32, 2, 2>("router.logits", step.logits()?, logits)?);
     }
     Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::tests::emulated;
+    use da_moe::Cpu;
+    use safetensors::tensor::{Dtype, TensorView};
+
+    const CONFIG: &str =
+        r#"{ "hidden_size": 8, "num_experts": 4, "moe_intermediate_size": 5, "shared_intermediate_size": 3 }"#;
+
+    /// Tensors for [`CONFIG`] with numbers that look random.
+    fn input() -> Vec<u8> {
+        let shapes: [(&str, &[usize]); 9] = [
+            ("x", &[6, 8]),
+            ("router.weight", &[4, 8]),
+            ("experts.w_in", &[4, 10, 8]),
+            ("experts.w_out", &[4, 8, 5]),
+            ("shared.w_in", &[6, 8]),
+            ("shared.w_out", &[1, 8, 3]),
+            ("q", &[6, 2, 4]),
+            ("k", &[6, 1, 4]),
+            ("dy", &[6, 8]),
+        ];
+        let mut draw = crate::draw::Draw::new(3);
+        let bytes: Vec<Vec<u8>> = shapes
+            .iter()
+            .map(|(_, shape)| {
+                let count = shape.iter().product();
+                (0..count).flat_map(|_| (2.0 * draw.uniform() - 1.0).to_le_bytes()).collect()
+            })
+            .collect();
+        let views = shapes.iter().zip(&bytes).map(|((name, shape), bytes)| {
+            (*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).expect("a valid tensor"))
+        });
+        safetensors::serialize(views, None).expect("a valid file")
+    }
+
+    /// As on a GPU: tensors are copied to the device, forward and backward run there, and results are read back.
+    #[test]
+    fn emulated_kernels_write_what_the_cpu_writes() {
+        let (input, options) = (input(), Options { backward: true, ..Options::default() });
+        let config = LayerConfig::from_json(CONFIG).expect("a valid configuration");
+        let why = Why::default();
+        let [on_cpu, on_kernels] = [
+            run_on(Cpu::new(), &why, config.clone(), &input, &options).expect("a run"),
+            run_on(emulated(), &why, config, &input, &options).expect("a run"),
+        ];
+        assert!(on_kernels.summary.device.starts_with("emulated kernels"), "{}", on_kernels.summary.device);
+        assert_eq!(on_kernels.summary.rows, on_cpu.summary.rows);
+        assert!(on_cpu.tensors.iter().filter(|tensor| tensor.name.starts_with("d.")).count() >= 6);
+        assert_eq!(on_cpu.tensors.len(), on_kernels.tensors.len());
+        for (cpu, kernels) in on_cpu.tensors.iter().zip(&on_kernels.tensors) {
+            assert_eq!((cpu.name, &cpu.shape), (kernels.name, &kernels.shape));
+            let values = |output: &Output| match output.data.as_slice::<i32>() {
+                Some(integers) => integers.iter().map(|i| *i as f32).collect(),
+                None => output.data.to_f32(),
+            };
+            let (a, b): (Vec<f32>, Vec<f32>) = (values(cpu), values(kernels));
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+            let apart = norm(&mut a.iter().zip(&b).map(|(a, b)| a - b));
+            // SPEC §8 for f32: both are as close to the oracle.
+            assert!(apart <= 2e-6 * norm(&mut a.iter().copied()), "{}: {apart:e}", cpu.name);
+        }
+    }
 }

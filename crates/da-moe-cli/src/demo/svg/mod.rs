@@ -1,15 +1,11 @@
 //! The demo as a picture: sentences as a heat map, and what they cost.
 
-mod canvas;
-
-pub(super) use canvas::escape;
-
 use super::findings::{Findings, Fixed, Word};
 use super::layer::{EXPERTS, K_MAX};
-use super::ramp;
-use super::terminal::{grouped, shortened};
-use canvas::{Align, Canvas, INK, QUIET, Type, field_width};
-use std::ops::Range;
+use super::terminal::{cells, grouped};
+use crate::canvas::{Align, Canvas, INK, QUIET, Type};
+use crate::heat_map::{self, shortened};
+use crate::ramp;
 
 const PAGE: f64 = 1080.0;
 const MARGIN: f64 = 56.0;
@@ -32,7 +28,7 @@ pub(super) fn picture(findings: &Findings<'_>) -> String {
     canvas.text([MARGIN, 106.0], Align::Left, Type { size: 15.0, ..NOTE }, &subtitle(findings));
     let mut y = 150.0;
     for sentence in findings.telling(SENTENCES) {
-        y = heat_map(&mut canvas, findings, sentence, y) + 26.0;
+        y = heat_map::draw(&mut canvas, &cells(findings, sentence), [MARGIN, PAGE - MARGIN], y) + 26.0;
     }
     y = legend(&mut canvas, y + 2.0) + 34.0;
     canvas.line([MARGIN, y], [PAGE - MARGIN, y], HAIRLINE);
@@ -70,27 +66,6 @@ pub(super) fn verdict(findings: &Findings<'_>) -> String {
         },
         Err(_) => "Disagrees with the f64 oracle".into(),
     }
-}
-
-/// Tokens as fields with their number of experts below; returns where it ends.
-fn heat_map(canvas: &mut Canvas, findings: &Findings<'_>, sentence: Range<usize>, top: f64) -> f64 {
-    const SIZE: f64 = 19.0;
-    const HEIGHT: f64 = 1.66 * SIZE;
-    const LINE: f64 = 62.0;
-    let (mut x, mut y) = (MARGIN, top);
-    for token in sentence {
-        let text = shortened(&findings.text.tokens[token].text, 60);
-        if x + field_width(&text, SIZE) > PAGE - MARGIN && x > MARGIN {
-            (x, y) = (MARGIN, y + LINE);
-        }
-        let (background, ink) = ramp::field(findings.importance[token]);
-        let field = canvas.field([x, y], SIZE, [&ramp::hex(background), &ramp::hex(ink)], &text);
-        let k = findings.k[token];
-        let count = Type { size: 13.0, bold: k == K_MAX, color: if k > 1 { INK } else { QUIET } };
-        canvas.text([x + field / 2.0, y + HEIGHT + 16.0], Align::Center, count, &k.to_string());
-        x += field + 4.0;
-    }
-    y + HEIGHT + 18.0
 }
 
 /// The ramp, and from which importance on a token gets one expert more; returns where it ends.

@@ -24,7 +24,7 @@ const DARK: [u8; 3] = [0, 4, 8];
 const LIGHT: [u8; 3] = [255, 255, 255];
 
 /// The field of a token: background and the ink that reads best on it.
-pub(super) fn field(importance: f32) -> ([u8; 3], [u8; 3]) {
+pub(crate) fn field(importance: f32) -> ([u8; 3], [u8; 3]) {
     let background = background(importance);
     // Where both read well, light letters look calmer on blue.
     let ink = if contrast(background, LIGHT) >= READABLE { LIGHT } else { DARK };
@@ -45,12 +45,12 @@ fn background(importance: f32) -> [u8; 3] {
 }
 
 /// As the web writes it.
-pub(super) fn hex([r, g, b]: [u8; 3]) -> String {
+pub(crate) fn hex([r, g, b]: [u8; 3]) -> String {
     format!("#{r:02x}{g:02x}{b:02x}")
 }
 
 /// For a terminal, in as many colours as it has.
-pub(super) fn style(importance: f32, true_color: bool) -> Style {
+pub(crate) fn style(importance: f32, true_color: bool) -> Style {
     if true_color {
         let (background, ink) = field(importance);
         return Style::new().bg_color(Some(rgb(background))).fg_color(Some(rgb(ink)));
@@ -61,7 +61,7 @@ pub(super) fn style(importance: f32, true_color: bool) -> Style {
 }
 
 /// What bars are drawn in on a terminal.
-pub(super) fn accent(true_color: bool) -> Style {
+pub(crate) fn accent(true_color: bool) -> Style {
     Style::new().fg_color(Some(if true_color { rgb([74, 150, 190]) } else { Ansi256Color(74).into() }))
 }
 

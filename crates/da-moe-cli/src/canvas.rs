@@ -14,13 +14,13 @@ const WIDTHS: [u16; 95] = [
 ];
 
 /// Ink of text.
-pub(super) const INK: &str = "#10212e";
+pub(crate) const INK: &str = "#10212e";
 /// Grey ink for what is said in passing.
-pub(super) const QUIET: &str = "#5b6b78";
+pub(crate) const QUIET: &str = "#5b6b78";
 
 /// Where text stands relative to its point.
 #[derive(Clone, Copy)]
-pub(super) enum Align {
+pub(crate) enum Align {
     Left,
     Center,
     Right,
@@ -28,21 +28,21 @@ pub(super) enum Align {
 
 /// How text looks.
 #[derive(Clone, Copy)]
-pub(super) struct Type {
-    pub(super) size: f64,
-    pub(super) bold: bool,
-    pub(super) color: &'static str,
+pub(crate) struct Type {
+    pub(crate) size: f64,
+    pub(crate) bold: bool,
+    pub(crate) color: &'static str,
 }
 
 /// A document under construction.
 #[derive(Default)]
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     body: String,
 }
 
 // Writing to a string cannot fail, so the results of `write!` below carry no news.
 impl Canvas {
-    pub(super) fn rect(&mut self, [x, y, width, height]: [f64; 4], radius: f64, fill: &str) {
+    pub(crate) fn rect(&mut self, [x, y, width, height]: [f64; 4], radius: f64, fill: &str) {
         let _ = write!(
             self.body,
             r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="{radius:.1}" fill="{fill}"/>"#
@@ -50,14 +50,28 @@ impl Canvas {
         self.body.push('\n');
     }
 
-    pub(super) fn line(&mut self, [x, y]: [f64; 2], [to_x, to_y]: [f64; 2], color: &str) {
+    pub(crate) fn line(&mut self, [x, y]: [f64; 2], [to_x, to_y]: [f64; 2], color: &str) {
         let _ = writeln!(
             self.body,
             r#"<line x1="{x:.1}" y1="{y:.1}" x2="{to_x:.1}" y2="{to_y:.1}" stroke="{color}" stroke-width="1"/>"#
         );
     }
 
-    pub(super) fn text(&mut self, [x, y]: [f64; 2], align: Align, style: Type, text: &str) {
+    /// Straight lines through points.
+    pub(crate) fn path(&mut self, points: &[[f64; 2]], thickness: f64, color: &str) {
+        let points: Vec<String> = points.iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect();
+        let _ = writeln!(
+            self.body,
+            r#"<polyline points="{}" fill="none" stroke="{color}" stroke-width="{thickness}" stroke-linejoin="round"/>"#,
+            points.join(" ")
+        );
+    }
+
+    pub(crate) fn dot(&mut self, [x, y]: [f64; 2], radius: f64, color: &str) {
+        let _ = writeln!(self.body, r#"<circle cx="{x:.1}" cy="{y:.1}" r="{radius}" fill="{color}"/>"#);
+    }
+
+    pub(crate) fn text(&mut self, [x, y]: [f64; 2], align: Align, style: Type, text: &str) {
         let anchor = match align {
             Align::Left => "start",
             Align::Center => "middle",
@@ -75,7 +89,7 @@ impl Canvas {
 
     /// A rounded field with text in its middle; returns the field's width. Programs that honour `textLength` hold the
     /// text to the width reckoned with, whatever font they draw it in; for the others there is room for a wider font.
-    pub(super) fn field(&mut self, [x, y]: [f64; 2], size: f64, [background, ink]: [&str; 2], text: &str) -> f64 {
+    pub(crate) fn field(&mut self, [x, y]: [f64; 2], size: f64, [background, ink]: [&str; 2], text: &str) -> f64 {
         let (length, total) = (width(text, size), field_width(text, size));
         self.rect([x, y, total, 1.66 * size], 0.26 * size, background);
         let (middle, base) = (x + total / 2.0, y + 1.18 * size);
@@ -88,7 +102,7 @@ impl Canvas {
     }
 
     /// A bar that fades through `stops`, evenly spaced from left to right.
-    pub(super) fn gradient(&mut self, field: [f64; 4], stops: &[String]) {
+    pub(crate) fn gradient(&mut self, field: [f64; 4], stops: &[String]) {
         let last = stops.len().saturating_sub(1).max(1) as f64;
         self.body.push_str(r#"<defs><linearGradient id="ramp">"#);
         for (index, color) in stops.iter().enumerate() {
@@ -98,7 +112,7 @@ impl Canvas {
         self.rect(field, 3.0, "url(#ramp)");
     }
 
-    pub(super) fn document(self, width: f64, height: f64, title: &str) -> String {
+    pub(crate) fn document(self, width: f64, height: f64, title: &str) -> String {
         let title = escape(title);
         format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0}" height="{height:.0}" viewBox="0 0 {width:.0} {height:.0}" role="img" aria-label="{title}" font-family="Helvetica, Arial, 'Liberation Sans', sans-serif" fill="{ink}">
@@ -122,12 +136,12 @@ fn width(text: &str, size: f64) -> f64 {
 }
 
 /// Width of [`Canvas::field`]: the widest common fallback font takes about an eighth more than the one reckoned with.
-pub(super) fn field_width(text: &str, size: f64) -> f64 {
+pub(crate) fn field_width(text: &str, size: f64) -> f64 {
     1.1 * width(text, size) + 0.7 * size
 }
 
 /// As XML text or attribute.
-pub(in crate::demo) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
