@@ -123,6 +123,7 @@ fn plans_that_cannot_run_are_refused() {
     changed("/groups/0/variants/1/name", json!("paper"), "`paper` is there twice");
     changed("/groups/0/model/heads", json!(3), "3 heads do not divide a width of 16");
     changed("/groups/0/model/causal", json!(true), "leak");
+    changed("/groups/0/held_out_batches", json!(0), "nothing would decide");
     changed("/groups/0/schedule/rate", json!(-1.0), "-1 is not a positive number");
     changed("/groups/0/variants/2/layer/experts_per_token", json!({ "policy": "fixed" }), "missing field `k`");
     changed("/groups/0/name", json!(3), "test.json");

@@ -50,6 +50,8 @@ pub(crate) fn execute(arguments: &EvaluateArgs) -> Result<()> {
 
 fn write_report(plan: &Plan, outcomes: &Outcomes, path: &Path, beside: &Path) -> Result<()> {
     let report = report::Report::new(plan, outcomes, beside);
+    let described = serde_json::to_string_pretty(plan).map_err(|error| Error::Usage(error.to_string()))? + "\n";
+    replace(&beside.join("plan.json"), described.as_bytes())?;
     for (file, picture) in &report.pictures {
         replace(&beside.join(file), picture.as_bytes())?;
     }
@@ -87,8 +89,10 @@ impl Bars {
             }
             Event::Line(job, line) => {
                 if let Some(bar) = running.get(&key(job)) {
+                    let steps = line.step.saturating_sub(bar.position());
+                    let tokens = line.tokens / line.step.max(1) * steps;
+                    bar.set_message(format!("loss {:.3}, {:.0} tokens/s", line.loss, tokens as f64 / line.seconds));
                     bar.set_position(line.step);
-                    bar.set_message(format!("loss {:.3}", line.loss));
                 }
             }
             Event::End(job, _) => {

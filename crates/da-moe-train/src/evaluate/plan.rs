@@ -208,6 +208,9 @@ impl Group {
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(TrainError::config("variants", format!("`{}` is there twice", twice[0])));
         }
+        if self.held_out_batches == 0 {
+            return Err(TrainError::config("held_out_batches", "is 0: nothing would decide"));
+        }
         self.headroom.iter().try_for_each(|name| known("headroom", name))?;
         self.matched.iter().try_for_each(|matched| known("matched.mean_k_of", &matched.mean_k_of))?;
         for comparison in &self.comparisons {
