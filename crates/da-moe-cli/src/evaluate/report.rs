@@ -249,11 +249,17 @@ fn headline(plan: &Plan, outcomes: &Outcomes) -> String {
             });
         }
     }
-    if sentences.is_empty() { "The plan states no headline question.".into() } else { sentences.join(" ") }
+    if sentences.is_empty() {
+        return "The plan states no headline question.".into();
+    }
+    let found = |group: &Group| group.names().map(|name| outcomes.by_seed(group, name).len()).sum::<usize>();
+    let (found, planned) = (plan.groups.iter().map(found).sum::<usize>(), plan.jobs().len());
+    let so_far = if found < planned { format!("So far, with {found} of {planned} runs made: ") } else { String::new() };
+    so_far + &sentences.join(" ")
 }
 
 fn sentence(group: &Group, asked: &Comparison, advantage: &Estimate) -> String {
-    let question = format!("{} ({}, {} pairs)", asked.question, group.name, advantage.count);
+    let question = format!("{} ({}, pairs: {})", asked.question, group.name, advantage.count);
     match advantage.interval() {
         None => format!("{question}: one pair says nothing yet."),
         Some([low, high]) if advantage.is_clear() => {
