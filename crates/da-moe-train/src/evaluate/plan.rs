@@ -5,7 +5,7 @@ use crate::config::{ModelConfig, RunConfig, Schedule};
 use crate::error::{Result, TrainError};
 use crate::variant::Variant;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// A grid of runs.
@@ -189,13 +189,21 @@ impl Group {
         let own = self.variants.iter().find(|variant| variant.name == job.variant).cloned();
         let variant = match (own, mean_k) {
             (Some(variant), _) => variant,
-            (None, Some(mean_k)) => at_mean(&job.variant, mean_k, self.model.causal),
+            (None, Some(mean_k)) => at_mean(&job.variant, mean_k, self.model.causal, self.matched_layer(job)),
             (None, None) => return Err(TrainError::config("variant", format!("there is no `{}`", job.variant))),
         };
         let model = ModelConfig { vocabulary, ..self.model.clone() };
         let config = RunConfig { model, schedule: self.schedule.clone(), variant, seed: job.seed };
         config.validate()?;
         Ok(config)
+    }
+
+    /// Fields of the layer that a run is matched with: its control differs in nothing but who gets how many experts.
+    fn matched_layer(&self, job: &Job) -> Map<String, Value> {
+        let mut variants = self.variants.iter();
+        let layer =
+            variants.find(|variant| Some(&variant.name) == job.after.as_ref()).map(|variant| variant.layer.clone());
+        layer.unwrap_or_default()
     }
 
     fn validate(&self, vocabulary: usize) -> Result<()> {
@@ -223,11 +231,12 @@ impl Group {
 }
 
 /// See [`Matched`].
-fn at_mean(name: &str, mean_k: f64, causal: bool) -> Variant {
+fn at_mean(name: &str, mean_k: f64, causal: bool, mut layer: Map<String, Value>) -> Variant {
     let below = mean_k.floor() as usize;
     let policy =
         json!({ "policy": "budget-running", "mean_k": mean_k, "momentum": 0.9, "min": below, "max": below + 1 });
-    let layer = Map::from_iter([("experts_per_token".to_string(), policy)]);
+    layer.remove("importance");
+    layer.insert("experts_per_token".into(), policy);
     let rank = if causal { Rank::None } else { Rank::Groups };
     Variant { name: name.into(), signal: Signal::Random, rank, layer }
 }
