@@ -235,7 +235,7 @@ pub(crate) struct ExplainArgs {
 /// Train a grid of variants and seeds, compare them, and write a report
 ///
 /// Stopped anywhere, it goes on from there when it is started again: outcomes are kept beside the report, checkpoints of
-/// runs under way in the working folder. Without a plan, a small one of a minute or two.
+/// runs under way in the working folder. Without a plan, a small one of a few seconds.
 #[derive(Args, Debug)]
 pub(crate) struct EvaluateArgs {
     /// The grid (JSON): models, schedules, variants, seeds and the questions asked of them

@@ -1,7 +1,7 @@
 //! The program once more, with one thread for each run.
 //!
-//! candle shares one pool of threads among all runs of a process, and its threads spin while they wait: two small models at a
-//! time then take longer than one after the other. How many threads there are is read from the environment when the first
+//! candle shares one pool of threads among all runs of a process, and its threads spin while they wait: small models that are
+//! trained at the same time spend most of it waiting for each other. How many threads there are is read from the environment when the first
 //! tensor is made, so the program has to be started again.
 
 use crate::Result;

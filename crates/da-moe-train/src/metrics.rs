@@ -112,7 +112,7 @@ pub struct Line {
     pub rate: f64,
     /// Norm of all gradients at the last step, before clipping.
     pub gradient_norm: f64,
-    /// Seconds of processor time since the last line.
+    /// Seconds since the last line, by the clock.
     pub seconds: f64,
     /// How experts were given.
     pub allocated: Allocated,

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-/// A plan of a minute, for a first look and for tests.
+/// A plan of a few seconds, for a first look and for tests.
 const SMOKE: &str = include_str!("../../plans/smoke.json");
 
 pub(crate) fn execute(arguments: &EvaluateArgs) -> Result<()> {
