@@ -96,6 +96,25 @@ fn a_matched_variant_has_the_mean_of_its_model() -> TestResult {
     Ok(())
 }
 
+/// A control at another mean than its model's, or with other fields, is no outcome of the plan.
+#[test]
+fn outcomes_of_other_configurations_do_not_count() -> TestResult {
+    let folder = Scratch::new()?;
+    let plan = parsed(&with_known_set(plan(&[1])))?;
+    let mut outcomes = evaluate(&plan, &places(&folder, 1)?, &|_| {})?;
+    let group = &plan.groups[0];
+    for name in group.names() {
+        assert_eq!(outcomes.by_seed(group, name).len(), 1, "{name}");
+    }
+    let model = outcomes.0.iter_mut().find(|outcome| outcome.config.variant.name == "paper").ok_or("no outcome")?;
+    model.held_out.allocated.mean_k += 0.01;
+    assert_eq!(outcomes.by_seed(group, "matched").len(), 0);
+    let random = outcomes.0.iter_mut().find(|outcome| outcome.config.variant.name == "random").ok_or("no outcome")?;
+    random.config.variant.layer.insert("losses".into(), json!({ "balance": 0.5 }));
+    assert_eq!(outcomes.by_seed(group, "random").len(), 0);
+    Ok(())
+}
+
 /// Two words that are two classes, after a few steps.
 #[test]
 fn fine_tuning_learns_what_can_be_told_apart() -> TestResult {
@@ -120,6 +139,7 @@ fn plans_that_cannot_run_are_refused() {
     };
     changed("/groups/0/comparisons/0/of", json!("nobody"), "has no variant `nobody`");
     changed("/groups/0/matched/0/mean_k_of", json!("nobody"), "has no variant `nobody`");
+    changed("/groups/0/matched/0/mean_k_of", json!("matched"), "has no variant `matched` of its own");
     changed("/groups/0/variants/1/name", json!("paper"), "`paper` is there twice");
     changed("/groups/0/model/heads", json!(3), "3 heads do not divide a width of 16");
     changed("/groups/0/model/causal", json!(true), "leak");

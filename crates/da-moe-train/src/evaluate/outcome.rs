@@ -5,6 +5,7 @@ use super::statistics::Estimate;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::metrics::HeldOut;
+use crate::variant::Variant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -84,7 +85,7 @@ impl Outcomes {
         self.0.iter().find(|outcome| outcome.group == job.group && outcome.config == *config)
     }
 
-    /// Outcomes of a variant whose model and schedule are the group's, by seed.
+    /// Outcomes of a variant whose model, schedule and configuration are the group's, by seed.
     pub fn by_seed(&self, group: &Group, variant: &str) -> BTreeMap<u64, &Outcome> {
         let fits = |outcome: &&Outcome| {
             let (model, config) = (&outcome.config.model, &outcome.config);
@@ -93,9 +94,16 @@ impl Outcomes {
                 && config.variant.name == variant
                 && *model == sized
                 && config.schedule == group.schedule
-                && group.variants.iter().all(|known| known.name != variant || *known == config.variant)
+                && self.expected(group, variant, config.seed).as_ref() == Some(&config.variant)
         };
         self.0.iter().filter(fits).map(|outcome| (outcome.config.seed, outcome)).collect()
+    }
+
+    /// What a run of this name and seed is configured as; of a control, if its model has been run.
+    fn expected(&self, group: &Group, name: &str, seed: u64) -> Option<Variant> {
+        let model = group.matched.iter().find(|matched| matched.name == name).map(|matched| &matched.mean_k_of);
+        let mean_k = model.and_then(|model| Some(self.by_seed(group, model).get(&seed)?.held_out.allocated.mean_k));
+        group.variant(name, mean_k)
     }
 
     /// A figure of a variant over its seeds.

@@ -186,24 +186,23 @@ impl Group {
 
     /// The configuration of a run; `mean_k` is that of the variant that it is matched with.
     pub(crate) fn config(&self, vocabulary: usize, job: &Job, mean_k: Option<f64>) -> Result<RunConfig> {
-        let own = self.variants.iter().find(|variant| variant.name == job.variant).cloned();
-        let variant = match (own, mean_k) {
-            (Some(variant), _) => variant,
-            (None, Some(mean_k)) => at_mean(&job.variant, mean_k, self.model.causal, self.matched_layer(job)),
-            (None, None) => return Err(TrainError::config("variant", format!("there is no `{}`", job.variant))),
-        };
+        let unknown = || TrainError::config("variant", format!("there is no `{}`", job.variant));
+        let variant = self.variant(&job.variant, mean_k).ok_or_else(unknown)?;
         let model = ModelConfig { vocabulary, ..self.model.clone() };
         let config = RunConfig { model, schedule: self.schedule.clone(), variant, seed: job.seed };
         config.validate()?;
         Ok(config)
     }
 
-    /// Fields of the layer that a run is matched with: its control differs in nothing but who gets how many experts.
-    fn matched_layer(&self, job: &Job) -> Map<String, Value> {
-        let mut variants = self.variants.iter();
-        let layer =
-            variants.find(|variant| Some(&variant.name) == job.after.as_ref()).map(|variant| variant.layer.clone());
-        layer.unwrap_or_default()
+    /// A variant by its name; of one that is matched, the control at that mean, which differs from its model in nothing but who
+    /// gets how many experts.
+    pub(crate) fn variant(&self, name: &str, mean_k: Option<f64>) -> Option<Variant> {
+        let own = |name: &str| self.variants.iter().find(|variant| variant.name == name);
+        let control = || {
+            let model = own(&self.matched.iter().find(|matched| matched.name == name)?.mean_k_of)?;
+            Some(at_mean(name, mean_k?, self.model.causal, model.layer.clone()))
+        };
+        own(name).cloned().or_else(control)
     }
 
     fn validate(&self, vocabulary: usize) -> Result<()> {
@@ -220,7 +219,11 @@ impl Group {
             return Err(TrainError::config("held_out_batches", "is 0: nothing would decide"));
         }
         self.headroom.iter().try_for_each(|name| known("headroom", name))?;
-        self.matched.iter().try_for_each(|matched| known("matched.mean_k_of", &matched.mean_k_of))?;
+        // A control of a control, or of itself, would wait for what is never run first.
+        if let Some(matched) = self.matched.iter().find(|matched| self.variant(&matched.mean_k_of, None).is_none()) {
+            let problem = format!("group `{}` has no variant `{}` of its own", self.name, matched.mean_k_of);
+            return Err(TrainError::config("matched.mean_k_of", problem));
+        }
         for comparison in &self.comparisons {
             known("comparisons.of", &comparison.of)?;
             known("comparisons.against", &comparison.against)?;
