@@ -76,7 +76,7 @@ fn evaluate_writes_a_report_and_goes_on_where_it_was() {
     let first = evaluate(&[]).get_output().stdout.clone();
     let report = read(&folder.path().join("evaluation.md"));
     let headline = report.lines().nth(2).unwrap_or_default();
-    assert!(headline.starts_with("Is it importance?") && String::from_utf8_lossy(&first).starts_with(headline));
+    assert!(headline.starts_with("- Is it importance?") && String::from_utf8_lossy(&first).starts_with(headline));
     for picture in ["headroom", "curves", "comparisons"] {
         assert!(report.contains(&format!("(evaluation/masked-{picture}.svg)")));
         assert_picture(&folder.path().join(format!("evaluation/masked-{picture}.svg")));

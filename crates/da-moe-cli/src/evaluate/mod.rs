@@ -1,5 +1,6 @@
 //! `da-moe evaluate`: a grid of variants and seeds, trained, compared and reported.
 
+mod headline;
 mod plot;
 mod report;
 

@@ -1,5 +1,6 @@
 //! The report of a grid: what was asked, what was found, how sure it is, and what has not been run.
 
+use super::headline::{accuracy_gain, advantage, headline, loss};
 use super::plot;
 use da_moe_train::evaluate::{Comparison, Estimate, Group, Outcome, Outcomes, Plan};
 use std::fmt::Write;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 /// A page and its pictures.
 pub(super) struct Report {
-    /// Its first sentence.
+    /// Its first lines.
     pub headline: String,
     /// Markdown.
     pub text: String,
@@ -18,7 +19,7 @@ pub(super) struct Report {
 }
 
 /// Shares of a nat that a figure is given to.
-const DIGITS: usize = 4;
+pub(super) const DIGITS: usize = 4;
 
 // Writing to a string cannot fail, so the results of `writeln!` below carry no news.
 
@@ -104,6 +105,8 @@ impl Report {
                 verdict(advantage)
             );
         }
+        self.text += "\nThe questions above the first heading are the ones that the plan puts first. The others are looked at beside them: of \
+                      twenty 95% intervals, one leaves out 0 by chance.\n";
         let named: Vec<_> = advantages
             .into_iter()
             .map(|(asked, advantage)| (format!("{} against {}", asked.of, asked.against), advantage))
@@ -174,8 +177,7 @@ impl Report {
         self.text += "\n| question | set | gain in accuracy | 95% interval | verdict |\n|---|---|---:|---|---|\n";
         for asked in &group.comparisons {
             for set in sets {
-                let names = [asked.of.as_str(), asked.against.as_str()];
-                let gain = outcomes.difference(group, names, |outcome| outcome.accuracy.get(set).copied());
+                let gain = accuracy_gain(group, asked, set, outcomes);
                 if let Some((gain, [low, high])) = gain.and_then(|gain| Some((gain, gain.interval()?))) {
                     let _ = writeln!(
                         self.text,
@@ -239,51 +241,6 @@ const PREFACE: &str = "Written by `da-moe evaluate`; the plan and every outcome 
     `rank`, masked tokens are ranked among masked ones and the others among the others, so that no allocation gains by finding the \
     masks. Numbers of experts that depend on a batch in training are decided with frozen thresholds on held-out text.\n";
 
-fn headline(plan: &Plan, outcomes: &Outcomes) -> String {
-    let mut sentences = Vec::new();
-    for group in &plan.groups {
-        for asked in group.comparisons.iter().filter(|asked| asked.headline) {
-            sentences.push(match advantage(group, asked, outcomes) {
-                Some(advantage) => sentence(group, asked, &advantage),
-                None => format!("{} ({}): not run yet.", asked.question, group.name),
-            });
-        }
-    }
-    if sentences.is_empty() {
-        return "The plan states no headline question.".into();
-    }
-    let found = |group: &Group| group.names().map(|name| outcomes.by_seed(group, name).len()).sum::<usize>();
-    let (found, planned) = (plan.groups.iter().map(found).sum::<usize>(), plan.jobs().len());
-    let so_far = if found < planned { format!("So far, with {found} of {planned} runs made: ") } else { String::new() };
-    so_far + &sentences.join(" ")
-}
-
-fn sentence(group: &Group, asked: &Comparison, advantage: &Estimate) -> String {
-    let question = format!("{} ({}, pairs: {})", asked.question, group.name, advantage.count);
-    match advantage.interval() {
-        None => format!("{question}: one pair says nothing yet."),
-        Some([low, high]) if advantage.is_clear() => {
-            let better = if advantage.mean > 0.0 { "lowers" } else { "raises" };
-            format!(
-                "{question}: {} {better} the held-out loss by {:.DIGITS$} nats against {} (95% interval {:.DIGITS$} to {:.DIGITS$}).",
-                asked.of,
-                advantage.mean.abs(),
-                asked.against,
-                low.abs().min(high.abs()),
-                low.abs().max(high.abs())
-            )
-        }
-        Some([low, high]) => format!(
-            "{question}: no effect that can be told from noise; {} is neither better than {} by more than {:.DIGITS$} nats nor worse by \
-             more than {:.DIGITS$} (95%).",
-            asked.of,
-            asked.against,
-            high.max(0.0),
-            (-low).max(0.0)
-        ),
-    }
-}
-
 fn setting(plan: &Plan, group: &Group, outcomes: &Outcomes) -> String {
     let model = &group.model;
     let parameters =
@@ -306,15 +263,6 @@ fn setting(plan: &Plan, group: &Group, outcomes: &Outcomes) -> String {
         group.schedule.steps,
         group.seeds
     )
-}
-
-fn loss(outcome: &Outcome) -> f64 {
-    outcome.held_out.loss
-}
-
-fn advantage(group: &Group, asked: &Comparison, outcomes: &Outcomes) -> Option<Estimate> {
-    // The other way round: a lower loss is an advantage.
-    outcomes.difference(group, [&asked.against, &asked.of], |outcome| Some(loss(outcome)))
 }
 
 fn signed(estimate: &Estimate) -> String {
