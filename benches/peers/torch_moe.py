@@ -312,22 +312,29 @@ def markdown(results):
             ratio = measured["ours_over_torch"]
             cells.append(f"{ratio:.2f}" if ratio else "-")
             lines.append(f"| {case['shape']} | {case['dtype']} | {p} | {' | '.join(cells)} | {peak} |")
-    lines += candle_markdown(results["cases"])
+    lines += candle_markdown(results["cases"], results["mean_k"])
     return "\n".join(lines)
 
 
-def candle_markdown(cases):
-    """Our layer in candle's graph beside candle's own operations and PyTorch, forward+backward."""
+def candle_markdown(cases, mean_k):
+    """Our layer in candle's graph beside candle's own operations and PyTorch, forward+backward, in tokens a second."""
     cases = [case for case in cases if "candle_gflops" in case]
     if not cases:
         return []
-    lines = ["", "Training in candle, forward+backward in f32:", ""]
+    lines = ["", "Training in candle, forward+backward in f32, thousands of tokens a second: median (min-max) of the rounds", ""]
     lines += ["| shape | ours in candle | candle's operations | ratio | better of PyTorch | ratio |", "|---|---:|---:|---:|---:|---:|"]
     for case in cases:
-        ours, theirs = (case["candle_gflops"][who]["median"] for who in ("da_moe", "candle"))
+        ours, theirs = (case["candle_gflops"][who] for who in ("da_moe", "candle"))
         speeds = case["passes"]["forward+backward"]["gflops"]
-        best = max(speeds[who]["median"] for who in VARIANTS if who in speeds)
-        lines.append(f"| {case['shape']} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} | {best:.0f} | {ours / best:.2f} |")
+        best = max((speeds[who] for who in VARIANTS if who in speeds), key=lambda speed: speed["median"])
+        thousands = 1e6 / (3 * mean_k * SHAPES[case["shape"]].row_flops())
+        ours_cell, theirs_cell, best_cell = (
+            f"{s['median'] * thousands:.1f} ({s['min'] * thousands:.1f}-{s['max'] * thousands:.1f})" for s in (ours, theirs, best)
+        )
+        ratios = [ours["median"] / other["median"] for other in (theirs, best)]
+        lines.append(
+            f"| {case['shape']} | {ours_cell} | {theirs_cell} | {ratios[0]:.2f} | {best_cell} | {ratios[1]:.2f} |"
+        )
     return lines
 
 

@@ -10,7 +10,7 @@ use candle_nn::{VarBuilder, VarMap};
 use da_moe::{
     ExpertsPerToken, ImportanceConfig, LayerConfig, Losses, Normalize, NormalizeWeights, Policy, RouterConfig, Source,
 };
-use da_moe_candle::{DaMoe, Inputs};
+use da_moe_candle::{DaMoe, Inputs, Output, Record};
 use std::time::Instant;
 
 const HELP: &str = "tokens per second of forward and backward, this library's layer beside candle's own operations
@@ -132,10 +132,12 @@ impl Plain {
     }
 }
 
-/// `y` and `dx` of one forward and backward.
-fn pass(x: &Var, dy: &Tensor, forward: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<[Tensor; 2]> {
-    let y = forward(x)?;
-    let gradients = y.mul(dy)?.sum_all()?.backward()?;
+/// `y` and `dx` after a backward that leaves every gradient where an optimiser reads it.
+fn backward(x: &Var, dy: &Tensor, y: &Tensor, record: Option<&Record>) -> Result<[Tensor; 2]> {
+    let mut gradients = y.mul(dy)?.sum_all()?.backward()?;
+    if let Some(record) = record {
+        record.collect_gradients(&mut gradients)?;
+    }
     match gradients.get(x) {
         Some(dx) => Ok([y.detach(), dx.clone()]),
         None => bail!("x has no gradient"),
@@ -172,6 +174,7 @@ fn main() -> Result<()> {
     let (device, shape) = (Device::Cpu, (options.tokens, options.hidden));
     let weights = VarMap::new();
     let layer = DaMoe::new(options.config(), VarBuilder::from_varmap(&weights, DType::F32, &device))?;
+    let layer = layer.with_collected_gradients();
     let x = Var::from_tensor(&Tensor::randn(0f32, 1f32, shape, &device)?)?;
     let dy = Tensor::randn(0f32, 1f32, shape, &device)?;
     let importance = Tensor::rand(0f32, 1f32, options.tokens, &device)?;
@@ -181,8 +184,11 @@ fn main() -> Result<()> {
     let rows = record.report()?.rows;
     let plain = Plain::new(&weights, record.experts_per_token()?)?;
     drop(record);
-    let ours = || pass(&x, &dy, |_| Ok(layer.forward(&inputs, true)?.y));
-    let candles = || pass(&x, &dy, |x| plain.forward(x));
+    let ours = || {
+        let Output { y, record } = layer.forward(&inputs, true)?;
+        backward(&x, &dy, &y, Some(&record))
+    };
+    let candles = || backward(&x, &dy, &plain.forward(&x)?, None);
     expect_same(&ours()?, &candles()?)?;
 
     let mut times = [Vec::new(), Vec::new()];

@@ -13,10 +13,25 @@ use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, Mutex};
 
-/// `y[T, D]` with its way back to `x` and to the weights.
-pub(crate) fn attach(y: Fresh, call: &Arc<Call>, x: &Tensor, weights: &Parts<Tensor>) -> Result<Tensor> {
-    let mut chain = Tensor::zeros(1, DType::F32, x.device())?;
+/// A weight's number, in the order of [`Parts::each`], and the weight.
+pub(crate) type Numbered<'w> = (usize, &'w Tensor);
+
+/// The weights that have a gradient: those with links, and those whose gradients are collected beside the graph. Without
+/// `collected` all have links; with it, the first, because by it backward comes to the layer even where `x` has no gradient, and
+/// those that are computed from others, whose gradients have further to go.
+pub(crate) fn linked_and_collected(weights: &Parts<Tensor>, collected: bool) -> [Vec<Numbered<'_>>; 2] {
+    let mut parts = [Vec::new(), Vec::new()];
     for (weight, tensor) in weights.each().enumerate().filter(|(_, tensor)| tensor.track_op()) {
+        let beside = collected && tensor.is_variable() && !parts[0].is_empty();
+        parts[usize::from(beside)].push((weight, tensor));
+    }
+    parts
+}
+
+/// `y[T, D]` with its way back to `x` and to the weights `linked`.
+pub(crate) fn attach(y: Fresh, call: &Arc<Call>, x: &Tensor, linked: Vec<Numbered<'_>>) -> Result<Tensor> {
+    let mut chain = Tensor::zeros(1, DType::F32, x.device())?;
+    for (weight, tensor) in linked {
         chain = chain.apply_op2(tensor, Link { call: call.clone(), weight })?;
     }
     x.apply_op2(&chain, Operation { call: call.clone(), y: Mutex::new(Some(y)) })

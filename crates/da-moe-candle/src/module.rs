@@ -21,6 +21,8 @@ pub struct DaMoe {
     /// The same, outside of any graph.
     detached: Arc<Parts<Tensor>>,
     steps: Arc<Steps>,
+    /// Whether gradients of weights are collected beside candle's graph.
+    collected: bool,
 }
 
 impl fmt::Debug for DaMoe {
@@ -63,7 +65,17 @@ impl DaMoe {
             weights: Arc::new(weights),
             detached: Arc::new(detached),
             steps: Arc::default(),
+            collected: false,
         })
+    }
+
+    /// The same layer, whose experts' gradients do not pass through candle's backward: that makes zeros for each gradient and
+    /// adds the gradient to them, which reads and writes memory of the experts' size several times.
+    /// [`Record::collect_gradients`] adds them to the others afterwards; until then an optimiser finds none for the
+    /// experts.
+    #[must_use]
+    pub fn with_collected_gradients(self) -> Self {
+        Self { collected: true, ..self }
     }
 
     /// The configuration.
@@ -81,18 +93,20 @@ impl DaMoe {
         let differentiable = x.track_op() || self.weights.each().any(Tensor::track_op);
         let keep = if differentiable { Keep::Hidden } else { Keep::Nothing };
         let step = self.steps.take(&self.engine, x.dim(0)?, storage_type(&x)?, keep)?;
-        let record = Record::new(step.clone());
         let call = Call {
             engine: self.engine.clone(),
             weights: self.detached.clone(),
             inputs: flat.detach(),
             training,
-            step,
+            step: step.clone(),
             gradients: Mutex::default(),
         };
         let y = call.forward()?;
-        let y = autograd::attach(y, &Arc::new(call), &x, &self.weights)?.reshape(inputs.x().shape())?;
-        Ok(Output { y, record })
+        let call = Arc::new(call);
+        let [linked, collected] = autograd::linked_and_collected(&self.weights, self.collected);
+        let y = autograd::attach(y, &call, &x, linked)?.reshape(inputs.x().shape())?;
+        let collected = collected.into_iter().map(|(weight, tensor)| (weight, tensor.clone())).collect();
+        Ok(Output { y, record: Record::new(step, call, collected) })
     }
 
     /// What `running` and `budget-running` carry between calls: part of a checkpoint.

@@ -1,7 +1,9 @@
 //! What a call decided.
 
+use crate::call::Call;
 use crate::lock;
-use candle_core::{Error, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{Error, Result, Tensor};
 use da_moe::{Element, Report, Step, TensorRef};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -12,6 +14,14 @@ use std::sync::{Arc, Mutex};
 #[derive(Clone)]
 pub struct Record {
     step: Arc<Mutex<Step>>,
+    /// Where there are gradients to collect: the call that has them, and the weights with their numbers.
+    beside: Option<Beside>,
+}
+
+#[derive(Clone)]
+struct Beside {
+    call: Arc<Call>,
+    weights: Vec<(usize, Tensor)>,
 }
 
 impl fmt::Debug for Record {
@@ -21,8 +31,27 @@ impl fmt::Debug for Record {
 }
 
 impl Record {
-    pub(crate) fn new(step: Arc<Mutex<Step>>) -> Self {
-        Self { step }
+    /// `weights` are those whose gradients are collected, with their numbers.
+    pub(crate) fn new(step: Arc<Mutex<Step>>, call: Arc<Call>, weights: Vec<(usize, Tensor)>) -> Self {
+        Self { step, beside: (!weights.is_empty()).then_some(Beside { call, weights }) }
+    }
+
+    /// Adds the gradients that a layer [with collected gradients](crate::DaMoe::with_collected_gradients) has left beside candle's
+    /// to those of the backward that has just run; once for each backward. Of any other layer there is nothing to add.
+    ///
+    /// # Errors
+    /// When backward has not run since, or the device's.
+    pub fn collect_gradients(&self, gradients: &mut GradStore) -> Result<()> {
+        let Some(Beside { call, weights }) = &self.beside else { return Ok(()) };
+        for (weight, tensor) in weights {
+            let gradient = call.take_gradient(*weight)?;
+            let sum = match gradients.remove(tensor) {
+                Some(others) => others.add(&gradient)?,
+                None => gradient,
+            };
+            gradients.insert(tensor, sum);
+        }
+        Ok(())
     }
 
     /// Counts, drops, mean `k`, losses, entropy of the load.

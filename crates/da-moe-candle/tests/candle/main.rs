@@ -1,5 +1,6 @@
 //! The layer inside candle: gradients against candle's own, and everything that a training loop does with a module.
 
+mod collected;
 mod common;
 mod dense;
 mod gradients;
