@@ -82,6 +82,12 @@ fn a_grid_taken_up_again_has_the_outcomes_of_one_that_never_stopped() -> TestRes
     assert_eq!(started.into_inner()?, [2; 4]);
     assert_eq!(figures(&outcomes), figures(&expected), "one run at a time or two make no difference");
     assert_eq!(figures(&Outcomes::read(&places.outcomes)?), figures(&expected));
+
+    std::fs::remove_file(&places.outcomes)?;
+    let resumed = evaluate(&plan_of(&[1, 2])?, &places, &|_| {})?;
+    assert_eq!(figures(&resumed), figures(&expected), "from their last checkpoints the runs end as they did");
+    let timed = |outcomes: &Outcomes| outcomes.0.iter().filter(|outcome| outcome.processor_seconds.is_some()).count();
+    assert_eq!((timed(&expected), timed(&resumed)), (8, 0), "what a run took is known if it was made in one piece");
     Ok(())
 }
 

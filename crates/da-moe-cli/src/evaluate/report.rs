@@ -137,7 +137,7 @@ impl Report {
                 mean(|outcome| outcome.training_rows, 3),
                 mean(|outcome| outcome.held_out.allocated.dropped_per_token, 3),
                 mean(|outcome| outcome.held_out.allocated.load_evenness, 3),
-                mean(|outcome| outcome.processor_seconds, 0),
+                known(group, name, outcomes, |outcome| outcome.processor_seconds, 0),
             );
         }
     }
@@ -279,12 +279,15 @@ fn verdict(advantage: &Estimate) -> &'static str {
 }
 
 fn sides(group: &Group, name: &str, outcomes: &Outcomes) -> String {
-    let mean = |side: fn(&Outcome) -> Option<f64>| {
-        let values: Vec<f64> = outcomes.by_seed(group, name).into_values().filter_map(side).collect();
-        Estimate::of(&values).map_or_else(|| "–".into(), |estimate| format!("{:.3}", estimate.mean))
-    };
+    let mean = |side| known(group, name, outcomes, side, 3);
     let masked = mean(|outcome| outcome.held_out.allocated.mean_k_masked);
     format!("{masked} / {}", mean(|outcome| outcome.held_out.allocated.mean_k_unmasked))
+}
+
+/// The mean of a figure that not every outcome has.
+fn known(group: &Group, name: &str, outcomes: &Outcomes, figure: fn(&Outcome) -> Option<f64>, digits: usize) -> String {
+    let values: Vec<f64> = outcomes.by_seed(group, name).into_values().filter_map(figure).collect();
+    Estimate::of(&values).map_or_else(|| "–".into(), |estimate| format!("{:.digits$}", estimate.mean))
 }
 
 fn mean_curve(group: &Group, name: &str, outcomes: &Outcomes) -> Option<Vec<(f64, f64)>> {

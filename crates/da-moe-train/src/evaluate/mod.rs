@@ -178,6 +178,7 @@ impl Shared<'_> {
             (self.watch)(Event::Line(job, line));
             true
         };
+        let resumed = folder.checkpoint().exists();
         let trainer = run(&config, corpus, pace, &folder, &self.places.device, &mut watch)?;
         let trained = start.elapsed().as_secs_f64();
         let lines = folder.lines()?;
@@ -198,7 +199,7 @@ impl Shared<'_> {
             curve: lines.iter().filter_map(|line| Some((line.step, line.held_out.as_ref()?.loss))).collect(),
             training_rows: lines.iter().map(|line| line.allocated.rows_per_token).sum::<f64>() / lines.len() as f64,
             router_gradient_by_k: allocated.router_gradient_by_k,
-            processor_seconds: trained,
+            processor_seconds: (!resumed).then_some(trained),
             accuracy,
             experts_by_token,
             config,

@@ -31,8 +31,8 @@ pub struct Outcome {
     pub training_rows: f64,
     /// The router's gradient by number of experts, in the last steps.
     pub router_gradient_by_k: BTreeMap<usize, f64>,
-    /// Seconds of one processor.
-    pub processor_seconds: f64,
+    /// Seconds of one processor in training; unknown of a run that was interrupted.
+    pub processor_seconds: Option<f64>,
     /// Accuracy after fine-tuning, by labelled set.
     #[serde(default)]
     pub accuracy: BTreeMap<String, f64>,
