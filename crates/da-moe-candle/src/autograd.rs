@@ -3,7 +3,8 @@
 //! candle differentiates operations of at most three arguments, and a layer has up to seven that it has gradients of. So
 //! weights are not arguments: each has a [`Link`], and the links are a chain whose end, one element without meaning, is the
 //! second argument of the [`Operation`]. candle's backward comes to an operation before it comes to its arguments: the
-//! operation's runs the library's, and leaves each weight's gradient where the weight's link finds it.
+//! operation's runs the library's, and leaves each weight's gradient where the weight's link finds it. A gradient that is
+//! collected needs no link: [`Record::collect_gradients`](crate::Record::collect_gradients) takes it from there.
 
 use crate::call::Call;
 use crate::lend::Fresh;

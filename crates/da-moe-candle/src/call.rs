@@ -16,7 +16,7 @@ pub(crate) struct Call {
     pub inputs: Flat<Tensor>,
     pub training: bool,
     pub step: Arc<Mutex<Step>>,
-    /// By weight, between the backward of the layer and that of the weight's link.
+    /// By weight, from the backward of the layer until the weight's link, or the record, takes it.
     pub gradients: Mutex<Vec<Option<Tensor>>>,
 }
 

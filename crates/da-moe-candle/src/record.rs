@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 
 /// What one call decided, for reports and pictures. Figures of a GPU are waited for.
 ///
-/// A record keeps the call's buffers from being used again, as its `y` does; it is dropped when it has been read.
+/// A record keeps the call's buffers from being used again, as its `y` does; it is dropped when it has been read. Where gradients
+/// are collected it keeps the call's inputs too.
 #[derive(Clone)]
 pub struct Record {
     step: Arc<Mutex<Step>>,
