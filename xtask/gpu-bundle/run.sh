@@ -38,6 +38,7 @@ out=${OUT:-results}
 mkdir -p "$out" && out=$(cd "$out" && pwd) && work=$(mktemp -d) || exit 1
 log=$out/log.txt table=$out/table.txt
 : > "$log"; : > "$table"
+for packed in "$programs"/*.gz; do [ -e "$packed" ] && gzip -dc "$packed" > "${packed%.gz}"; done
 chmod +x "$programs"/da-moe* 2> /dev/null
 trap 'kill $background 2> /dev/null; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM HUP
@@ -176,7 +177,7 @@ probe() {
     sed -n 's/.*probe: //p' "$work/probe" > "$work/answer"
     answer=$(head -n 1 "$work/answer")
     case "$answer" in
-        "found "*) row probe "passed, ${answer#found }"; sed 1d "$work/answer" | excerpt 600; return ;;
+        "found "*) row probe "passed, ${answer#found }"; sed '1d; s/^/  /' "$work/answer" | excerpt 600; return ;;
         "none "*)
             if nvidia-smi -L 2> /dev/null | grep -q '^GPU'; then
                 row probe "FAILED, nvidia-smi sees a GPU: ${answer#none }"
@@ -281,7 +282,7 @@ $call
 
 tell "$passed passed, $failed failed, $skipped skipped, $late without time, in $(now) s"
 if [ "$call" = first ]; then
-    again=$(printf '%s\n' $again | sort -u | head -n 12 | tr '\n' ' ')
+    again=$(for test in $again; do echo "$test"; done | sort -u | head -n 12 | tr '\n' ' ')
     tell "next: ./run.sh again ${again}REST=\"${untried# }\""
 fi
 [ "$failed" = 0 ]
