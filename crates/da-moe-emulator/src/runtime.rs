@@ -45,7 +45,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
 ];
 
 /// One source that includes all others.
-pub(crate) fn unity() -> String {
-    let files = SOURCES.iter().filter(|(name, _)| name.ends_with(".cpp"));
+pub(crate) fn unity(sources: &[(&str, &str)]) -> String {
+    let files = sources.iter().filter(|(name, _)| name.ends_with(".cpp"));
     files.map(|(name, _)| format!("#include \"{name}\"\n")).collect()
 }
