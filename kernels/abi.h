@@ -248,8 +248,10 @@ struct Budget {
     int32_t* ties;
     /** Workspace: `[blocks]` ties at the level where they run out, in the blocks before. */
     int32_t* ties_before;
-    /** Workspace: see `SearchPlace`. */
-    uint32_t* search;
+    /** Workspace: see `ArrivalPlace`; zero between launches. */
+    uint32_t* arrivals;
+    /** Workspace: see `FoundPlace`. */
+    uint32_t* found;
     /** Mean experts per unmasked token. */
     double mean_k;
     /** T. */
@@ -265,22 +267,28 @@ struct Budget {
 /** Bins of one digit of the price. */
 #define BUDGET_BINS 2048
 
-/** What the search for the price knows; all zero between calls but for what `budget_assign` reads. */
-enum SearchPlace {
+/** What blocks of the search for the price count while they arrive; all zero between launches. */
+enum ArrivalPlace {
     /** Counts arriving blocks; returns to 0 by itself. */
-    SEARCH_TICKET = 0,
+    ARRIVAL_TICKET = 0,
     /** Unmasked tokens. */
-    SEARCH_UNMASKED = 1,
-    /** Leading bits of the price. */
-    SEARCH_PRICE = 2,
-    /** Winners still to be found among the keys that begin with these bits; 0: nothing to give away. */
-    SEARCH_LEFT = 3,
-    /** The level at which equal keys run out. */
-    SEARCH_LEVEL = 4,
-    /** Equal keys that still win at that level. */
-    SEARCH_LEFT_AT_LEVEL = 5,
+    ARRIVAL_UNMASKED = 1,
     /** Length of the array. */
-    SEARCH_LENGTH = 6,
+    ARRIVAL_LENGTH = 2,
+};
+
+/** What a launch of the search for the price has found out for the next one. Each word is written before it is read. */
+enum FoundPlace {
+    /** Leading bits of the price. */
+    FOUND_PRICE = 0,
+    /** Winners still to be found among the keys that begin with these bits; 0: nothing to give away. */
+    FOUND_LEFT = 1,
+    /** The level at which equal keys run out. */
+    FOUND_LEVEL = 2,
+    /** Equal keys that still win at that level. */
+    FOUND_LEFT_AT_LEVEL = 3,
+    /** Length of the array. */
+    FOUND_LENGTH = 4,
 };
 
 /** Scores, k_t, selection, weights and losses (SPEC §2, §3): `gate_*`. */

@@ -66,8 +66,8 @@ __device__ __forceinline__ void pick_digit(const Budget& p, uint32_t left) {
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         if (above < left && left <= above + counts[i]) {
-            p.search[SEARCH_PRICE] |= static_cast<uint32_t>(top - i) << shift;
-            p.search[SEARCH_LEFT] = left - above;
+            p.found[FOUND_PRICE] |= static_cast<uint32_t>(top - i) << shift;
+            p.found[FOUND_LEFT] = left - above;
         }
         above += counts[i];
     }
@@ -89,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_digit(const
     const int shift = digit_shift(p.pass);
     // 64 bits, because none are known in the first pass and a shift by 32 must give 0.
     const int known_shift = digit_shift(p.pass - 1);
-    const uint64_t known = p.pass == 0 ? 0 : static_cast<uint64_t>(p.search[SEARCH_PRICE]) >> known_shift;
-    if (asking && (p.pass == 0 || p.search[SEARCH_LEFT] > 0)) {
+    const uint64_t known = p.pass == 0 ? 0 : static_cast<uint64_t>(p.found[FOUND_PRICE]) >> known_shift;
+    if (asking && (p.pass == 0 || p.found[FOUND_LEFT] > 0)) {
         for (int level = 1; level <= p.levels; level++) {
             const uint64_t bits = key_bits(p.importance[token], level);
             if (bits >> known_shift == known) {
@@ -105,17 +105,17 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_digit(const
         }
     }
     if (threadIdx.x == 0 && p.pass == 0) {
-        atomicAdd(&p.search[SEARCH_UNMASKED], static_cast<uint32_t>(unmasked));
+        atomicAdd(&p.arrivals[ARRIVAL_UNMASKED], static_cast<uint32_t>(unmasked));
     }
-    if (!arrive_last(&p.search[SEARCH_TICKET])) {
+    if (!arrive_last(&p.arrivals[ARRIVAL_TICKET])) {
         return;
     }
-    const uint32_t left = p.pass == 0 ? levels_to_give(p, p.search[SEARCH_UNMASKED]) : p.search[SEARCH_LEFT];
+    const uint32_t left = p.pass == 0 ? levels_to_give(p, p.arrivals[ARRIVAL_UNMASKED]) : p.found[FOUND_LEFT];
     __syncthreads();
     if (threadIdx.x == 0 && p.pass == 0) {
-        p.search[SEARCH_UNMASKED] = 0;
-        p.search[SEARCH_PRICE] = 0;
-        p.search[SEARCH_LEFT] = left;
+        p.arrivals[ARRIVAL_UNMASKED] = 0;
+        p.found[FOUND_PRICE] = 0;
+        p.found[FOUND_LEFT] = left;
     }
     __syncthreads();
     pick_digit(p, left);
@@ -133,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_ties(const 
     const int token = own_token();
     if (asks(p, token)) {
         for (int level = 1; level <= p.levels; level++) {
-            if (key_bits(p.importance[token], level) == p.search[SEARCH_PRICE]) {
+            if (key_bits(p.importance[token], level) == p.found[FOUND_PRICE]) {
                 atomicAdd(&of_level[level - 1], 1);
             }
         }
@@ -143,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_ties(const 
     for (int i = static_cast<int>(threadIdx.x); i < p.levels; i += THREADS) {
         p.ties[first + i] = of_level[i];
     }
-    if (!arrive_last(&p.search[SEARCH_TICKET])) {
+    if (!arrive_last(&p.arrivals[ARRIVAL_TICKET])) {
         return;
     }
     const int blocks = static_cast<int>(gridDim.x);
@@ -159,15 +159,15 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_ties(const 
     // Levels are few; one thread walks them. At least one tie is left to give unless nothing is to be given at all.
     SHARED_ARRAY(int, exhausted, 1);
     if (threadIdx.x == 0) {
-        int left = static_cast<int>(p.search[SEARCH_LEFT]);
+        int left = static_cast<int>(p.found[FOUND_LEFT]);
         int level = 0;
         while (level < p.levels && left > of_level[level]) {
             left -= of_level[level];
             level++;
         }
         exhausted[0] = level;
-        p.search[SEARCH_LEVEL] = static_cast<uint32_t>(level + 1);
-        p.search[SEARCH_LEFT_AT_LEVEL] = static_cast<uint32_t>(left);
+        p.found[FOUND_LEVEL] = static_cast<uint32_t>(level + 1);
+        p.found[FOUND_LEFT_AT_LEVEL] = static_cast<uint32_t>(left);
     }
     __syncthreads();
     int carried = 0;
@@ -190,9 +190,9 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_assign(cons
     SHARED_ARRAY(int, scratch, MAX_WARPS);
     const int token = own_token();
     const bool asking = asks(p, token);
-    const bool giving = p.search[SEARCH_LEFT] > 0;
-    const uint32_t price = p.search[SEARCH_PRICE];
-    const int last_level = static_cast<int>(p.search[SEARCH_LEVEL]);
+    const bool giving = p.found[FOUND_LEFT] > 0;
+    const uint32_t price = p.found[FOUND_PRICE];
+    const int last_level = static_cast<int>(p.found[FOUND_LEVEL]);
     int won = 0;
     bool contested = false;
     for (int level = 1; asking && giving && level <= p.levels; level++) {
@@ -202,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) budget_assign(cons
     }
     int total;
     const int before = p.ties_before[blockIdx.x] + block_exclusive_sum(contested ? 1 : 0, scratch, total);
-    won += contested && before < static_cast<int>(p.search[SEARCH_LEFT_AT_LEVEL]);
+    won += contested && before < static_cast<int>(p.found[FOUND_LEFT_AT_LEVEL]);
     if (token < p.tokens) {
         p.k[token] = asking ? p.k_min + won : 0;
     }

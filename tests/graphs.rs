@@ -1,12 +1,12 @@
 //! Calls that are recorded once and started again: for other inputs and another `R`, with gradients that are added to, and
-//! without anything else being asked of the device.
+//! without anything else being asked of the device; and what other threads do meanwhile.
 
 #![allow(unsafe_code, reason = "a recorded graph's tensors are its caller's word")]
 
 mod harness;
 
-use da_moe::cuda::{Counts, Device, Failing, GradientCopies};
-use da_moe::{Attention, DType, Inputs, TensorMut, TensorRef};
+use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, Shim};
+use da_moe::{Attention, DType, ForeignMemory, Inputs, TensorMut, TensorRef};
 use da_moe_reference::check::Outcome;
 use harness::bits::same_memory;
 use harness::case::Case;
@@ -15,18 +15,23 @@ use harness::device::{Engine, on_every_device, rich, shimmed, with_engine};
 use harness::gradients::GradientData;
 use harness::judge;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 on_every_device! {
     a_recorded_forward_and_backward_serve_other_inputs: check_recorded;
     gradients_are_added_to_eagerly_and_in_a_graph: check_accumulation;
     a_recording_that_fails_is_over: check_failed_recording;
+    other_threads_allocate_read_and_free_beside_a_recording: check_beside;
+    what_waits_for_a_stream_that_records_is_refused: check_waiting;
 }
 
 fn check_recorded<D: Device>(device: &Arc<D>) {
     let kernels = shimmed(device, None);
     let counts = || kernels.device().counts();
     let case = rich();
-    let fresh = Data::new(&Case { seed: 77, ..case.clone() });
+    let fresh = Data::new(&Case { seed: 78, ..case.clone() });
     with_engine(&kernels, &case, |data, engine, inputs, weights| {
         let other = Data { x: fresh.x, q: fresh.q, k: fresh.k, ..data.clone() };
         let [mut x, mut q, mut k] = [&data.x, &data.q, &data.k].map(|buffer| kernels.upload(buffer).unwrap());
@@ -162,4 +167,64 @@ fn check_failed_recording<D: Device>(device: &Arc<D>) {
         engine.forward(inputs, weights).unwrap();
         judge(data, &engine.outcome(data, None).unwrap()).unwrap();
     });
+}
+
+/// Another thread's allocations, copies, calls and waits, while `recording` is open.
+fn busy<D: Device>(kernels: &Kernels<Shim<D>>, recording: &AtomicBool) -> usize {
+    let mut rounds = 0;
+    while recording.load(Ordering::Acquire) {
+        let memory = kernels.upload(&vec![rounds as f32; 100]).unwrap();
+        let stream = kernels.stream(0).unwrap();
+        let zeros = kernels.zeros(DType::F32, 100).unwrap();
+        assert_eq!(stream.read(&memory).unwrap().to_f32(), vec![rounds as f32; 100]);
+        drop(stream);
+        assert_eq!(ForeignMemory::read(&zeros).unwrap().to_f32(), vec![0.0; 100], "waits for all streams");
+        kernels.device().synchronize_all().unwrap();
+        rounds += 1;
+    }
+    rounds
+}
+
+fn check_beside<D: Device>(device: &Arc<D>) {
+    let kernels = shimmed(device, None);
+    with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
+        let recording = AtomicBool::new(true);
+        let graph = thread::scope(|scope| {
+            let others = [0, 1].map(|_| scope.spawn(|| busy(&kernels, &recording)));
+            let Engine { layer, stream, state, step, y } = &mut *engine;
+            let graph = stream.capture(|| {
+                let dropped = kernels.zeros(DType::F32, 1000)?;
+                layer.forward(stream, inputs, weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?)?;
+                drop(dropped);
+                // Long enough for the others to do everything they do.
+                thread::sleep(Duration::from_millis(50));
+                Ok(())
+            });
+            recording.store(false, Ordering::Release);
+            assert!(others.map(|other| other.join().expect("nothing was refused")) > [0, 0]);
+            graph.unwrap()
+        });
+        // SAFETY: all tensors are alive, and nothing else uses them.
+        unsafe { graph.launch(&engine.stream) }.unwrap();
+        judge(data, &engine.outcome(data, None).unwrap()).unwrap();
+    });
+}
+
+fn check_waiting<D: Device>(device: &Arc<D>) {
+    let kernels = shimmed(device, None);
+    let stream = kernels.stream(0).unwrap();
+    let mut memory = kernels.zeros(DType::F32, 4).unwrap();
+    let ones = vec![1.0_f32; 4];
+    assert!(stream.capture(|| stream.synchronize()).is_err());
+    assert!(stream.capture(|| stream.read(&memory).map(drop)).is_err());
+    assert!(stream.capture(|| stream.write(&mut memory, &ones)).is_err());
+    // What was refused inside breaks the recording off, whether or not its caller looks at it.
+    let unnoticed = || {
+        let _ = stream.synchronize();
+        Ok(())
+    };
+    assert!(stream.capture(unnoticed).is_err());
+    assert_eq!(kernels.device().counts().graphs, 0);
+    stream.write(&mut memory, &ones).unwrap();
+    assert_eq!(stream.read(&memory).unwrap().to_f32(), ones, "the stream goes on");
 }

@@ -408,8 +408,10 @@ pub struct Budget {
     pub ties: *mut i32,
     /// Workspace: `[blocks]` ties at the level where they run out, in the blocks before.
     pub ties_before: *mut i32,
-    /// Workspace: see `SearchPlace`.
-    pub search: *mut u32,
+    /// Workspace: see `ArrivalPlace`; zero between launches.
+    pub arrivals: *mut u32,
+    /// Workspace: see `FoundPlace`.
+    pub found: *mut u32,
     /// Mean experts per unmasked token.
     pub mean_k: f64,
     /// T.
@@ -431,7 +433,8 @@ impl Default for Budget {
             histogram: ::core::ptr::null_mut(),
             ties: ::core::ptr::null_mut(),
             ties_before: ::core::ptr::null_mut(),
-            search: ::core::ptr::null_mut(),
+            arrivals: ::core::ptr::null_mut(),
+            found: ::core::ptr::null_mut(),
             mean_k: 0.0,
             tokens: 0,
             k_min: 0,
@@ -442,22 +445,28 @@ impl Default for Budget {
 }
 
 /// Counts arriving blocks; returns to 0 by itself.
-pub const SEARCH_TICKET: SearchPlace = 0;
+pub const ARRIVAL_TICKET: ArrivalPlace = 0;
 /// Unmasked tokens.
-pub const SEARCH_UNMASKED: SearchPlace = 1;
-/// Leading bits of the price.
-pub const SEARCH_PRICE: SearchPlace = 2;
-/// Winners still to be found among the keys that begin with these bits; 0: nothing to give away.
-pub const SEARCH_LEFT: SearchPlace = 3;
-/// The level at which equal keys run out.
-pub const SEARCH_LEVEL: SearchPlace = 4;
-/// Equal keys that still win at that level.
-pub const SEARCH_LEFT_AT_LEVEL: SearchPlace = 5;
+pub const ARRIVAL_UNMASKED: ArrivalPlace = 1;
 /// Length of the array.
-pub const SEARCH_LENGTH: SearchPlace = 6;
+pub const ARRIVAL_LENGTH: ArrivalPlace = 2;
 
-/// What the search for the price knows; all zero between calls but for what `budget_assign` reads.
-pub type SearchPlace = i32;
+/// What blocks of the search for the price count while they arrive; all zero between launches.
+pub type ArrivalPlace = i32;
+
+/// Leading bits of the price.
+pub const FOUND_PRICE: FoundPlace = 0;
+/// Winners still to be found among the keys that begin with these bits; 0: nothing to give away.
+pub const FOUND_LEFT: FoundPlace = 1;
+/// The level at which equal keys run out.
+pub const FOUND_LEVEL: FoundPlace = 2;
+/// Equal keys that still win at that level.
+pub const FOUND_LEFT_AT_LEVEL: FoundPlace = 3;
+/// Length of the array.
+pub const FOUND_LENGTH: FoundPlace = 4;
+
+/// What a launch of the search for the price has found out for the next one. Each word is written before it is read.
+pub type FoundPlace = i32;
 
 /// Scores, k_t, selection, weights and losses (SPEC §2, §3): `gate_*`.
 #[repr(C)]
@@ -1667,7 +1676,8 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "histogram", offset: offset_of!(Budget, histogram), size: size_of::<*mut u32>() },
             Field { name: "ties", offset: offset_of!(Budget, ties), size: size_of::<*mut i32>() },
             Field { name: "ties_before", offset: offset_of!(Budget, ties_before), size: size_of::<*mut i32>() },
-            Field { name: "search", offset: offset_of!(Budget, search), size: size_of::<*mut u32>() },
+            Field { name: "arrivals", offset: offset_of!(Budget, arrivals), size: size_of::<*mut u32>() },
+            Field { name: "found", offset: offset_of!(Budget, found), size: size_of::<*mut u32>() },
             Field { name: "mean_k", offset: offset_of!(Budget, mean_k), size: size_of::<f64>() },
             Field { name: "tokens", offset: offset_of!(Budget, tokens), size: size_of::<i32>() },
             Field { name: "k_min", offset: offset_of!(Budget, k_min), size: size_of::<i32>() },
@@ -2210,13 +2220,14 @@ pub const CONSTANTS: &[(&str, i32)] = &[
     ("STATE_MAXIMUM", STATE_MAXIMUM),
     ("STATE_PRICE", STATE_PRICE),
     ("STATE_STEPS", STATE_STEPS),
-    ("SEARCH_TICKET", SEARCH_TICKET),
-    ("SEARCH_UNMASKED", SEARCH_UNMASKED),
-    ("SEARCH_PRICE", SEARCH_PRICE),
-    ("SEARCH_LEFT", SEARCH_LEFT),
-    ("SEARCH_LEVEL", SEARCH_LEVEL),
-    ("SEARCH_LEFT_AT_LEVEL", SEARCH_LEFT_AT_LEVEL),
-    ("SEARCH_LENGTH", SEARCH_LENGTH),
+    ("ARRIVAL_TICKET", ARRIVAL_TICKET),
+    ("ARRIVAL_UNMASKED", ARRIVAL_UNMASKED),
+    ("ARRIVAL_LENGTH", ARRIVAL_LENGTH),
+    ("FOUND_PRICE", FOUND_PRICE),
+    ("FOUND_LEFT", FOUND_LEFT),
+    ("FOUND_LEVEL", FOUND_LEVEL),
+    ("FOUND_LEFT_AT_LEVEL", FOUND_LEFT_AT_LEVEL),
+    ("FOUND_LENGTH", FOUND_LENGTH),
     ("ACTIVATION_NONE", ACTIVATION_NONE),
     ("ACTIVATION_RELU", ACTIVATION_RELU),
     ("ACTIVATION_GELU", ACTIVATION_GELU),

@@ -89,17 +89,17 @@ pub fn run<D: Device>(device: &Arc<D>, kernel: &MicroKernel, input: &[u32]) -> R
     // SAFETY: two addresses, as every kernel of the file takes them, of allocations as large as this kernel's entry in
     // `KERNELS` says; nobody outside this file can make an entry, and the emulator holds each against its kernel.
     let unwritten = unsafe {
-        device.upload(0, from, &words)?;
+        device.upload(device.own_stream(), from, &words)?;
         device.read_only(from)?;
         let launch = Launch::linear(kernel.name, kernel.blocks, kernel.threads);
-        device.launch(0, &launch, &[address(&from), address(&to)])?;
+        device.launch(device.own_stream(), &launch, &[address(&from), address(&to)])?;
         device.unwritten(to)?
     };
     if unwritten > 0 {
         return Err(failed(format!("{unwritten} bytes of its output were not written")));
     }
     // SAFETY: as above.
-    unsafe { device.download(0, to, &mut bytes) }?;
+    unsafe { device.download(device.own_stream(), to, &mut bytes) }?;
     let (words, _) = bytes.as_chunks();
     Ok(words.iter().copied().map(u32::from_ne_bytes).collect())
 }

@@ -110,7 +110,7 @@ impl Call {
 }
 
 /// Memory, streams and launches of one device. What is started on one stream happens in the order in which it was
-/// started; stream 0 is always there.
+/// started. Nothing here disturbs a recording of another thread: no wait is for the whole of a context.
 pub trait Device: Send + Sync + 'static {
     /// The same for devices that can reach each other's memory and streams, and for no others.
     fn id(&self) -> u64;
@@ -133,6 +133,10 @@ pub trait Device: Send + Sync + 'static {
     /// The address came from [`Device::alloc`], and was not given back before.
     unsafe fn free(&self, address: u64);
 
+    /// The stream for what belongs to no caller's: it is always there, for any thread, is never recorded, and orders nothing
+    /// on other streams.
+    fn own_stream(&self) -> u64;
+
     /// Another stream.
     ///
     /// # Errors
@@ -144,6 +148,19 @@ pub trait Device: Send + Sync + 'static {
     /// # Safety
     /// The stream came from [`Device::open_stream`], and was not given back before.
     unsafe fn close_stream(&self, stream: u64);
+
+    /// An engine's stream is used from now on, and counts in [`Device::synchronize_all`], until
+    /// [`Device::return_stream`].
+    ///
+    /// # Safety
+    /// The stream is one of this device, and is there until then.
+    unsafe fn lend_stream(&self, _stream: u64) {}
+
+    /// An engine's stream is not used any more. What was started on it may go on.
+    ///
+    /// # Safety
+    /// It was lent, and not returned as often.
+    unsafe fn return_stream(&self, _stream: u64) {}
 
     /// What a stream is of, unless it is one of this device.
     ///
@@ -169,10 +186,10 @@ pub trait Device: Send + Sync + 'static {
     /// The stream is one of this device.
     unsafe fn synchronize(&self, stream: u64) -> Result<()>;
 
-    /// Waits for everything started on any stream.
+    /// Waits for everything started on any stream that this device opened or was lent; what is being recorded is not started.
     ///
     /// # Errors
-    /// As [`Device::synchronize`].
+    /// As [`Device::synchronize`], and while somebody else records on a stream that was lent, which cannot be waited for.
     fn synchronize_all(&self) -> Result<()>;
 
     /// What is started on `later` from now on waits, on the device, for what was started on `earlier` so far.

@@ -3,9 +3,9 @@
 #![allow(unsafe_code, reason = "a launch's parameters are the caller's word")]
 
 use super::device::{Device, Launch};
+use super::recorder::{Recorded, Recorder};
 use crate::{Error, Result};
 use da_moe_emulator as emulator;
-use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,29 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device whose kernels run on the CPU. Everything a kernel does wrong (races, accesses out of bounds, reads of what was
 /// never written, divergence, deadlocks) is an [`Error::Kernel`] with file and line. Whatever is started has ended when the
-/// call returns, so all streams are one, but for recording.
+/// call returns, so all streams are one, but for recording, where what CUDA refuses is refused.
 #[derive(Debug)]
 pub struct Emulated {
     device: emulator::Device,
     schedule: emulator::Schedule,
     id: u64,
     recorder: Mutex<Recorder>,
-}
-
-/// Streams that record, and graphs that were recorded.
-#[derive(Debug, Default)]
-struct Recorder {
-    streams: HashSet<u64>,
-    recording: HashMap<u64, Vec<Recorded>>,
-    graphs: HashMap<u64, Arc<[Recorded]>>,
-}
-
-/// Something to be done again.
-#[derive(Clone, Debug)]
-enum Recorded {
-    Launch { launch: Launch, parameters: Vec<Vec<u8>> },
-    Fill { address: u64, value: u8, bytes: usize },
-    Copy { from: u64, to: u64, bytes: usize },
 }
 
 impl Emulated {
@@ -88,11 +72,6 @@ impl Emulated {
         self.device.upload(to, &held).map_err(|error| failed("copy", error))
     }
 
-    /// Whether a stream records; what is started on it is kept then.
-    fn records(&self, stream: u64, what: Recorded) -> bool {
-        self.recorder().recording.get_mut(&stream).map(|recording| recording.push(what)).is_some()
-    }
-
     fn again(&self, recorded: &Recorded) -> Result<()> {
         match recorded {
             Recorded::Fill { address, value, bytes } => self.set(*address, *value, *bytes),
@@ -130,18 +109,8 @@ const SOURCES: &[&str] = &[
     "weight_gradient_sm80.cu",
 ];
 
-/// Handles of streams and graphs: no two devices share one, nor is one used again.
-fn new_handle() -> u64 {
-    static HANDLES: AtomicU64 = AtomicU64::new(1);
-    HANDLES.fetch_add(1, Ordering::Relaxed)
-}
-
 fn failed(kernel: &str, error: emulator::Error) -> Error {
     Error::Kernel { kernel: kernel.into(), problem: error.to_string() }
-}
-
-fn unknown(call: &str, handle: u64) -> Error {
-    Error::Kernel { kernel: call.into(), problem: format!("{handle} is not recorded, or not recording") }
 }
 
 impl Device for Emulated {
@@ -167,21 +136,20 @@ impl Device for Emulated {
         let _ = self.device.free(address);
     }
 
+    fn own_stream(&self) -> u64 {
+        Recorder::OWN_STREAM
+    }
+
     fn open_stream(&self) -> Result<u64> {
-        let handle = new_handle();
-        self.recorder().streams.insert(handle);
-        Ok(handle)
+        Ok(self.recorder().open_stream())
     }
 
     unsafe fn close_stream(&self, stream: u64) {
-        let mut recorder = self.recorder();
-        recorder.recording.remove(&stream);
-        recorder.streams.remove(&stream);
+        self.recorder().close_stream(stream);
     }
 
     unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>> {
-        let known = stream == 0 || self.recorder().streams.contains(&stream);
-        Ok((!known).then(|| "another device".into()))
+        Ok((!self.recorder().knows(stream)).then(|| "another device".into()))
     }
 
     fn memory_elsewhere(&self, address: u64, bytes: usize) -> Result<Option<String>> {
@@ -191,8 +159,8 @@ impl Device for Emulated {
         Ok((!reached).then(|| "memory that the emulator did not allocate".into()))
     }
 
-    unsafe fn synchronize(&self, _: u64) -> Result<()> {
-        Ok(())
+    unsafe fn synchronize(&self, stream: u64) -> Result<()> {
+        self.recorder().wait("synchronize", stream)
     }
 
     fn synchronize_all(&self) -> Result<()> {
@@ -204,24 +172,26 @@ impl Device for Emulated {
     }
 
     unsafe fn fill(&self, stream: u64, address: u64, value: u8, bytes: usize) -> Result<()> {
-        if self.records(stream, Recorded::Fill { address, value, bytes }) {
-            return Ok(());
+        match self.recorder().keep(stream, || Ok(Recorded::Fill { address, value, bytes }))? {
+            true => Ok(()),
+            false => self.set(address, value, bytes),
         }
-        self.set(address, value, bytes)
     }
 
     unsafe fn copy(&self, stream: u64, from: u64, to: u64, bytes: usize) -> Result<()> {
-        if self.records(stream, Recorded::Copy { from, to, bytes }) {
-            return Ok(());
+        match self.recorder().keep(stream, || Ok(Recorded::Copy { from, to, bytes }))? {
+            true => Ok(()),
+            false => self.move_bytes(from, to, bytes),
         }
-        self.move_bytes(from, to, bytes)
     }
 
-    unsafe fn upload(&self, _: u64, address: u64, bytes: &[u8]) -> Result<()> {
+    unsafe fn upload(&self, stream: u64, address: u64, bytes: &[u8]) -> Result<()> {
+        self.recorder().wait("upload", stream)?;
         self.device.upload(address, bytes).map_err(|error| failed("upload", error))
     }
 
-    unsafe fn download(&self, _: u64, address: u64, bytes: &mut [u8]) -> Result<()> {
+    unsafe fn download(&self, stream: u64, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.recorder().wait("download", stream)?;
         self.device.download(address, bytes).map_err(|error| failed("download", error))
     }
 
@@ -234,11 +204,12 @@ impl Device for Emulated {
     }
 
     unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
-        if self.recorder().recording.contains_key(&stream) {
+        let record = || {
             // SAFETY: the caller's word.
             let parameters = unsafe { self.copies(launch.kernel, parameters) }?;
-            let launch = Recorded::Launch { launch: *launch, parameters };
-            self.recorder().recording.entry(stream).or_default().push(launch);
+            Ok(Recorded::Launch { launch: *launch, parameters })
+        };
+        if self.recorder().keep(stream, record)? {
             return Ok(());
         }
         // SAFETY: the caller's word; accesses of the kernel itself are checked by the emulator.
@@ -247,24 +218,20 @@ impl Device for Emulated {
     }
 
     unsafe fn begin_capture(&self, stream: u64) -> Result<()> {
-        self.recorder().recording.insert(stream, Vec::new());
-        Ok(())
+        self.recorder().begin(stream)
     }
 
     unsafe fn end_capture(&self, stream: u64) -> Result<u64> {
-        let mut recorder = self.recorder();
-        let recorded = recorder.recording.remove(&stream).ok_or_else(|| unknown("end_capture", stream))?;
-        let handle = new_handle();
-        recorder.graphs.insert(handle, recorded.into());
-        Ok(handle)
+        self.recorder().end(stream)
     }
 
-    unsafe fn replay(&self, graph: u64, _: u64) -> Result<()> {
-        let recorded = self.recorder().graphs.get(&graph).cloned().ok_or_else(|| unknown("replay", graph))?;
+    unsafe fn replay(&self, graph: u64, stream: u64) -> Result<()> {
+        self.recorder().wait("replay", stream)?;
+        let recorded = self.recorder().graph(graph)?;
         recorded.iter().try_for_each(|recorded| self.again(recorded))
     }
 
     unsafe fn forget_graph(&self, graph: u64) {
-        self.recorder().graphs.remove(&graph);
+        self.recorder().forget(graph);
     }
 }

@@ -141,9 +141,11 @@ fn budget_grid(p: &abi::Budget) -> u32 {
 /// As [`place`], for the search.
 pub fn place_budget(p: &mut abi::Budget, base: u64) -> Workspace {
     let mut carver = Carver::new(base);
-    p.search = carver.take(abi::SEARCH_LENGTH as usize);
+    p.arrivals = carver.take(abi::ARRIVAL_LENGTH as usize);
     p.histogram = carver.take(abi::BUDGET_BINS as usize);
     let zeroed = carver.end_header();
+    // Not in the header, which other stages expect to find zero.
+    p.found = carver.take(abi::FOUND_LENGTH as usize);
     p.ties = carver.take(budget_grid(p) as usize * p.levels as usize);
     p.ties_before = carver.take(budget_grid(p) as usize);
     Workspace { zeroed, bytes: carver.used() }

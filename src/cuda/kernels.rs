@@ -76,25 +76,28 @@ impl<D: Device> Kernels<D> {
         unsafe { Stream::on(&self.device, handle, workspace) }
     }
 
-    /// `count` zeros of type `dtype` on the device. Waits.
+    /// `count` zeros of type `dtype` on the device. Waits for that alone.
     ///
     /// # Errors
     /// When the memory cannot be had.
     pub fn zeros(&self, dtype: DType, count: usize) -> Result<DeviceMemory<D>> {
         let mut memory = DeviceMemory::alloc(&self.device, "zeros", dtype, count)?;
-        memory.fill(0, 0)?;
-        self.device.synchronize_all()?;
+        let stream = self.device.own_stream();
+        memory.fill(stream, 0)?;
+        // SAFETY: the device's own stream.
+        unsafe { self.device.synchronize(stream) }?;
         Ok(memory)
     }
 
-    /// A copy of elements in host memory. Waits.
+    /// A copy of elements in host memory. Waits for that alone.
     ///
     /// # Errors
     /// When the memory cannot be had, or [`crate::Error::Place`] for elements that are not in host memory.
     pub fn upload<'a>(&self, elements: impl Into<Slice<'a>>) -> Result<DeviceMemory<D>> {
         let elements = elements.into();
         let mut memory = DeviceMemory::alloc(&self.device, "upload", elements.dtype(), elements.len())?;
-        crate::ForeignMemory::write(&mut memory, elements)?;
+        // Nobody else has it yet, so there is nothing to wait for.
+        memory.write_on(self.device.own_stream(), elements)?;
         Ok(memory)
     }
 

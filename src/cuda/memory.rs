@@ -28,7 +28,7 @@ impl<D: Device> DeviceMemory<D> {
 
     /// Sets every byte.
     pub(super) fn fill(&mut self, stream: u64, value: u8) -> Result<()> {
-        // SAFETY: this is memory of the device; the stream is one that the device gave, or the one that is always there.
+        // SAFETY: this is memory of the device; the stream is one of the device.
         unsafe { self.device.fill(stream, self.address, value, self.count * self.dtype.size()) }
     }
 
@@ -124,12 +124,12 @@ impl<D: Device> ForeignMemory for DeviceMemory<D> {
 
     fn read(&self) -> Result<Buffer> {
         self.device.synchronize_all()?;
-        self.read_on(0)
+        self.read_on(self.device.own_stream())
     }
 
     fn write(&mut self, elements: Slice<'_>) -> Result<()> {
         self.device.synchronize_all()?;
-        self.write_on(0, elements)
+        self.write_on(self.device.own_stream(), elements)
     }
 }
 

@@ -40,6 +40,8 @@ mod needs;
 pub mod permute;
 pub mod permute_backward;
 mod products;
+#[cfg(feature = "emulator")]
+mod recorder;
 pub mod routing_backward;
 #[cfg(feature = "emulator")]
 mod shim;
@@ -52,7 +54,7 @@ mod workspace;
 pub use copies::{Copies, GradientCopies};
 pub use device::{Call, Device, Launch, Parameters};
 #[cfg(feature = "cuda")]
-pub use driver::Driver;
+pub use driver::{Driver, LoadedKernels};
 /// The kernels on an NVIDIA GPU.
 #[cfg(feature = "cuda")]
 pub type Cuda = Kernels<Driver>;

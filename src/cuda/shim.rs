@@ -30,6 +30,8 @@ pub struct Counts {
     pub waits: usize,
     /// Streams that are open.
     pub streams: i64,
+    /// An engine's streams that are lent.
+    pub lent: i64,
     /// Graphs that are there.
     pub graphs: i64,
     /// Recordings that were begun.
@@ -64,6 +66,7 @@ pub struct Shim<D: Device> {
     copies: AtomicUsize,
     waits: AtomicUsize,
     streams: AtomicI64,
+    lent: AtomicI64,
     graphs: AtomicI64,
     captures: AtomicUsize,
     replays: AtomicUsize,
@@ -92,6 +95,7 @@ impl<D: Device> Shim<D> {
             copies: AtomicUsize::default(),
             waits: AtomicUsize::default(),
             streams: AtomicI64::default(),
+            lent: AtomicI64::default(),
             graphs: AtomicI64::default(),
             captures: AtomicUsize::default(),
             replays: AtomicUsize::default(),
@@ -146,6 +150,7 @@ impl<D: Device> Shim<D> {
             copies: read(&self.copies),
             waits: read(&self.waits),
             streams: self.streams.load(Ordering::Relaxed),
+            lent: self.lent.load(Ordering::Relaxed),
             graphs: self.graphs.load(Ordering::Relaxed),
             captures: read(&self.captures),
             replays: read(&self.replays),
@@ -208,6 +213,22 @@ impl<D: Device> Device for Shim<D> {
         self.streams.fetch_sub(1, Ordering::Relaxed);
         // SAFETY: the caller's.
         unsafe { self.inner.close_stream(stream) }
+    }
+
+    fn own_stream(&self) -> u64 {
+        self.inner.own_stream()
+    }
+
+    unsafe fn lend_stream(&self, stream: u64) {
+        self.lent.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { self.inner.lend_stream(stream) }
+    }
+
+    unsafe fn return_stream(&self, stream: u64) {
+        self.lent.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { self.inner.return_stream(stream) }
     }
 
     unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>> {

@@ -50,6 +50,8 @@ impl<D: Device> Stream<D> {
             let (expected, found) = (DType::U8.to_string(), workspace.dtype());
             return Err(Error::DType { op: "stream", argument: "workspace", expected, found });
         }
+        // SAFETY: the stream is the device's, and is there until the result is dropped, which returns it.
+        unsafe { device.lend_stream(handle) };
         Self { device: device.clone(), handle, owned: false, workspace, one_thread_at_a_time: PhantomData }.ready()
     }
 
@@ -164,9 +166,12 @@ impl<D: Device> Stream<D> {
 
 impl<D: Device> Drop for Stream<D> {
     fn drop(&mut self) {
-        if self.owned {
-            // SAFETY: opened by `new`, and this is the only drop.
-            unsafe { self.device.close_stream(self.handle) };
+        // SAFETY: opened by `new` or lent by `on`, and this is the only drop.
+        unsafe {
+            match self.owned {
+                true => self.device.close_stream(self.handle),
+                false => self.device.return_stream(self.handle),
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ impl<'a, D: Device> Tray<'a, D> {
     fn stream(&self) -> u64 {
         match &self.place {
             Place::Device { stream, .. } => stream.handle(),
-            Place::Host(_) => 0,
+            Place::Host(_) => self.device.own_stream(),
         }
     }
 
@@ -90,7 +90,7 @@ impl<'a, D: Device> Tray<'a, D> {
         let address = alloc(self.device, held, name, bytes.len())?;
         // SAFETY: the allocation has as many bytes.
         unsafe {
-            self.device.upload(0, address, bytes)?;
+            self.device.upload(self.device.own_stream(), address, bytes)?;
             self.device.read_only(address)?;
         }
         Ok(address as *const c_void)
@@ -171,7 +171,7 @@ impl<'a, D: Device> Tray<'a, D> {
     fn bring<T>(&self, output: &Output<'_, T>) -> Result<()> {
         let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of(output.to.as_ref())) else { return Ok(()) };
         // SAFETY: the allocation has as many bytes.
-        unsafe { self.device.upload(0, output.address, bytes) }
+        unsafe { self.device.upload(self.stream(), output.address, bytes) }
     }
 
     /// Room for what passes between launches: header zero, uninitialised elsewhere. The same room every time, so for one set
@@ -190,7 +190,7 @@ impl<'a, D: Device> Tray<'a, D> {
             Place::Host(held) => {
                 let address = alloc(self.device, held, "workspace", needed.bytes)?;
                 // SAFETY: the header is a part of the allocation.
-                unsafe { self.device.fill(0, address, 0, needed.zeroed) }?;
+                unsafe { self.device.fill(self.device.own_stream(), address, 0, needed.zeroed) }?;
                 Ok(address)
             }
         }
@@ -232,7 +232,7 @@ impl<'a, D: Device> Tray<'a, D> {
         // SAFETY: the allocation is of this call, and has as many bytes.
         match unsafe { self.device.unwritten(output.address) }? {
             // SAFETY: as above.
-            0 => unsafe { self.device.download(0, output.address, bytes) }?,
+            0 => unsafe { self.device.download(self.stream(), output.address, bytes) }?,
             bytes => {
                 let problem = format!("{bytes} bytes of the output `{}` were not written", output.name);
                 return Err(Error::Kernel { kernel: self.stage.into(), problem });
@@ -247,7 +247,7 @@ impl<'a, D: Device> Tray<'a, D> {
         let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of_mut(output.to.reborrow())) else { return Ok(()) };
         let bytes = &mut bytes[..count * size];
         // SAFETY: the allocation is of this call, and has at least as many bytes.
-        unsafe { self.device.download(0, output.address, bytes) }
+        unsafe { self.device.download(self.stream(), output.address, bytes) }
     }
 }
 

@@ -37,7 +37,7 @@ pub fn shimmed<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<
 /// A layer with something in every stage: attention, a rule over sequences, a price, capacity, null and shared experts.
 pub fn rich() -> Case {
     let mut config = LayerConfig {
-        num_null_experts: 2,
+        num_null_experts: 3,
         null_expert: NullExpert::Constant,
         shared_intermediate_size: 5,
         ..small_config()

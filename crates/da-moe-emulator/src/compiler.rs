@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::cache::{self, Hash};
 use crate::sources::{self, Replacement, Sources};
-use crate::{Error, Module, runtime};
+use crate::{Error, Libcuda, Module, libcuda, runtime};
 
 /// Flags of kernel code. `-fsanitize=thread` only makes the compiler call `__tsan_*` functions, which are the
 /// emulator's own. Without `-fno-tree-sra` a vector load becomes loads of its parts, which are aligned when it is not.
@@ -90,6 +90,21 @@ impl Compiler {
     pub fn compile(&self) -> Result<Arc<Module>, Error> {
         let cache = sources::absolute(&self.cache)?;
         let tool = Tool::get()?;
+        let library = link(tool, &cache, &self.objects(tool, &cache)?)?;
+        Module::load(&library).map(Arc::new)
+    }
+
+    /// Links the kernels to a `libcuda.so.1` that runs them.
+    pub fn libcuda(&self) -> Result<Libcuda, Error> {
+        let cache = sources::absolute(&self.cache)?;
+        let tool = Tool::get()?;
+        let mut objects = self.objects(tool, &cache)?;
+        objects.push(compile_libcuda(tool, &cache)?);
+        link_libcuda(tool, &cache, &objects).map(Libcuda::new)
+    }
+
+    /// The compiled kernels, and the machine.
+    fn objects(&self, tool: &Tool, cache: &Path) -> Result<Vec<PathBuf>, Error> {
         let includes: Vec<_> = self.includes.iter().map(|path| sources::absolute(path)).collect::<Result<_, _>>()?;
         let mut units: Vec<_> =
             self.files.iter().map(|file| Sources::read(file, &includes)).collect::<Result<_, _>>()?;
@@ -104,18 +119,16 @@ impl Compiler {
             }
         }
 
-        let headers = place_headers(&cache)?;
-        let objects = std::thread::scope(|scope| {
-            let machine = scope.spawn(|| compile_runtime(tool, &cache, &headers));
+        let headers = place_headers(cache)?;
+        std::thread::scope(|scope| {
+            let machine = scope.spawn(|| compile_runtime(tool, cache, &headers));
             let kernels: Vec<_> = units
                 .iter()
-                .map(|unit| scope.spawn(|| self.compile_unit(tool, &cache, &headers, &includes, unit)))
+                .map(|unit| scope.spawn(|| self.compile_unit(tool, cache, &headers, &includes, unit)))
                 .collect();
             let results = kernels.into_iter().chain(std::iter::once(machine));
-            results.map(|thread| thread.join().expect("compiling does not panic")).collect::<Result<Vec<_>, _>>()
-        })?;
-        let library = link(tool, &cache, &objects)?;
-        Module::load(&library).map(Arc::new)
+            results.map(|thread| thread.join().expect("compiling does not panic")).collect()
+        })
     }
 
     fn compile_unit(
@@ -161,36 +174,70 @@ fn place_headers(cache: &Path) -> Result<PathBuf, Error> {
 }
 
 fn compile_runtime(tool: &Tool, cache: &Path, headers: &Path) -> Result<PathBuf, Error> {
+    compile_sources(tool, cache, "runtime", runtime::SOURCES, Some(headers))
+}
+
+fn compile_libcuda(tool: &Tool, cache: &Path) -> Result<PathBuf, Error> {
+    compile_sources(tool, cache, "libcuda", libcuda::SOURCES, None)
+}
+
+/// Compiles the emulator's own sources as one file, so that what is small can be inlined.
+fn compile_sources(
+    tool: &Tool,
+    cache: &Path,
+    what: &str,
+    sources: &[(&str, &str)],
+    headers: Option<&Path>,
+) -> Result<PathBuf, Error> {
     let mut hash = tool.hash();
-    hash.add(headers.as_os_str().as_encoded_bytes());
+    headers.iter().for_each(|headers| hash.add(headers.as_os_str().as_encoded_bytes()));
     RUNTIME_FLAGS.iter().for_each(|flag| hash.add(flag));
-    for (name, text) in runtime::SOURCES {
+    for (name, text) in sources {
         hash.add(name);
         hash.add(text);
     }
-    let name = format!("runtime-{}", hash.name());
+    let name = format!("{what}-{}", hash.name());
     cache::entry(cache, &format!("{name}.o"), |output| {
         let directory = cache.join(&name);
-        for (name, text) in runtime::SOURCES {
+        for (name, text) in sources {
             cache::write(&directory.join(name), text)?;
         }
-        let file = directory.join("runtime.cpp");
-        cache::write(&file, &runtime::unity())?;
+        let file = directory.join("unity.cpp");
+        cache::write(&file, &runtime::unity(sources))?;
         let mut command = tool.command();
-        command.args(RUNTIME_FLAGS).arg("-I").arg(headers).arg("-c").arg(file).arg("-o").arg(output);
+        if let Some(headers) = headers {
+            command.arg("-I").arg(headers);
+        }
+        command.args(RUNTIME_FLAGS).arg("-c").arg(file).arg("-o").arg(output);
         run(command)
     })
 }
 
 fn link(tool: &Tool, cache: &Path, objects: &[PathBuf]) -> Result<PathBuf, Error> {
-    let mut hash = tool.hash();
-    LINK_FLAGS.iter().for_each(|flag| hash.add(flag));
-    objects.iter().for_each(|object| hash.add(object.as_os_str().as_encoded_bytes()));
-    cache::entry(cache, &format!("module-{}.so", hash.name()), |output| {
+    cache::entry(cache, &format!("module-{}.so", linked(tool, objects)), |output| {
         let mut command = tool.command();
         command.args(LINK_FLAGS).args(objects).arg("-o").arg(output);
         run(command)
     })
+}
+
+/// The folder with the library, which must have its own name there: the loader looks for nothing else.
+fn link_libcuda(tool: &Tool, cache: &Path, objects: &[PathBuf]) -> Result<PathBuf, Error> {
+    cache::entry(cache, &format!("libcuda-{}", linked(tool, objects)), |folder| {
+        cache::create_directory(folder)?;
+        let mut command = tool.command();
+        command.args(LINK_FLAGS).arg(format!("-Wl,-soname,{}", libcuda::NAME)).args(objects);
+        command.arg("-o").arg(folder.join(libcuda::NAME));
+        run(command)
+    })
+}
+
+/// The hash of everything that goes into a library.
+fn linked(tool: &Tool, objects: &[PathBuf]) -> String {
+    let mut hash = tool.hash();
+    LINK_FLAGS.iter().for_each(|flag| hash.add(flag));
+    objects.iter().for_each(|object| hash.add(object.as_os_str().as_encoded_bytes()));
+    hash.name()
 }
 
 /// The host's C++ compiler.

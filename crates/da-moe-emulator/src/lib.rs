@@ -4,11 +4,15 @@ mod cache;
 mod compiler;
 mod device;
 mod error;
+mod libcuda;
 mod module;
 mod runtime;
 mod sources;
+mod traffic;
 
 pub use compiler::Compiler;
 pub use device::{Device, Policy, Schedule, TensorMap, TensorMap2d, Work};
 pub use error::{Error, Kind, Report};
+pub use libcuda::{Counts, Libcuda};
 pub use module::Module;
+pub use traffic::{SharedPlace, Traffic};

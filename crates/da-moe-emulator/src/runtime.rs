@@ -22,6 +22,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("memory.h", include_str!("../runtime/src/memory.h")),
     ("report.h", include_str!("../runtime/src/report.h")),
     ("shadow.h", include_str!("../runtime/src/shadow.h")),
+    ("traffic.h", include_str!("../runtime/src/traffic.h")),
     ("api.cpp", include_str!("../runtime/src/api.cpp")),
     ("atomic.cpp", include_str!("../runtime/src/atomic.cpp")),
     ("barrier.cpp", include_str!("../runtime/src/barrier.cpp")),
@@ -39,11 +40,12 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("scheduler.cpp", include_str!("../runtime/src/scheduler.cpp")),
     ("shadow.cpp", include_str!("../runtime/src/shadow.cpp")),
     ("tma.cpp", include_str!("../runtime/src/tma.cpp")),
+    ("traffic.cpp", include_str!("../runtime/src/traffic.cpp")),
     ("wgmma.cpp", include_str!("../runtime/src/wgmma.cpp")),
 ];
 
 /// One source that includes all others.
-pub(crate) fn unity() -> String {
-    let files = SOURCES.iter().filter(|(name, _)| name.ends_with(".cpp"));
+pub(crate) fn unity(sources: &[(&str, &str)]) -> String {
+    let files = sources.iter().filter(|(name, _)| name.ends_with(".cpp"));
     files.map(|(name, _)| format!("#include \"{name}\"\n")).collect()
 }

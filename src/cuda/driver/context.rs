@@ -4,6 +4,7 @@ use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUpointer_attribute, CUresult};
 use std::ffi::{c_int, c_uint};
+use std::fmt::Display;
 
 /// The GPU's primary context, which every library in the process shares.
 pub(super) struct Context {
@@ -88,7 +89,7 @@ impl Known {
         match done.result() {
             Ok(()) => Ok(Some(known)),
             Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)) => Ok(None),
-            Err(error) => Err(refused("cuPointerGetAttributes", error, &format!("the address {address:#x}"))),
+            Err(error) => Err(refused("cuPointerGetAttributes", error, format_args!("the address {address:#x}"))),
         }
     }
 
@@ -113,17 +114,18 @@ impl Drop for Context {
 
 /// Turns the driver's error into ours.
 pub(super) trait Refused<T> {
-    fn refused(self, call: &'static str, about: &str) -> Result<T>;
+    /// What the call was about is put into words only then.
+    fn refused(self, call: &'static str, about: impl Display) -> Result<T>;
 }
 
 impl<T> Refused<T> for Result<T, DriverError> {
-    fn refused(self, call: &'static str, about: &str) -> Result<T> {
+    fn refused(self, call: &'static str, about: impl Display) -> Result<T> {
         self.map_err(|error| refused(call, error, about))
     }
 }
 
 /// The driver's words about a call, and what the call was about.
-pub(super) fn refused(call: &'static str, error: DriverError, about: &str) -> Error {
+pub(super) fn refused(call: &'static str, error: DriverError, about: impl Display) -> Error {
     let words = error.error_string().map(|text| text.to_string_lossy().into_owned());
     let words = words.unwrap_or_else(|_| "an error the driver has no words for".into());
     Error::Cuda { call, problem: format!("{words} ({:?}): {about}", error.0) }

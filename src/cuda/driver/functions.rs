@@ -4,16 +4,19 @@ use super::context::refused;
 use crate::cuda::{BuildReport, Image, Launch, build_report};
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUjit_option};
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
+use std::fmt;
 use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
 
 /// Loaded modules, and every function in them.
 #[derive(Default)]
 pub(super) struct Functions {
     modules: Vec<sys::CUmodule>,
     by_name: HashMap<String, Function>,
+    took: Duration,
 }
 
 /// A kernel that is ready to be started.
@@ -22,6 +25,50 @@ struct Function {
     handle: sys::CUfunction,
     /// Bytes of dynamic shared memory that a block may have.
     most_shared: u32,
+    facts: Facts,
+}
+
+/// What the driver says of a kernel's machine code.
+#[derive(Clone, Copy, Default)]
+struct Facts {
+    /// Architecture that it is for: 80 or 90.
+    binary: u32,
+    /// Architecture of the PTX that it was made from. The build's own code for sm_90a says 90; what the driver compiles here
+    /// from the portable PTX says 80.
+    ptx: u32,
+    registers: u32,
+    local_bytes: u32,
+}
+
+/// Which machine code runs on a GPU, and what it takes, by [`Driver::loaded`](super::Driver::loaded).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedKernels {
+    /// How many.
+    pub kernels: usize,
+    /// Least and greatest architecture that the code is for, as 10 · major + minor.
+    pub binary: (u32, u32),
+    /// The same of the PTX that the code was made from, by the build or by the driver.
+    pub ptx: (u32, u32),
+    /// Most registers of a thread.
+    pub registers: u32,
+    /// Most bytes of a thread's local memory; there should be none.
+    pub local_bytes: u32,
+    /// How long loading took.
+    pub took: Duration,
+}
+
+impl fmt::Display for LoadedKernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kernels, binary, ptx, registers, local_bytes, took } = self;
+        let range =
+            |(least, most): (u32, u32)| if least == most { most.to_string() } else { format!("{least}-{most}") };
+        let (binary, ptx, took) = (range(*binary), range(*ptx), took.as_secs_f64());
+        write!(
+            f,
+            "{kernels} kernels, machine code for {binary} from PTX for {ptx}, at most {registers} registers and "
+        )?;
+        write!(f, "{local_bytes} bytes of local memory a thread, loaded in {took:.1} s")
+    }
 }
 
 // SAFETY: handles are the driver's, valid in every thread of the process.
@@ -35,21 +82,29 @@ impl Functions {
     /// for the GPU and has no place in a recording.
     pub(super) fn load(images: &[Image], most_shared: u32, gpu: &str) -> Result<Self> {
         let mut functions = Self::default();
+        let start = Instant::now();
         for image in images {
-            // SAFETY: a fatbin says in its header how long it is, and nvcc wrote this one; a context is current.
-            let module = unsafe { result::module::load_data(image.fatbin.as_ptr().cast()) };
-            let module = module.map_err(|error| {
-                let built = match build_report() {
-                    BuildReport::Built { architectures, .. } => architectures.join(", "),
-                    BuildReport::NotBuilt { reason } => reason.into(),
-                };
-                refused("cuModuleLoadData", error, &format!("kernels `{}`, built for {built}, on {gpu}", image.name))
-            })?;
+            let module = load_image(image, gpu)?;
             functions.modules.push(module);
             // SAFETY: the module was loaded just now, and is unloaded when `functions` is dropped.
             unsafe { functions.add(module, image.name, most_shared) }?;
         }
+        functions.took = start.elapsed();
         Ok(functions)
+    }
+
+    /// What was loaded, of all kernels together.
+    pub(super) fn loaded(&self) -> LoadedKernels {
+        let all = |of: fn(&Facts) -> u32| self.by_name.values().map(move |function| of(&function.facts));
+        let range = |of| (all(of).min().unwrap_or_default(), all(of).max().unwrap_or_default());
+        LoadedKernels {
+            kernels: self.by_name.len(),
+            binary: range(|facts| facts.binary),
+            ptx: range(|facts| facts.ptx),
+            registers: range(|facts| facts.registers).1,
+            local_bytes: range(|facts| facts.local_bytes).1,
+            took: self.took,
+        }
     }
 
     /// Finds and loads every kernel of a module.
@@ -57,7 +112,7 @@ impl Functions {
     /// # Safety
     /// The module is loaded in the current context.
     unsafe fn add(&mut self, module: sys::CUmodule, image: &str, most_shared: u32) -> Result<()> {
-        let in_image = |call| move |error| refused(call, error, &format!("kernels `{image}`"));
+        let in_image = |call| move |error| refused(call, error, format_args!("kernels `{image}`"));
         // SAFETY: the caller's.
         let handles = unsafe { handles(module) }.map_err(in_image("cuModuleEnumerateFunctions"))?;
         for handle in handles {
@@ -83,6 +138,32 @@ impl Functions {
             Some(function) => Ok(function.handle),
         }
     }
+}
+
+/// Loads an image into the current context, for a GPU that is described by `gpu`.
+fn load_image(image: &Image, gpu: &str) -> Result<sys::CUmodule> {
+    // What the driver says of code that it cannot use, or cannot compile.
+    let mut log = [0_u8; 2048];
+    let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values = [log.as_mut_ptr().cast(), std::ptr::without_provenance_mut::<c_void>(log.len())];
+    let mut module = std::ptr::null_mut();
+    let data = image.fatbin.as_ptr().cast();
+    // SAFETY: a fatbin says in its header how long it is, and nvcc wrote this one; a context is current; there are as many
+    // values as options, each of its option's type, and the log is as long as is said there.
+    let done = unsafe {
+        let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+        sys::cuModuleLoadDataEx(&raw mut module, data, 2, options, values)
+    };
+    done.result().map(|()| module).map_err(|error| {
+        let built = match build_report() {
+            BuildReport::Built { architectures, .. } => architectures.join(", "),
+            BuildReport::NotBuilt { reason } => reason.into(),
+        };
+        let log = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy).unwrap_or_default();
+        let log = log.split_whitespace().collect::<Vec<_>>().join(" ");
+        let about = format_args!("kernels `{}`, built for {built}, on {gpu}; its log: {log:?}", image.name);
+        refused("cuModuleLoadDataEx", error, about)
+    })
 }
 
 /// Every function of a module.
@@ -116,20 +197,25 @@ impl Function {
     /// # Safety
     /// The function's module is loaded in the current context.
     unsafe fn load(handle: sys::CUfunction, name: &str, most_shared: u32) -> Result<Self> {
-        let of = |call| move |error| refused(call, error, &format!("kernel `{name}`"));
+        let of = |call| move |error| refused(call, error, format_args!("kernel `{name}`"));
         // SAFETY: the caller's.
         unsafe { sys::cuFuncLoad(handle) }.result().map_err(of("cuFuncLoad"))?;
-        let fixed = Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
         // SAFETY: the caller's.
-        let fixed = unsafe { result::function::get_function_attribute(handle, fixed) };
-        let fixed = fixed.map_err(of("cuFuncGetAttribute"))?;
-        let most_shared = most_shared.saturating_sub(fixed.unsigned_abs());
+        let number = |attribute| unsafe { result::function::get_function_attribute(handle, attribute) };
+        let number = |attribute| number(attribute).map(i32::unsigned_abs).map_err(of("cuFuncGetAttribute"));
+        let most_shared = most_shared.saturating_sub(number(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?);
         let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let bytes = i32::try_from(most_shared).unwrap_or(i32::MAX);
         // SAFETY: the caller's.
         unsafe { result::function::set_function_attribute(handle, dynamic, bytes) }
             .map_err(of("cuFuncSetAttribute"))?;
-        Ok(Self { handle, most_shared })
+        let facts = Facts {
+            binary: number(Attribute::CU_FUNC_ATTRIBUTE_BINARY_VERSION)?,
+            ptx: number(Attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?,
+            registers: number(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            local_bytes: number(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+        };
+        Ok(Self { handle, most_shared, facts })
     }
 }
 
@@ -149,8 +235,13 @@ mod tests {
     #[test]
     fn kernels_are_found_without_the_driver() {
         let mut functions = Functions::default();
-        let function = Function { handle: 8 as sys::CUfunction, most_shared: 1000 };
+        let facts = |registers| Facts { binary: 90, ptx: 80 + registers / 10, registers, local_bytes: 0 };
+        let function = Function { handle: 8 as sys::CUfunction, most_shared: 1000, facts: facts(90) };
         functions.by_name.insert("known".into(), function);
+        functions.by_name.insert("other".into(), Function { facts: facts(100), ..function });
+        let loaded = functions.loaded();
+        assert_eq!((loaded.binary, loaded.ptx, loaded.registers), ((90, 90), (89, 90), 100));
+        assert!(loaded.to_string().starts_with("2 kernels, machine code for 90 from PTX for 89-90, at most 100"));
         let launch = |kernel, shared| Launch { shared, ..Launch::linear(kernel, 1, 32) };
         assert_eq!(functions.find(&launch("known", 1000)).unwrap() as usize, 8);
         let error = functions.find(&launch("unknown", 0)).unwrap_err().to_string();

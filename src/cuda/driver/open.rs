@@ -10,6 +10,10 @@ use std::sync::OnceLock;
 /// The driver's library, as the system's loader knows it.
 const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
+/// cudarc tries other names of the library first, and may find the one that programs are linked with.
+const STUB: &str = "`libcuda.so` on the loader's path is the stub that programs are linked with; take its folder, one that \
+                    ends in `stubs`, out of LD_LIBRARY_PATH";
+
 /// A device that answered.
 pub(super) struct Gpu {
     pub(super) device: sys::CUdevice,
@@ -23,6 +27,7 @@ pub(super) struct Gpu {
 pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
     load_library()?;
     result::init().map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_STUB_LIBRARY => Error::NoDriver { problem: STUB.into() },
         CUresult::CUDA_ERROR_NO_DEVICE => Error::NoDevice { reason: "the NVIDIA driver finds none".into() },
         _ => refused("cuInit", error, "the NVIDIA driver does not start"),
     })?;

@@ -1,7 +1,7 @@
 //! Memory that is kept for later instead of being given back to the driver, which is slow at both.
 
 use crate::Result;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where memory comes from.
@@ -10,12 +10,13 @@ pub(super) trait Source {
     fn take(&self, bytes: usize) -> Result<Option<u64>>;
     /// Gives memory back for good.
     fn give(&self, address: u64);
-    /// Waits until nothing that was started uses any memory.
-    fn wait(&self) -> Result<()>;
+    /// Waits until nothing that was started before uses any memory; false where that cannot be known.
+    fn wait(&self) -> Result<bool>;
 }
 
 /// Memory by state. What is given back may still be in use by work in some stream, so it is handed out again only after
 /// the pool has waited once for everything; whoever allocates in the middle of a step pays for that, layer calls never do.
+/// Nobody waits, and the driver is asked for nothing, under the lock: who records may give memory back at any time.
 #[derive(Default)]
 pub(super) struct Pool(Mutex<Blocks>);
 
@@ -23,10 +24,19 @@ pub(super) struct Pool(Mutex<Blocks>);
 struct Blocks {
     /// Size of each block that somebody has.
     live: HashMap<u64, usize>,
-    /// Blocks given back since the last wait.
-    pending: Vec<(usize, u64)>,
+    /// Blocks given back that may still be in use, in the order in which they came.
+    pending: VecDeque<Pending>,
+    /// How many blocks were ever given back.
+    returned: u64,
     /// Blocks that nothing uses, by size.
     idle: BTreeMap<usize, Vec<u64>>,
+}
+
+struct Pending {
+    /// How many were given back before it.
+    number: u64,
+    size: usize,
+    address: u64,
 }
 
 impl Pool {
@@ -38,52 +48,73 @@ impl Pool {
     /// The address of at least `bytes` bytes; `None` when there are none left.
     pub(super) fn alloc(&self, source: &impl Source, bytes: usize) -> Result<Option<u64>> {
         let size = rounded(bytes);
-        let mut blocks = self.lock();
-        if let Some(address) = blocks.reuse(size) {
-            return Ok(Some(address));
-        }
-        if blocks.pending.iter().any(|&(pending, _)| fits(pending, size)) {
-            source.wait()?;
-            blocks.settle();
+        let found = match self.reuse(source, size)? {
+            Some(address) => return Ok(Some(address)),
+            None => source.take(size)?,
+        };
+        let found = match found {
+            Some(address) => Some(address),
+            None => {
+                // What is kept for others may be in the way.
+                self.trim(source)?;
+                source.take(size)?
+            }
+        };
+        self.lock().live.extend(found.map(|address| (address, size)));
+        Ok(found)
+    }
+
+    /// A block that is kept, perhaps after waiting for one.
+    fn reuse(&self, source: &impl Source, size: usize) -> Result<Option<u64>> {
+        let is_pending = {
+            let mut blocks = self.lock();
             if let Some(address) = blocks.reuse(size) {
                 return Ok(Some(address));
             }
+            blocks.pending.iter().any(|pending| fits(pending.size, size))
+        };
+        if !is_pending {
+            return Ok(None);
         }
-        let mut found = source.take(size)?;
-        if found.is_none() {
-            // What is kept for others may be in the way.
-            source.wait()?;
-            blocks.settle();
-            blocks.empty(source);
-            found = source.take(size)?;
+        self.settle(source)?;
+        Ok(self.lock().reuse(size))
+    }
+
+    /// Waits, and so learns that what was given back before is in use no more.
+    fn settle(&self, source: &impl Source) -> Result<()> {
+        let before = self.lock().returned;
+        if source.wait()? {
+            self.lock().settle(before);
         }
-        blocks.live.extend(found.map(|address| (address, size)));
-        Ok(found)
+        Ok(())
     }
 
     /// Takes back what [`Pool::alloc`] gave; anything else is left alone.
     pub(super) fn free(&self, address: u64) {
         let mut blocks = self.lock();
         if let Some(size) = blocks.live.remove(&address) {
-            blocks.pending.push((size, address));
+            blocks.put(size, address);
         }
     }
 
-    /// Gives everything back that nobody has.
+    /// Keeps memory of the source that may be in use until it can be given back.
+    pub(super) fn keep(&self, address: u64) {
+        self.lock().put(0, address);
+    }
+
+    /// Gives everything back that nobody has and nothing uses.
     pub(super) fn trim(&self, source: &impl Source) -> Result<()> {
-        source.wait()?;
-        let mut blocks = self.lock();
-        blocks.settle();
-        blocks.empty(source);
+        self.settle(source)?;
+        let idle = std::mem::take(&mut self.lock().idle);
+        idle.into_values().flatten().for_each(|address| source.give(address));
         Ok(())
     }
 
     /// Gives everything back, whoever has it. Nothing must be in use any more.
     pub(super) fn release(&self, source: &impl Source) {
-        let mut blocks = self.lock();
-        blocks.settle();
-        blocks.empty(source);
-        blocks.live.drain().for_each(|(address, _)| source.give(address));
+        let Blocks { live, pending, idle, .. } = std::mem::take(&mut *self.lock());
+        let pending = pending.into_iter().map(|pending| pending.address);
+        live.into_keys().chain(pending).chain(idle.into_values().flatten()).for_each(|address| source.give(address));
     }
 }
 
@@ -98,14 +129,16 @@ impl Blocks {
         Some(address)
     }
 
-    fn settle(&mut self) {
-        for (size, address) in self.pending.drain(..) {
-            self.idle.entry(size).or_default().push(address);
-        }
+    fn put(&mut self, size: usize, address: u64) {
+        self.pending.push_back(Pending { number: self.returned, size, address });
+        self.returned += 1;
     }
 
-    fn empty(&mut self, source: &impl Source) {
-        std::mem::take(&mut self.idle).into_values().flatten().for_each(|address| source.give(address));
+    /// The first `before` blocks that were given back are in use no more.
+    fn settle(&mut self, before: u64) {
+        while let Some(pending) = self.pending.pop_front_if(|pending| pending.number < before) {
+            self.idle.entry(pending.size).or_default().push(pending.address);
+        }
     }
 }
 
@@ -126,20 +159,31 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     /// So many bytes, and a list of what happened.
-    struct Fake {
+    struct Fake<'p> {
         left: Cell<usize>,
+        /// Whether nothing can be known of what is in use.
+        recording: Cell<bool>,
+        /// What another thread gives back during the next wait.
+        meanwhile: Cell<Option<(&'p Pool, u64)>>,
         next: Cell<u64>,
         sizes: RefCell<HashMap<u64, usize>>,
         waits: Cell<usize>,
     }
 
-    impl Fake {
+    impl Fake<'_> {
         fn new(bytes: usize) -> Self {
-            Self { left: bytes.into(), next: 0x1000.into(), sizes: RefCell::default(), waits: 0.into() }
+            Self {
+                left: bytes.into(),
+                recording: false.into(),
+                meanwhile: Cell::default(),
+                next: 0x1000.into(),
+                sizes: RefCell::default(),
+                waits: 0.into(),
+            }
         }
     }
 
-    impl Source for Fake {
+    impl Source for Fake<'_> {
         fn take(&self, bytes: usize) -> Result<Option<u64>> {
             if bytes > self.left.get() {
                 return Ok(None);
@@ -155,9 +199,13 @@ mod tests {
             self.left.set(self.left.get() + bytes);
         }
 
-        fn wait(&self) -> Result<()> {
+        fn wait(&self) -> Result<bool> {
             self.waits.set(self.waits.get() + 1);
-            Ok(())
+            // What is given back while somebody waits is not among what was waited for.
+            if let Some((pool, address)) = self.meanwhile.take() {
+                pool.free(address);
+            }
+            Ok(!self.recording.get())
         }
     }
 
@@ -175,6 +223,31 @@ mod tests {
         pool.free(a);
         pool.free(a);
         assert_eq!(pool.alloc(&fake, 1).unwrap().map(|address| address == a), Some(false), "far too large");
+    }
+
+    #[test]
+    fn what_may_be_in_use_is_not_handed_out() {
+        let pool = Pool::default();
+        let fake = Fake::new(1 << 20);
+        let alloc = || pool.alloc(&fake, 1000).unwrap().unwrap();
+        let [a, b] = [alloc(), alloc()];
+        pool.free(a);
+        fake.recording.set(true);
+        let c = alloc();
+        assert!(c != a && c != b, "nobody knows whether the first is in use: new memory");
+        fake.recording.set(false);
+        fake.meanwhile.set(Some((&pool, b)));
+        assert_eq!(alloc(), a);
+        let waits = fake.waits.get();
+        assert_eq!((alloc(), fake.waits.get()), (b, waits + 1), "given back during the wait, so waited for again");
+        pool.keep(77);
+        fake.recording.set(true);
+        fake.sizes.borrow_mut().insert(77, 5);
+        pool.trim(&fake).unwrap();
+        assert!(fake.sizes.borrow().contains_key(&77), "kept while it may be in use");
+        fake.recording.set(false);
+        pool.trim(&fake).unwrap();
+        assert!(!fake.sizes.borrow().contains_key(&77));
     }
 
     #[test]

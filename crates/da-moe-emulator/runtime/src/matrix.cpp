@@ -14,17 +14,35 @@ uint16_t half_word(uint32_t word, unsigned number) {
     return static_cast<uint16_t>(word >> (16 * number));
 }
 
+// The rows of matrices are 16 bytes each, and lane 8 * q + r brings the address of row r of matrix q.
+template <class Row>
+void count_rows(Warp& warp, unsigned matrices, Site site, Row row) {
+    Traffic& traffic = warp.block->machine->traffic;
+    if (!traffic.counting) {
+        return;
+    }
+    WarpAccess access{{}, 0, 16};
+    for (unsigned lane = 0; lane < matrices * 8; lane++) {
+        access.at[lane] = row(lane);
+        access.lanes |= 1u << lane;
+    }
+    traffic.add(Space::Shared, site, access);
+}
+
 struct LoadRecord {
     unsigned matrices;
     bool transpose;
     uint32_t row;
     uint32_t* out;
+    Site site;
 };
 
-// Lane 8 * q + r brings the address of row r of matrix q. Each lane gets two neighbours of a row, or of a column.
+// Each lane gets two neighbours of a row, or of a column.
 void load_fragments(Warp& warp, void** records, uint32_t) {
     const unsigned char* arena = warp.block->shared.arena;
     const LoadRecord& first = *static_cast<LoadRecord*>(records[0]);
+    count_rows(warp, first.matrices, first.site,
+               [&](unsigned lane) { return static_cast<LoadRecord*>(records[lane])->row; });
     for (unsigned q = 0; q < first.matrices; q++) {
         for (unsigned lane = 0; lane < WARP; lane++) {
             uint16_t pair[2];
@@ -137,7 +155,7 @@ void ldmatrix(unsigned matrices, bool transpose, uint32_t row, uint32_t* out, Lo
         shared_pointer(self, row, 16, AccessKind::Read, "ldmatrix read", site);
         self.machine->work.shared_read_bytes += 16;
     }
-    LoadRecord record{matrices, transpose, row, out};
+    LoadRecord record{matrices, transpose, row, out, site};
     warp_collective(self, "ldmatrix", FULL_MASK, &record, load_fragments, here, site);
 }
 

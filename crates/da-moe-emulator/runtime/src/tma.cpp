@@ -129,6 +129,7 @@ void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int
             const auto bytes = static_cast<size_t>(span.end - span.first) * encoded.shape.element_bytes;
             access_global(machine, element_address(encoded, span.first, in_matrix), bytes,
                           {self.agent, AccessKind::Read, "TMA read", site, false});
+            count_background(machine, bytes);
         }
     }
     // The engine knows what the thread knew.

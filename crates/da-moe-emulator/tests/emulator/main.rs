@@ -10,3 +10,4 @@ mod memory;
 mod ptx;
 mod races_between_blocks;
 mod tensor_core;
+mod traffic;
