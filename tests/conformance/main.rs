@@ -2,7 +2,8 @@
 //! the emulator a function: nothing else would notice a wrong operand in the text.
 //!
 //! Each kernel of `kernels/conformance.cu` is one instruction. Its output is held against plain Rust everywhere,
-//! against vectors recorded on GPUs (`vectors/`), and against a GPU where there is one. `DA_MOE_RECORD=1` records it.
+//! against vectors recorded on GPUs (`vectors/`), and against a GPU where there is one. `DA_MOE_RECORD=1` records it with the
+//! others, `DA_MOE_RECORD=FOLDER` elsewhere.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -20,6 +21,7 @@ use expected::{differ, wrong};
 use harness::kernels::{CACHE, on_gpu};
 use recorded::{Recording, Vector, checksum};
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -87,8 +89,8 @@ fn a_gpu_does_what_the_manuals_say_and_what_the_emulator_does() {
     let Some(gpu) = on_gpu() else { return };
     let (recording, problems) = compare(gpu.kernels().device());
     // What a GPU gives is worth keeping most where it is not what was expected.
-    if env::var("DA_MOE_RECORD").is_ok_and(|wanted| wanted == "1") {
-        record(&recording);
+    if let Some(folder) = wanted_in(env::var_os("DA_MOE_RECORD")) {
+        record(&recording, &folder);
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -98,12 +100,17 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/vectors")
 }
 
-/// Keeps a recording with the others or, on a machine without the sources, in the folder that the test runs in.
-fn record(recording: &Recording) {
-    let folder = if folder().is_dir() { folder() } else { env::current_dir().expect("a folder") };
-    let file = folder.join(recording.file_name());
-    fs::write(&file, recording.to_text()).expect("a written file");
-    tell(&format!("conformance vectors recorded in {}", file.display()));
+/// Where a recording is to go, by what `DA_MOE_RECORD` says: to the others for `1`, else into the folder of that name.
+fn wanted_in(asked: Option<OsString>) -> Option<PathBuf> {
+    let asked = asked.filter(|asked| !asked.is_empty() && asked != "0")?;
+    Some(if asked == "1" { folder() } else { asked.into() })
+}
+
+fn record(recording: &Recording, folder: &Path) {
+    let (file, text) = (folder.join(recording.file_name()), recording.to_text());
+    fs::write(&file, &text).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+    let words: Vec<u32> = recording.vectors.iter().flat_map(|vector| vector.output.iter().copied()).collect();
+    tell(&format!("conformance vectors recorded in {}, checksum {:016x}", file.display(), checksum(&words)));
 }
 
 /// A line past the test runner, which keeps what passing tests print to itself.
@@ -252,6 +259,21 @@ fn planted_bugs_are_found() {
             assert!(problem(&device, case, SEED).is_some(), "not found under schedule {schedule}: {from} -> {to}");
         }
     }
+}
+
+#[test]
+fn recordings_go_where_they_are_wanted() {
+    let of = |asked: &str| wanted_in(Some(asked.into()));
+    assert_eq!([wanted_in(None), of(""), of("0")], [const { None }; 3]);
+    assert_eq!(of("1"), Some(folder()));
+    // Also on a machine where the sources lie, as here.
+    let elsewhere = env::temp_dir().join(format!("da-moe-recording-{}", std::process::id()));
+    fs::create_dir_all(&elsewhere).expect("a new folder");
+    let vectors = vec![Vector { kernel: "conformance_a".into(), input: 5, output: vec![1, 2] }];
+    let recording = Recording { device: "a device".into(), seed: SEED, vectors };
+    record(&recording, &wanted_in(Some(elsewhere.clone().into())).expect("a folder"));
+    assert_eq!(recorded::read_all(&elsewhere), [("a-device.txt".to_string(), recording)]);
+    fs::remove_dir_all(&elsewhere).expect("its own folder");
 }
 
 #[test]

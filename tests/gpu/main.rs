@@ -1,7 +1,7 @@
 //! Every property that holds of every backend, and the benchmarks, as one program for a machine that has a GPU, a driver and
 //! nothing else. Built by `cargo xtask gpu-bundle`; the properties are the other test programs' own files.
 
-#![allow(clippy::duplicate_mod, reason = "every file brings the harness along")]
+#![allow(clippy::duplicate_mod, reason = "every file names the harness")]
 
 #[path = "../accumulation.rs"]
 mod accumulation;
@@ -32,6 +32,8 @@ mod expert_kernels;
 mod finite_differences;
 #[path = "../graphs.rs"]
 mod graphs;
+#[path = "../harness/mod.rs"]
+mod harness;
 #[path = "../kernels.rs"]
 mod kernels;
 #[path = "../leak.rs"]
@@ -42,6 +44,7 @@ mod memory;
 mod nonfinite;
 #[path = "../plan.rs"]
 mod plan;
+mod smoke;
 #[path = "../state.rs"]
 mod state;
 

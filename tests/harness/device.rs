@@ -12,13 +12,13 @@ use da_moe_reference::check::Outcome;
 use std::sync::Arc;
 
 /// Each check runs on the emulator, and on the GPU where there is one.
-#[allow(unused_macros, reason = "for some of the test programs")]
+#[macro_export]
 macro_rules! on_every_device {
     ($($name:ident: $check:ident;)*) => {
         $(
             #[test]
             fn $name() {
-                harness::kernels::on_each(
+                $crate::kernels::on_each(
                     |staged| $check(staged.kernels().device()),
                     |staged| $check(staged.kernels().device()),
                 );
@@ -27,8 +27,7 @@ macro_rules! on_every_device {
     };
 }
 
-#[allow(unused_imports, reason = "as above")]
-pub(crate) use on_every_device;
+pub use on_every_device;
 
 /// A device that counts, and may fail.
 pub fn shimmed<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<Shim<D>> {

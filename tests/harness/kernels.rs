@@ -17,7 +17,7 @@ use std::thread;
 const SCHEDULES: usize = 2;
 
 /// Where compiled kernels are kept.
-pub const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+pub const CACHE: &str = concat!(env!("DA_MOE_TARGET"), "/tmp/kernels");
 
 /// Every kernel, compiled once for all test programs.
 pub fn module() -> Arc<Module> {
@@ -58,10 +58,10 @@ impl Subject for EmulatedKernels {
     }
 }
 
-/// Whether the emulator is to be used. `DA_MOE_EMULATOR=0` leaves it out where there is a GPU: a machine that only has that
-/// has no compiler for the kernels' sources.
+/// Whether the emulator is to be used. `DA_MOE_EMULATOR=0` leaves it out, whatever else there is: a machine that only has a
+/// GPU has no compiler for the kernels' sources, and what fails there must not pass elsewhere.
 pub fn is_emulator_wanted() -> bool {
-    on_gpu().is_none() || env::var_os("DA_MOE_EMULATOR").is_none_or(|wanted| wanted != "0")
+    env::var_os("DA_MOE_EMULATOR").is_none_or(|wanted| wanted != "0")
 }
 
 /// The kernels on a GPU, if there is one.
@@ -99,17 +99,24 @@ fn for_tests(driver: Driver) -> Driver {
 }
 
 /// The kernels on this machine's GPU; without one, a line on standard error says why, past the test runner, which keeps
-/// what passing tests print to itself.
+/// what passing tests print to itself. `DA_MOE_GPU=1` says that there is one: a test that cannot have it fails.
 pub fn on_gpu() -> Option<Staged<Driver>> {
-    static GPU: OnceLock<Option<Arc<Driver>>> = OnceLock::new();
+    static GPU: OnceLock<Result<Arc<Driver>, Error>> = OnceLock::new();
     let open = || {
         let driver = Driver::open(0).map(for_tests);
         let line = match &driver {
             Ok(driver) => format!("the kernels also run on {driver:?}"),
-            Err(error) => format!("the kernels run on the emulator only: {error}"),
+            Err(error) if is_emulator_wanted() => format!("the kernels run on the emulator only: {error}"),
+            Err(error) => format!("the kernels run nowhere: {error}, and DA_MOE_EMULATOR=0"),
         };
         writeln!(io::stderr(), "{line}").expect("a line on standard error");
-        driver.ok().map(Arc::new)
+        driver.map(Arc::new)
     };
-    GPU.get_or_init(open).clone().map(|driver| Staged::new(Kernels::new(driver)))
+    match GPU.get_or_init(open) {
+        Ok(driver) => Some(Staged::new(Kernels::new(driver.clone()))),
+        Err(error) if env::var_os("DA_MOE_GPU").is_some_and(|there| there == "1") => {
+            panic!("DA_MOE_GPU=1, but the GPU does not open: {error}")
+        }
+        Err(_) => None,
+    }
 }

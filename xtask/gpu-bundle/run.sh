@@ -1,81 +1,288 @@
 #!/bin/sh
-# Everything that needs a GPU, within ten minutes; a short table comes last.
-#   ./run.sh [--only tests|conformance|sanitizer|bench|peers]
-# Results go to $OUT, or to the folder `results` here. Exit code 0 when all that ran passed or there is no GPU, 1 when something failed,
-# 2 for a part that there is not.
+# Everything that needs a GPU, in two calls, for a machine that is there for minutes.
+#   ./run.sh first                          what there is, vectors, smoke, graphs, bench, peers, properties; ends within 400 s
+#   ./run.sh again [NAME...] [REST="GROUP..."]   what failed, alone and watched; other properties, sanitizers, bench; 270 s
+# NAME is the start of tests' names, as the last line of the first call has them; F="NAME..." is the same. REST names the groups of
+# properties that the first call had no time for.
+#
+# Results go to $OUT, or to the folder `results` here, in at most six files: log.txt has everything, table.txt what is printed here.
+# Exit code 0 when all that ran passed or there is no GPU, 1 when something failed, 2 for a call that there is not.
+# DA_MOE_BUNDLE is the folder of the programs, if it is not this one; DA_MOE_SECONDS the time for everything, if it is not the above.
+
 cd "$(dirname "$0")" || exit 1
-only=all
-case "$1" in
-    "") ;;
-    --only) only=$2 ;;
-    *) only= ;;
-esac
-case "$only" in
-    all|tests|conformance|sanitizer|bench|peers) ;;
-    *) sed -n '3s/^# *//p' "$0" >&2; exit 2 ;;
-esac
-out=${OUT:-results}
-mkdir -p "$out" || exit 1
-out=$(cd "$out" && pwd)
 here=$(pwd)
-# The emulator would need a C++ compiler and the kernels' sources.
-export DA_MOE_EMULATOR=0
+usage() { sed -n '3,4s/^# *//p' "$here/run.sh" >&2; exit 2; }
 
-timeout 30 ./da-moe-gpu --ignored --exact probe --nocapture > "$out/device.txt" 2>&1
-# `found` or `none` or `broken`, and what; nothing where the program does not even start.
-answer=$(sed -n 's/.*probe: //p' "$out/device.txt" | head -n 1)
-case "$answer" in
-    "found "*) ;;
-    "none "*) echo "${answer#none }"; echo "nothing was run"; exit 0 ;;
-    "broken "*) echo "the GPU cannot be used: ${answer#broken }"; echo "nothing was run"; exit 1 ;;
-    *) echo "the program does not start: $(tail -n 1 "$out/device.txt")"; echo "nothing was run"; exit 1 ;;
-esac
-table="$out/table.txt"
-echo "device       ${answer#found }" > "$table"
+# Groups of properties, the kernels' own first. Each is a process of its own: after a fault nothing in a process works.
+GROUPS_FIRST="kernels expert_kernels attention_kernels backward_kernels expert_backward_kernels accumulation edges engine device_refusals"
+GROUPS_LATER="agreement determinism nonfinite leak state memory calls plan finite_differences"
+# One of every stage and direction, small: for what makes everything slow.
+SMALL="smoke:: engine::tensors_on expert_kernels::strided graphs::gradients"
 
-row() { printf '%-20s %s\n' "$1" "$2" >> "$table"; }
-
-# part NAME SECONDS COMMAND...: runs it, keeps what it says, notes how it ended. All limits together, with the probe's, are
-# at most ten minutes; `cargo xtask gpu-bundle` adds them up.
-part() {
-    name=$1; limit=$2; shift 2
-    case "$only" in all|"${name%%-*}") ;; *) return ;; esac
-    start=$(date +%s)
-    timeout "$limit" "$@" > "$out/$name.txt" 2>&1
-    case $? in
-        0) how=passed ;;
-        124) how="FAILED, out of time" ;;
-        *) how=FAILED ;;
+call=$1; names=; rest=$GROUPS_LATER
+case "$call" in first) total=400 ;; again) total=270 ;; *) usage ;; esac
+shift
+for argument; do
+    case "$call $argument" in
+        "again F="*) names="$names ${argument#F=}" ;;
+        "again REST="*) rest=${argument#REST=} ;;
+        "again "[a-z_]*) names="$names $argument" ;;
+        *) usage ;;
     esac
-    row "$name" "$how in $(($(date +%s) - start)) s"
+done
+
+total=${DA_MOE_SECONDS:-$total}
+programs=$(cd "${DA_MOE_BUNDLE:-.}" && pwd) || exit 1
+program=$programs/da-moe-gpu
+out=${OUT:-results}
+mkdir -p "$out" && out=$(cd "$out" && pwd) && work=$(mktemp -d) || exit 1
+log=$out/log.txt table=$out/table.txt
+: > "$log"; : > "$table"
+for packed in "$programs"/*.gz; do [ -e "$packed" ] && gzip -dc "$packed" > "${packed%.gz}"; done
+chmod +x "$programs"/da-moe* 2> /dev/null
+trap 'kill $background 2> /dev/null; rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM HUP
+
+# The GPU or nothing: the emulator would need a compiler and the sources, and what fails on a GPU must not pass on it.
+export DA_MOE_EMULATOR=0 DA_MOE_GPU=1
+# After a kernel's fault every call fails, and a smaller case tells nothing.
+export PROPTEST_MAX_SHRINK_ITERS=0 PYTHONUNBUFFERED=1 RUST_BACKTRACE=0
+export DA_MOE_RECORD="$out"
+
+began=$(date +%s)
+now() { echo $(($(date +%s) - began)); }
+# Where the part that runs must end.
+end=$total
+until_percent() { end=$((total * $1 / 100)); }
+# at_most SECONDS: as many, or those that are left.
+at_most() {
+    left=$((end - $(now)))
+    if [ "$left" -lt "$1" ]; then echo "$left"; else echo "$1"; fi
 }
 
-part tests 170 ./da-moe-gpu --quiet
-cd "$out" || exit 1
-part conformance 30 env DA_MOE_RECORD=1 "$here/da-moe-gpu" conformance:: --nocapture
-cd "$here" || exit 1
+# What is printed is kept too. Of 12,000 characters of standard output that come back, rows have 4,000.
+tell() { printf '%s\n' "$*"; printf '%s\n' "$*" >> "$table"; }
+excerpts=7500
+# excerpt MOST: standard input, so many bytes of it at most, as far as there is room.
+excerpt() {
+    most=$1; [ "$most" -lt "$excerpts" ] || most=$excerpts
+    text=$(cut -c 1-230 | head -c "$most")
+    [ -z "$text" ] && return
+    excerpts=$((excerpts - ${#text} - 1))
+    tell "$text"
+}
 
-if command -v compute-sanitizer > /dev/null; then
-    # One program of every stage and direction, small; memory is neither pooled nor poisoned, so that the tools see it all.
-    for tool in memcheck racecheck initcheck synccheck; do
-        part "sanitizer-$tool" 45 env DA_MOE_SANITIZE=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            ./da-moe-gpu --quiet --test-threads 1 engine::tensors kernels::plans expert_kernels::strided expert_backward_kernels::gradients \
-            expert_backward_kernels::products accumulation:: graphs::gradients backward_kernels::no_tokens
+passed=0; failed=0; skipped=0; late=0; again=; untried=
+# row NAME OUTCOME
+row() {
+    case "$2" in
+        passed*) passed=$((passed + 1)) ;;
+        FAILED*) failed=$((failed + 1)) ;;
+        skipped*) skipped=$((skipped + 1)) ;;
+        *) late=$((late + 1)) ;;
+    esac
+    tell "$(printf '[%3d s] %-24s %s' "$(now)" "$1" "$2" | cut -c 1-150)"
+}
+
+# What explains a failure: every panic once, by test; what tools and programs call an error; or else the last lines.
+essence() {
+    awk '
+        function told() {
+            key = message; gsub(/[0-9]+/, "", key)
+            if (key in seen) { more++ } else { seen[key] = 1; if (++kinds <= 5) print "  " test ":" message }
+            lines = 0
+        }
+        / panicked at / {
+            if (lines) told()
+            test = $0; sub(/^.*thread ./, "", test); sub(/. .*panicked at .*$/, "", test)
+            message = ""; lines = 4
+            next
+        }
+        lines && (/^note: / || /^test / || /^$/ || --lines == 0) { told() }
+        lines { message = message " " $0; next }
+        /^=========/ { if (++tool <= 12) print "  " $0 }
+        /FAILED:|^[A-Za-z.]*Error|^error/ { if (++others <= 5) print "  " $0 }
+        NF { last = before; before = $0 }
+        END {
+            if (lines) told()
+            if (more) print "  and " more " more with the same words"
+            if (!kinds && !tool && !others) { print "  " last; print "  " before }
+        }'
+}
+
+# Names of tests that failed: from libtest, whether it prints a name with its outcome or, for one thread, long before.
+failures() {
+    awk '
+        /^test .* \.\.\. / { running = $2 }
+        /^test .* \.\.\. ok$/ || /^ok$/ { running = "" }
+        /^test .* \.\.\. FAILED$/ || /^FAILED$/ { if (running != "") print running; running = "" }
+        END { if (one_thread && running != "") print running }' one_thread="$1"
+}
+
+# part NAME SECONDS COMMAND...: runs it, keeps what it says, and prints how it ended at once.
+part() {
+    name=$1; limit=$2; shift 2
+    limit=$(at_most "$limit")
+    if [ "$limit" -lt 5 ]; then row "$name" "no time"; return 2; fi
+    printf '\n## %s, %s s: %s\n' "$name" "$limit" "$*" >> "$log"
+    from=$(wc -c < "$log")
+    timeout -k 5 "$limit" "$@" >> "$log" 2>&1
+    code=$?
+    tail -c "+$((from + 1))" "$log" > "$work/said"
+    counted=$(sed -n 's/^test result: [A-Za-z]*\. \([0-9]* passed; [0-9]* failed\).*/, \1/p; s/^.*\(ERROR SUMMARY: .*\)/, \1/p' "$work/said" | tail -n 1)
+    if grep -q 'Device not supported' "$work/said"; then
+        row "$name" "skipped, the tool does not support this device"
+        return 0
+    fi
+    why=$(sed -n 's/^[a-z]*: skipped, //p' "$work/said" | head -n 1)
+    case $code in
+        0) if [ -n "$why" ]; then row "$name" "skipped, $why"; else row "$name" "passed$counted"; fi; return 0 ;;
+        124 | 137) row "$name" "FAILED, out of time after $limit s" ;;
+        *) row "$name" "FAILED with $code$counted" ;;
+    esac
+    essence < "$work/said" | excerpt 900
+    return 1
+}
+
+# tests NAME SECONDS THREADS PREFIX...: the tests whose names start so. Without THREADS, as many at a time as there are cores.
+tests() {
+    name=$1; limit=$2; threads=$3; shift 3
+    chosen=$(for prefix; do grep "^$prefix" "$work/tests"; done | sort -u)
+    if [ -z "$chosen" ]; then row "$name" "FAILED, there is no such test: $*"; return 1; fi
+    # shellcheck disable=SC2086 # one word a test
+    part "$name" "$limit" $watched "$program" ${threads:+--test-threads "$threads"} --nocapture --exact $chosen
+    ended=$?
+    [ "$ended" = 1 ] || return "$ended"
+    found=$(failures "$threads" < "$work/said" | sort -u | head -n 12)
+    again="$again ${found:-$*}"
+    return 1
+}
+watched=
+# waited TESTS...: with every launch waited for, so that an error is told where it happens.
+waited() {
+    watched="env DA_MOE_SYNC=1 CUDA_LAUNCH_BLOCKING=1"
+    tests "$@"
+    watched=
+}
+
+# Which GPU there is. Ends everything where there is none, or it does not open.
+probe() {
+    {
+        uname -srm; nproc; ldd --version | head -n 1; echo "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"; ldconfig -p | grep libcuda
+        nvidia-smi; echo "compute-sanitizer: $sanitizer"; command -v python3
+    } >> "$log" 2>&1
+    # A driver that has to translate the kernels takes long.
+    timeout -k 5 "$(at_most 120)" "$program" --ignored --exact probe --nocapture > "$work/probe" 2>&1
+    cat "$work/probe" >> "$log"
+    sed -n 's/.*probe: //p' "$work/probe" > "$work/answer"
+    answer=$(head -n 1 "$work/answer")
+    case "$answer" in
+        "found "*) row probe "passed, ${answer#found }"; sed '1d; s/^/  /' "$work/answer" | excerpt 600; return ;;
+        "none "*)
+            if nvidia-smi -L 2> /dev/null | grep -q '^GPU'; then
+                row probe "FAILED, nvidia-smi sees a GPU: ${answer#none }"
+            else
+                tell "${answer#none }"; tell "nothing was run"; exit 0
+            fi ;;
+        "broken "*) row probe "FAILED, the GPU cannot be used: ${answer#broken }" ;;
+        *) row probe "FAILED, the program does not start: $(tail -n 1 "$work/probe")" ;;
+    esac
+    tell "nothing was run"
+    exit 1
+}
+
+# The clock and what it costs, for as long as this runs; it also keeps the GPU from being shut down between programs.
+watch_clock() {
+    command -v nvidia-smi > /dev/null || return
+    nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_event_reasons.active \
+        --format=csv,nounits -lms 500 > "$out/smi.csv" 2>&1 &
+    background="$background $!"
+}
+
+# bench SECONDS: a small run of all of it first, which fails in seconds if it fails.
+bench() {
+    part bench-tiny 30 env DA_MOE_BENCH=tiny "$program" --ignored --exact bench::layer --nocapture || return
+    limit=$(at_most "$1")
+    part bench "$limit" env DA_MOE_BENCH_SECONDS="$((limit - limit / 10))" "$program" --ignored --exact bench::layer --nocapture
+    cp "$work/said" "$out/bench.txt"
+    # The lines of shapes; what belongs to a shape is indented, and in the file.
+    grep -E '^[a-z].*(TFLOP/s|TB/s)' "$work/said" | excerpt 3000
+}
+
+peers() {
+    if ! command -v python3 > /dev/null; then row peers "skipped, there is no python3"; return; fi
+    limit=$(at_most "$1")
+    part peers "$limit" python3 "$here/gpu_moe.py" --seconds "$((limit - limit / 10))"
+    cp "$work/said" "$out/peers.txt"
+    grep -E '^[a-z].*(TFLOP/s|TB/s|skipped)' "$work/said" | cut -c 1-110 | excerpt 2500
+}
+
+properties() {
+    for group; do
+        tests "$group" 45 "" "$group::"
+        [ $? = 2 ] && untried="$untried $group"
     done
-elif [ "$only" = all ] || [ "$only" = sanitizer ]; then
-    row sanitizer "skipped, compute-sanitizer is not installed"
-fi
+}
 
-part bench 90 ./da-moe-gpu --ignored --exact bench::layer --nocapture
-if command -v python3 > /dev/null; then
-    part peers 90 python3 gpu_moe.py 60
-elif [ "$only" = all ] || [ "$only" = peers ]; then
-    row peers "skipped, there is no python3"
-fi
+# sanitize TOOL NAME SECONDS PREFIX...: memory is neither pooled nor poisoned then, so that the tool sees it all.
+sanitize() {
+    tool=$1; shift
+    if [ -z "$sanitizer" ]; then row "$1" "skipped, compute-sanitizer is not installed"; return; fi
+    watched="env DA_MOE_SANITIZE=1 $sanitizer --tool $tool --print-limit 10 --error-exitcode 1"
+    label=$1; limit=$2; shift 2
+    tests "$label" "$limit" 1 "$@"
+    watched=
+}
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /opt/nvidia/*/compute-sanitizer \
+    /opt/nvidia/*/*/compute-sanitizer 2> /dev/null | head -n 1)
 
-for name in bench peers; do
-    case "$only" in all|"$name") grep -E 'TFLOP/s|TB/s|skipped|FAILED' "$out/$name.txt" 2> /dev/null >> "$table" ;; esac
-done
-echo
-cat "$table"
-! grep -q FAILED "$table"
+first() {
+    # Into the file cache, while the GPU is busy.
+    command -v python3 > /dev/null && { python3 -c 'import torch' > /dev/null 2>&1 & background="$background $!"; }
+    tests conformance 30 1 conformance::
+    # shellcheck disable=SC2086 # one word a prefix
+    waited smoke 40 1 $SMALL kernels::plans backward_kernels::no_tokens
+    if [ -e "$programs/da-moe" ]; then
+        "$programs/da-moe" doctor >> "$log" 2>&1
+        part demo 30 "$programs/da-moe" demo --device cuda
+    else
+        row demo "skipped, there is no da-moe"
+    fi
+    tests graphs 30 1 graphs::
+    bench 100
+    peers 70
+    export DA_MOE_CASES="${DA_MOE_CASES:-60}"
+    # shellcheck disable=SC2086 # one word a group
+    properties $GROUPS_FIRST $GROUPS_LATER
+}
+
+again() {
+    until_percent 45
+    for test in $names; do
+        waited "alone $test" 25 1 "$test"
+        sanitize memcheck "memcheck $test" 50 "$test"
+    done
+    until_percent 70
+    # shellcheck disable=SC2086 # one word a group
+    properties $rest
+    until_percent 88
+    for tool in memcheck racecheck synccheck initcheck; do
+        # shellcheck disable=SC2086 # one word a prefix
+        sanitize $tool $tool 50 $SMALL
+    done
+    until_percent 100
+    bench 60
+}
+
+background=
+"$program" --list 2> /dev/null | sed -n 's/: test$//p' > "$work/tests"
+probe
+watch_clock
+$call
+
+tell "$passed passed, $failed failed, $skipped skipped, $late without time, in $(now) s"
+if [ "$call" = first ]; then
+    again=$(for test in $again; do echo "$test"; done | sort -u | head -n 12 | tr '\n' ' ')
+    tell "next: ./run.sh again ${again}REST=\"${untried# }\""
+fi
+[ "$failed" = 0 ]
