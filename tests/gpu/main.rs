@@ -47,6 +47,10 @@ mod plan;
 mod smoke;
 #[path = "../state.rs"]
 mod state;
+#[path = "../streams.rs"]
+mod streams;
+#[path = "../workspace.rs"]
+mod workspace;
 
 use da_moe::{Backend, Cuda, Error};
 
@@ -56,7 +60,7 @@ use da_moe::{Backend, Cuda, Error};
 fn probe() {
     let in_a_line = |error: Error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     match Cuda::open(0) {
-        Ok(cuda) => println!("probe: found {}", cuda.describe()),
+        Ok(cuda) => println!("probe: found {}; {}", cuda.describe(), cuda.device().loaded()),
         Err(error @ (Error::NoDriver { .. } | Error::NoDevice { .. })) => println!("probe: none {}", in_a_line(error)),
         Err(error) => println!("probe: broken {}", in_a_line(error)),
     }
