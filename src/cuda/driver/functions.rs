@@ -60,17 +60,25 @@ pub struct LoadedKernels {
     pub took: Duration,
 }
 
+impl LoadedKernels {
+    /// Whether the driver compiled portable PTX because none of the build's machine code fits the GPU, or it did not take it:
+    /// what runs is not what the build looked at then.
+    pub fn are_compiled_by_the_driver(&self) -> bool {
+        self.binary != self.ptx
+    }
+}
+
 impl fmt::Display for LoadedKernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kernels, binary, ptx, registers, local_bytes, took } = self;
         let range =
             |(least, most): (u32, u32)| if least == most { most.to_string() } else { format!("{least}-{most}") };
-        let (binary, ptx, took) = (range(*binary), range(*ptx), took.as_secs_f64());
-        write!(
-            f,
-            "{kernels} kernels, machine code for {binary} from PTX for {ptx}, at most {registers} registers and "
-        )?;
-        write!(f, "{local_bytes} bytes of local memory a thread, loaded in {took:.1} s")
+        write!(f, "{kernels} kernels, machine code for {}", range(*binary))?;
+        if self.are_compiled_by_the_driver() {
+            write!(f, ", COMPILED BY THE DRIVER from PTX for {}", range(*ptx))?;
+        }
+        let took = took.as_secs_f64();
+        write!(f, ", at most {registers} registers and {local_bytes} bytes of local memory, loaded in {took:.1} s")
     }
 }
 
@@ -254,7 +262,9 @@ mod tests {
         }
         let loaded = functions.loaded();
         assert_eq!((loaded.binary, loaded.ptx, loaded.registers), ((90, 90), (89, 90), 100));
-        assert!(loaded.to_string().starts_with("2 kernels, machine code for 90 from PTX for 89-90, at most 100"));
+        assert!(loaded.are_compiled_by_the_driver());
+        let words = "2 kernels, machine code for 90, COMPILED BY THE DRIVER from PTX for 89-90, at most 100 registers";
+        assert!(loaded.to_string().starts_with(words), "{loaded}");
         let launch = |kernel, shared| Launch { shared, ..Launch::linear(kernel, 1, 32) };
         assert_eq!(functions.find(&launch("known", 1000)).unwrap() as usize, 8);
         let error = functions.find(&launch("unknown", 0)).unwrap_err().to_string();
