@@ -5,12 +5,12 @@
 mod harness;
 
 use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, Shim, Staged};
-use da_moe::{DType, Error, Inputs, Keep, TensorRef};
+use da_moe::{DType, Error, Inputs, Keep, TensorMut, TensorRef};
 use da_moe_reference::check::Outcome;
 use harness::bits::assert_same_bits;
 use harness::case::{Case, case};
 use harness::data::Data;
-use harness::device::{OnDevice, on_every_device, rich, shimmed, with_engine};
+use harness::device::{Engine, OnDevice, on_every_device, rich, shimmed, with_engine};
 use harness::{Subject, Through, assert_agrees, judge, kernels};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ on_every_device! {
     a_call_neither_allocates_nor_waits: check_quiet;
     streams_of_several_threads_give_the_same_bits: check_threads;
     an_engines_own_memory_is_used_and_not_given_back: check_borrowed;
+    launches_that_are_listed_are_those_of_the_call: check_listed;
     a_device_that_fails_leaves_nothing_behind: check_failures;
     after_a_launch_that_failed_the_same_engine_goes_on: check_going_on;
 }
@@ -112,6 +113,29 @@ fn check_borrowed<D: Device>(device: &Arc<D>) {
             returned,
             "memory that was borrowed is not given back, the stream is let go"
         );
+    });
+}
+
+fn check_listed<D: Device>(device: &Arc<D>) {
+    let kernels = shimmed(device, None);
+    with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
+        let launches = || kernels.device().counts().launches;
+        engine.forward(inputs, weights).unwrap();
+        let (expected, made) = (engine.outcome(data, None).unwrap(), launches());
+        let Engine { layer, stream, state, step, y } = &mut *engine;
+        let listed = stream
+            .list(|| layer.forward(stream, inputs, weights, state, step, TensorMut::new(&mut *y, inputs.x.shape())?));
+        let listed = listed.unwrap();
+        assert_eq!((listed.len(), launches()), (made, made), "as many, and none was started");
+        assert!(listed.iter().any(|of| of.stage == "gate" && of.call.launch.kernel.starts_with("budget_")));
+        stream.write(y, &data.x).unwrap();
+        // SAFETY: what the call reads and writes is alive, and nothing else uses it.
+        listed.iter().for_each(|of| unsafe { of.call.run(&**kernels.device(), stream.handle()) }.unwrap());
+        assert_same_bits("listed", &expected, &engine.outcome(data, None).unwrap());
+        let failed = engine.stream.list(|| Err(Error::Memory { bytes: 1 }));
+        assert!(failed.is_err());
+        engine.forward(inputs, weights).unwrap();
+        assert_eq!(launches(), 3 * made, "listing is over");
     });
 }
 

@@ -68,5 +68,5 @@ pub use products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 #[cfg(feature = "emulator")]
 pub use shim::{Counts, Failing, Shim};
 pub use staged::Staged;
-pub use stream::{Graph, Stream};
+pub use stream::{Graph, Listed, Stream};
 pub use workspace::Workspace;

@@ -2,13 +2,12 @@
 
 #![allow(unsafe_code, reason = "streams and recorded calls of an engine are the engine's word")]
 
-use super::device::Device;
+use super::device::{Call, Device};
 use super::memory::DeviceMemory;
 use super::workspace::Workspace;
 use crate::{Buffer, DType, Error, Result, Slice};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,17 @@ pub struct Stream<D: Device> {
     handle: u64,
     owned: bool,
     workspace: DeviceMemory<D>,
-    one_thread_at_a_time: PhantomData<Cell<()>>,
+    /// What would have been started, while that is listed. No two threads may use a stream at once anyway.
+    listed: RefCell<Option<Vec<Listed>>>,
+}
+
+/// A launch of a layer call that was listed instead of started.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
+    /// The stage that makes it.
+    pub stage: &'static str,
+    /// The kernel with its threads and parameters.
+    pub call: Call,
 }
 
 impl<D: Device> Stream<D> {
@@ -29,7 +38,7 @@ impl<D: Device> Stream<D> {
     pub(super) fn new(device: &Arc<D>, workspace: usize) -> Result<Self> {
         let workspace = DeviceMemory::alloc(device, "workspace", DType::U8, workspace.max(Workspace::HEADER))?;
         let handle = device.open_stream()?;
-        Self { device: device.clone(), handle, owned: true, workspace, one_thread_at_a_time: PhantomData }.ready()
+        Self { device: device.clone(), handle, owned: true, workspace, listed: RefCell::default() }.ready()
     }
 
     /// An engine's stream, with a workspace that the engine may own too.
@@ -52,7 +61,7 @@ impl<D: Device> Stream<D> {
         }
         // SAFETY: the stream is the device's, and is there until the result is dropped, which returns it.
         unsafe { device.lend_stream(handle) };
-        Self { device: device.clone(), handle, owned: false, workspace, one_thread_at_a_time: PhantomData }.ready()
+        Self { device: device.clone(), handle, owned: false, workspace, listed: RefCell::default() }.ready()
     }
 
     /// The workspace's header starts as zeros.
@@ -130,6 +139,31 @@ impl<D: Device> Stream<D> {
         let graph = graph.map(|handle| Graph { device: self.device.clone(), handle });
         called?;
         graph
+    }
+
+    /// The launches that `calls` would make on this stream, none of which is started: for who times or looks at single kernels.
+    /// [`Call::run`] starts one, as long as the tensors are there. Fills are made, not listed.
+    ///
+    /// # Errors
+    /// That of `calls`.
+    pub fn list(&self, calls: impl FnOnce() -> Result<()>) -> Result<Vec<Listed>> {
+        self.listed.replace(Some(Vec::new()));
+        let called = calls();
+        let listed = self.listed.take().unwrap_or_default();
+        called.map(|()| listed)
+    }
+
+    /// Starts a launch of a stage, or lists it.
+    ///
+    /// # Safety
+    /// As [`Call::run`].
+    pub(super) unsafe fn start(&self, stage: &'static str, call: Call) -> Result<()> {
+        match &mut *self.listed.borrow_mut() {
+            Some(listed) => listed.push(Listed { stage, call }),
+            // SAFETY: the caller's; the stream is the device's.
+            None => unsafe { call.run(&*self.device, self.handle) }?,
+        }
+        Ok(())
     }
 
     /// How long the device takes for what `work` starts on this stream. Waits.

@@ -214,8 +214,12 @@ impl<'a, D: Device> Tray<'a, D> {
     /// # Safety
     /// As [`Call::run`].
     pub unsafe fn run(&self, calls: impl IntoIterator<Item = Call>) -> Result<()> {
-        // SAFETY: the caller's.
-        calls.into_iter().try_for_each(|call| unsafe { call.run(&**self.device, self.stream()) })
+        calls.into_iter().try_for_each(|call| match &self.place {
+            // SAFETY: the caller's.
+            Place::Device { stream, .. } => unsafe { stream.start(self.stage, call) },
+            // SAFETY: the caller's; the stream is the device's own.
+            Place::Host(_) => unsafe { call.run(&**self.device, self.stream()) },
+        })
     }
 
     /// Sets an output to zeros.

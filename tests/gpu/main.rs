@@ -47,6 +47,8 @@ mod plan;
 mod smoke;
 #[path = "../state.rs"]
 mod state;
+#[path = "../streams.rs"]
+mod streams;
 #[path = "../workspace.rs"]
 mod workspace;
 

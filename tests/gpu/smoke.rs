@@ -13,6 +13,7 @@ on_every_device! {
 }
 
 fn check_memory<D: Device>(device: &Arc<D>) {
+    let own = device.own_stream();
     // Smaller and larger than what is handed out at once.
     for len in [6, 1 << 20, (3 << 20) + 5] {
         let mut bytes: Vec<u8> = (0..len).map(|place| (place * 31 % 251) as u8).collect();
@@ -20,10 +21,10 @@ fn check_memory<D: Device>(device: &Arc<D>) {
         let mut found = vec![0; len];
         // SAFETY: as many bytes of this device, given back once.
         unsafe {
-            device.upload(0, from, &bytes).expect("a copy to the device");
-            device.fill(0, from + 2, 9, len - 4).expect("a fill");
-            device.copy(0, from, to, len).expect("a copy on the device");
-            device.download(0, to, &mut found).expect("a copy from the device");
+            device.upload(own, from, &bytes).expect("a copy to the device");
+            device.fill(own, from + 2, 9, len - 4).expect("a fill");
+            device.copy(own, from, to, len).expect("a copy on the device");
+            device.download(own, to, &mut found).expect("a copy from the device");
             device.free(from);
             device.free(to);
         }
@@ -31,7 +32,7 @@ fn check_memory<D: Device>(device: &Arc<D>) {
         assert_eq!(found, bytes);
     }
     // SAFETY: there is no such kernel, so nothing runs.
-    let refused = unsafe { device.launch(0, &Launch { kernel: "none", grid: [1; 3], threads: 1, shared: 0 }, &[]) };
+    let refused = unsafe { device.launch(own, &Launch { kernel: "none", grid: [1; 3], threads: 1, shared: 0 }, &[]) };
     assert!(refused.is_err());
     device.synchronize_all().expect("nothing failed");
 }

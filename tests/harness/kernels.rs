@@ -89,12 +89,13 @@ pub fn on_each(emulator: impl FnOnce(Staged<Emulated>), gpu: impl FnOnce(Staged<
     }
 }
 
-/// How tests have their memory: full of poison, which shows in results; or, with `DA_MOE_SANITIZE=1`, as tools that watch
-/// every access need it: what nothing has written is left unwritten, and what is outside an allocation is nobody's.
-fn for_tests(driver: Driver) -> Driver {
+/// The GPU as tests have it: memory full of poison, which shows in results; or, with `DA_MOE_SANITIZE=1`, as tools that watch
+/// every access need it: what nothing has written is left unwritten, what is outside an allocation is nobody's, and what is
+/// never started is not there.
+fn open_for_tests() -> Result<Driver, Error> {
     match env::var_os("DA_MOE_SANITIZE").is_some_and(|wanted| wanted == "1") {
-        true => driver.unpooled(),
-        false => driver.poisoned(0xff),
+        true => Driver::open_lazily(0).map(Driver::unpooled),
+        false => Driver::open(0).map(|driver| driver.poisoned(0xff)),
     }
 }
 
@@ -103,7 +104,7 @@ fn for_tests(driver: Driver) -> Driver {
 pub fn on_gpu() -> Option<Staged<Driver>> {
     static GPU: OnceLock<Result<Arc<Driver>, Error>> = OnceLock::new();
     let open = || {
-        let driver = Driver::open(0).map(for_tests);
+        let driver = open_for_tests();
         let line = match &driver {
             Ok(driver) => format!("the kernels also run on {driver:?}"),
             Err(error) if is_emulator_wanted() => format!("the kernels run on the emulator only: {error}"),

@@ -14,7 +14,7 @@ here=$(pwd)
 usage() { sed -n '3,4s/^# *//p' "$here/run.sh" >&2; exit 2; }
 
 # Groups of properties, the kernels' own first. Each is a process of its own: after a fault nothing in a process works.
-GROUPS_FIRST="kernels expert_kernels attention_kernels backward_kernels expert_backward_kernels workspace accumulation edges engine device_refusals"
+GROUPS_FIRST="kernels expert_kernels attention_kernels backward_kernels expert_backward_kernels workspace streams accumulation edges engine device_refusals"
 GROUPS_LATER="agreement determinism nonfinite leak state memory calls plan finite_differences"
 # One of every stage and direction, small: for what makes everything slow.
 SMALL="smoke:: engine::tensors_on expert_kernels::strided graphs::gradients"

@@ -17,6 +17,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("async.h", include_str!("../runtime/src/async.h")),
     ("clocks.h", include_str!("../runtime/src/clocks.h")),
     ("collective.h", include_str!("../runtime/src/collective.h")),
+    ("fragment.h", include_str!("../runtime/src/fragment.h")),
     ("fibre.h", include_str!("../runtime/src/fibre.h")),
     ("machine.h", include_str!("../runtime/src/machine.h")),
     ("memory.h", include_str!("../runtime/src/memory.h")),

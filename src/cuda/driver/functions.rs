@@ -1,4 +1,5 @@
-//! The kernels of all images, by name, loaded when the GPU is opened: a layer call only looks them up.
+//! The kernels of all images, by name, loaded when the GPU is opened, unless somebody wants them later: a layer call only
+//! looks them up.
 
 use super::context::refused;
 use crate::cuda::{BuildReport, Image, Launch, build_report};
@@ -9,6 +10,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Loaded modules, and every function in them.
@@ -16,21 +18,22 @@ use std::time::{Duration, Instant};
 pub(super) struct Functions {
     modules: Vec<sys::CUmodule>,
     by_name: HashMap<String, Function>,
+    /// Bytes of shared memory that a block of this GPU may have.
+    most_shared: u32,
     took: Duration,
 }
 
-/// A kernel that is ready to be started.
-#[derive(Clone, Copy)]
+/// A kernel, and what is known of it once it is loaded.
 struct Function {
     handle: sys::CUfunction,
-    /// Bytes of dynamic shared memory that a block may have.
-    most_shared: u32,
-    facts: Facts,
+    facts: OnceLock<Facts>,
 }
 
 /// What the driver says of a kernel's machine code.
 #[derive(Clone, Copy, Default)]
 struct Facts {
+    /// Bytes of dynamic shared memory that a block may have.
+    most_shared: u32,
     /// Architecture that it is for: 80 or 90.
     binary: u32,
     /// Architecture of the PTX that it was made from. The build's own code for sm_90a says 90; what the driver compiles here
@@ -57,17 +60,25 @@ pub struct LoadedKernels {
     pub took: Duration,
 }
 
+impl LoadedKernels {
+    /// Whether the driver compiled portable PTX because none of the build's machine code fits the GPU, or it did not take it:
+    /// what runs is not what the build looked at then.
+    pub fn are_compiled_by_the_driver(&self) -> bool {
+        self.binary != self.ptx
+    }
+}
+
 impl fmt::Display for LoadedKernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kernels, binary, ptx, registers, local_bytes, took } = self;
         let range =
             |(least, most): (u32, u32)| if least == most { most.to_string() } else { format!("{least}-{most}") };
-        let (binary, ptx, took) = (range(*binary), range(*ptx), took.as_secs_f64());
-        write!(
-            f,
-            "{kernels} kernels, machine code for {binary} from PTX for {ptx}, at most {registers} registers and "
-        )?;
-        write!(f, "{local_bytes} bytes of local memory a thread, loaded in {took:.1} s")
+        write!(f, "{kernels} kernels, machine code for {}", range(*binary))?;
+        if self.are_compiled_by_the_driver() {
+            write!(f, ", COMPILED BY THE DRIVER from PTX for {}", range(*ptx))?;
+        }
+        let took = took.as_secs_f64();
+        write!(f, ", at most {registers} registers and {local_bytes} bytes of local memory, loaded in {took:.1} s")
     }
 }
 
@@ -77,28 +88,38 @@ unsafe impl Send for Functions {}
 unsafe impl Sync for Functions {}
 
 impl Functions {
-    /// Loads every kernel of every image into the current context of a GPU whose blocks may have `most_shared` bytes of
-    /// shared memory; `gpu` is for messages. The driver would load a kernel when it is first started otherwise, which waits
-    /// for the GPU and has no place in a recording.
-    pub(super) fn load(images: &[Image], most_shared: u32, gpu: &str) -> Result<Self> {
+    /// Finds every kernel of every image, for the current context of a GPU whose blocks may have `most_shared` bytes of shared
+    /// memory; `gpu` is for messages.
+    pub(super) fn find_all(images: &[Image], most_shared: u32, gpu: &str) -> Result<Self> {
         let mut functions = Self::default();
-        let start = Instant::now();
+        functions.most_shared = most_shared;
         for image in images {
             let module = load_image(image, gpu)?;
             functions.modules.push(module);
             // SAFETY: the module was loaded just now, and is unloaded when `functions` is dropped.
-            unsafe { functions.add(module, image.name, most_shared) }?;
+            unsafe { functions.add(module, image.name) }?;
         }
-        functions.took = start.elapsed();
         Ok(functions)
+    }
+
+    /// Brings every kernel onto the GPU. The driver would load one when it is first started otherwise, which waits for the GPU
+    /// and has no place in a recording.
+    pub(super) fn load_all(&mut self) -> Result<()> {
+        let start = Instant::now();
+        for (name, function) in &self.by_name {
+            function.load(name, self.most_shared)?;
+        }
+        self.took = start.elapsed();
+        Ok(())
     }
 
     /// What was loaded, of all kernels together.
     pub(super) fn loaded(&self) -> LoadedKernels {
-        let all = |of: fn(&Facts) -> u32| self.by_name.values().map(move |function| of(&function.facts));
+        let loaded = || self.by_name.values().filter_map(|function| function.facts.get());
+        let all = |of: fn(&Facts) -> u32| loaded().map(of);
         let range = |of| (all(of).min().unwrap_or_default(), all(of).max().unwrap_or_default());
         LoadedKernels {
-            kernels: self.by_name.len(),
+            kernels: loaded().count(),
             binary: range(|facts| facts.binary),
             ptx: range(|facts| facts.ptx),
             registers: range(|facts| facts.registers).1,
@@ -107,36 +128,34 @@ impl Functions {
         }
     }
 
-    /// Finds and loads every kernel of a module.
+    /// Finds every kernel of a module.
     ///
     /// # Safety
     /// The module is loaded in the current context.
-    unsafe fn add(&mut self, module: sys::CUmodule, image: &str, most_shared: u32) -> Result<()> {
+    unsafe fn add(&mut self, module: sys::CUmodule, image: &str) -> Result<()> {
         let in_image = |call| move |error| refused(call, error, format_args!("kernels `{image}`"));
         // SAFETY: the caller's.
         let handles = unsafe { handles(module) }.map_err(in_image("cuModuleEnumerateFunctions"))?;
         for handle in handles {
             // SAFETY: the driver named the function just now.
             let name = unsafe { name(handle) }.map_err(in_image("cuFuncGetName"))?;
-            // SAFETY: as above.
-            let function = unsafe { Function::load(handle, &name, most_shared) }?;
-            self.by_name.insert(name, function);
+            self.by_name.insert(name, Function { handle, facts: OnceLock::new() });
         }
         Ok(())
     }
 
-    /// The kernel of a launch. Asks nothing of the driver.
+    /// The kernel of a launch. Asks nothing of the driver once it is loaded.
     pub(super) fn find(&self, launch: &Launch) -> Result<sys::CUfunction> {
         let Launch { kernel, shared, .. } = *launch;
         let refuse = |problem| Err(Error::Cuda { call: "cuLaunchKernel", problem });
-        match self.by_name.get(kernel) {
-            None => refuse(format!("there is no kernel `{kernel}`")),
-            Some(function) if shared > function.most_shared => {
-                let most = function.most_shared;
-                refuse(format!("`{kernel}` needs {shared} bytes of shared memory, a block may have {most}"))
-            }
-            Some(function) => Ok(function.handle),
+        let Some(function) = self.by_name.get(kernel) else {
+            return refuse(format!("there is no kernel `{kernel}`"));
+        };
+        let Facts { most_shared, .. } = function.load(kernel, self.most_shared)?;
+        if shared > most_shared {
+            return refuse(format!("`{kernel}` needs {shared} bytes of shared memory, a block may have {most_shared}"));
         }
+        Ok(function.handle)
     }
 }
 
@@ -192,30 +211,31 @@ unsafe fn name(function: sys::CUfunction) -> Result<String, DriverError> {
 }
 
 impl Function {
-    /// Brings a function onto the GPU, and lets it have as much dynamic shared memory as there is beside its own.
-    ///
-    /// # Safety
-    /// The function's module is loaded in the current context.
-    unsafe fn load(handle: sys::CUfunction, name: &str, most_shared: u32) -> Result<Self> {
+    /// Brings it onto the GPU unless it is there, and lets it have as much dynamic shared memory as there is beside its own.
+    fn load(&self, name: &str, most_shared: u32) -> Result<Facts> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(*facts);
+        }
+        let handle = self.handle;
         let of = |call| move |error| refused(call, error, format_args!("kernel `{name}`"));
-        // SAFETY: the caller's.
+        // SAFETY: the driver named the function, and its module is unloaded when the last use of `self` is over.
         unsafe { sys::cuFuncLoad(handle) }.result().map_err(of("cuFuncLoad"))?;
-        // SAFETY: the caller's.
+        // SAFETY: as above.
         let number = |attribute| unsafe { result::function::get_function_attribute(handle, attribute) };
         let number = |attribute| number(attribute).map(i32::unsigned_abs).map_err(of("cuFuncGetAttribute"));
-        let most_shared = most_shared.saturating_sub(number(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?);
-        let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        let bytes = i32::try_from(most_shared).unwrap_or(i32::MAX);
-        // SAFETY: the caller's.
-        unsafe { result::function::set_function_attribute(handle, dynamic, bytes) }
-            .map_err(of("cuFuncSetAttribute"))?;
         let facts = Facts {
+            most_shared: most_shared.saturating_sub(number(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?),
             binary: number(Attribute::CU_FUNC_ATTRIBUTE_BINARY_VERSION)?,
             ptx: number(Attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?,
             registers: number(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
             local_bytes: number(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
         };
-        Ok(Self { handle, most_shared, facts })
+        let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = i32::try_from(facts.most_shared).unwrap_or(i32::MAX);
+        // SAFETY: as above.
+        unsafe { result::function::set_function_attribute(handle, dynamic, bytes) }
+            .map_err(of("cuFuncSetAttribute"))?;
+        Ok(*self.facts.get_or_init(|| facts))
     }
 }
 
@@ -235,13 +255,16 @@ mod tests {
     #[test]
     fn kernels_are_found_without_the_driver() {
         let mut functions = Functions::default();
-        let facts = |registers| Facts { binary: 90, ptx: 80 + registers / 10, registers, local_bytes: 0 };
-        let function = Function { handle: 8 as sys::CUfunction, most_shared: 1000, facts: facts(90) };
-        functions.by_name.insert("known".into(), function);
-        functions.by_name.insert("other".into(), Function { facts: facts(100), ..function });
+        for (name, registers, ptx) in [("known", 90, 90), ("other", 100, 89)] {
+            let facts = Facts { most_shared: 1000, binary: 90, ptx, registers, local_bytes: 0 };
+            let function = Function { handle: 8 as sys::CUfunction, facts: facts.into() };
+            functions.by_name.insert(name.into(), function);
+        }
         let loaded = functions.loaded();
         assert_eq!((loaded.binary, loaded.ptx, loaded.registers), ((90, 90), (89, 90), 100));
-        assert!(loaded.to_string().starts_with("2 kernels, machine code for 90 from PTX for 89-90, at most 100"));
+        assert!(loaded.are_compiled_by_the_driver());
+        let words = "2 kernels, machine code for 90, COMPILED BY THE DRIVER from PTX for 89-90, at most 100 registers";
+        assert!(loaded.to_string().starts_with(words), "{loaded}");
         let launch = |kernel, shared| Launch { shared, ..Launch::linear(kernel, 1, 32) };
         assert_eq!(functions.find(&launch("known", 1000)).unwrap() as usize, 8);
         let error = functions.find(&launch("unknown", 0)).unwrap_err().to_string();

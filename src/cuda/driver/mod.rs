@@ -49,14 +49,26 @@ impl Driver {
     /// recorded is waited for, so that a fault is told with its kernel's name.
     ///
     /// # Errors
-    /// [`Error::KernelsNotBuilt`], [`Error::NoDriver`], [`Error::NoDevice`] without a GPU of that number,
-    /// [`Error::DriverTooOld`] or [`Error::Architecture`] where the kernels cannot run, [`Error::Cuda`] where the driver
-    /// refuses.
+    /// [`KernelsNotBuilt`](crate::Error::KernelsNotBuilt), [`NoDriver`](crate::Error::NoDriver),
+    /// [`NoDevice`](crate::Error::NoDevice) without a GPU of that number, [`DriverTooOld`](crate::Error::DriverTooOld) or
+    /// [`Architecture`](crate::Error::Architecture) where the kernels cannot run, [`Cuda`](crate::Error::Cuda) where the
+    /// driver refuses.
     pub fn open(ordinal: u32) -> Result<Self> {
+        let mut driver = Self::open_lazily(ordinal)?;
+        driver.functions.load_all()?;
+        Ok(driver)
+    }
+
+    /// As [`Driver::open`] without loading a kernel before it is first started: for tools like `compute-sanitizer`, which
+    /// work on all that is loaded. What is recorded must have been started before.
+    ///
+    /// # Errors
+    /// As [`Driver::open`].
+    pub fn open_lazily(ordinal: u32) -> Result<Self> {
         let images = super::require_kernels()?;
         let gpu = open::gpu(ordinal)?;
         let context = Context::retain(gpu.device)?;
-        let functions = Functions::load(images, gpu.shared_bytes, &gpu.description)?;
+        let functions = Functions::find_all(images, gpu.shared_bytes, &gpu.description)?;
         let streams = Streams::new()?;
         Ok(Self {
             functions,

@@ -1,10 +1,10 @@
 // How the accesses of a warp lie in memory: wavefronts of shared memory, sectors of global memory.
 //
-// Lanes are fibres that run one after the other, so what the hardware sees as one access comes here as up to 32. They are
-// put together by the place in the code and by how many times the lane has been there since all lanes of the warp met for
-// the last time. In code that does not diverge that is exact, whatever the schedule. Where lanes go round a loop in
-// different rounds, as in `for (...) if (mine) x = s[i];`, accesses count as one although the hardware makes several: a
-// lower bound.
+// Lanes are fibres that run one after the other, so what the hardware sees as one access comes here as up to 32. They
+// are put together by the place in the code and by how many times the lane has been there since all lanes of the warp
+// met for the last time. In code that does not diverge that is exact, whatever the schedule. Where lanes go round a loop
+// in different rounds, as in `for (...) if (mine) x = s[i];`, accesses count as one although the hardware makes several:
+// a lower bound.
 #pragma once
 
 #include <cstdint>

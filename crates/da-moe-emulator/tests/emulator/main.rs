@@ -6,6 +6,7 @@ mod block;
 mod functions;
 mod gate;
 mod host;
+mod layouts;
 mod memory;
 mod ptx;
 mod races_between_blocks;

@@ -90,6 +90,10 @@ fn tensor_maps_that_the_driver_refuses() {
         TensorMap2d { box_outer: 257, ..right },
         TensorMap2d { box_inner: 4, ..right },
         TensorMap2d { swizzle: 64, ..right },
+        TensorMap2d { box_inner: 32, ..right },
+        TensorMap2d { inner: 0, ..right },
+        TensorMap2d { outer: (1 << 32) + 1, ..right },
+        TensorMap2d { row_bytes: 1 << 40, ..right },
         TensorMap2d { swizzle: 100, ..right },
         TensorMap2d { element_bytes: 3, ..right },
     ];
