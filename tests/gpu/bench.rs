@@ -153,13 +153,13 @@ impl Bench {
     fn measure(&self, shape: &Shape, tensors: &Tensors) -> Result<Measured> {
         let (gpu, config, [tokens, d, ..]) = (&self.gpu, shape.config(), shape.sizes);
         let (inputs, weights, all) = (self.inputs(shape, tensors)?, tensors.weights(&config)?, [tokens, d]);
-        let stream = gpu.stream(gpu.workspace_bytes(&config, Most::of(&inputs, Keep::Hidden))?)?;
+        let room = gpu.workspace_bytes(&config, Most::of(&inputs, Keep::Hidden))?;
         let mut y = gpu.zeros(DType::Bf16, tokens * d)?;
         let dy = gpu.upload(&random(tokens * d, 1.0, 7))?;
         let dy = TensorRef::new(&dy, all)?;
         let mut gradients = GradientMemory::new(gpu, tensors)?;
 
-        let layer = Layer::new(self.one_by_one.clone(), config.clone())?;
+        let (layer, stream) = (Layer::new(self.one_by_one.clone(), config.clone())?, self.one_by_one.stream(room)?);
         let (mut state, mut step) = (layer.state()?, layer.step(tokens, DType::Bf16, Keep::Hidden)?);
         let mut rounds = [Vec::new(), Vec::new()];
         for (_, memory) in [("y", &y)].into_iter().chain(gradients.all()) {
@@ -185,7 +185,7 @@ impl Bench {
         }
         let [forward, backward] = [medians(&rounds[0])?, medians(&rounds[1])?];
 
-        let layer = Layer::new(gpu.clone(), config)?;
+        let (layer, stream) = (Layer::new(gpu.clone(), config)?, gpu.stream(room)?);
         let mut call =
             || layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?);
         let (eager, graph) = (self.spread(&stream, &mut call)?, stream.capture(&mut call)?);

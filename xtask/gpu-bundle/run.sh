@@ -1,9 +1,9 @@
 #!/bin/sh
 # Everything that needs a GPU, in two calls, for a machine that is there for minutes.
-#   ./run.sh first                          what there is, vectors, smoke, graphs, bench, peers, properties; ends within 400 s
-#   ./run.sh again [NAME...] [REST="GROUP..."]   what failed, alone and watched; other properties, sanitizers, bench; 270 s
-# NAME is the start of tests' names, as the last line of the first call has them; F="NAME..." is the same. REST names the groups of
-# properties that the first call had no time for.
+#   ./run.sh first [REST="GROUP..."]             what there is, vectors, smoke, graphs, bench, peers, properties; within 400 s
+#   ./run.sh again [NAME...] [REST="GROUP..."]   what failed, alone and watched; properties, sanitizers, bench; within 270 s
+# NAME is the start of tests' names, F="NAME..." the same, and REST names groups of properties: both stand in the last line of the
+# first call, which is the second. Without REST all groups are in the first call, and those that come last there in the second.
 #
 # Results go to $OUT, or to the folder `results` here, in at most six files: log.txt has everything, table.txt what is printed here.
 # Exit code 0 when all that ran passed or there is no GPU, 1 when something failed, 2 for a call that there is not.
@@ -19,13 +19,17 @@ GROUPS_LATER="agreement determinism nonfinite leak state memory calls plan finit
 # One of every stage and direction, small: for what makes everything slow.
 SMALL="smoke:: engine::tensors_on expert_kernels::strided graphs::gradients"
 
-call=$1; names=; rest=$GROUPS_LATER
-case "$call" in first) total=400 ;; again) total=270 ;; *) usage ;; esac
+call=$1; names=
+case "$call" in
+    first) total=400 rest="$GROUPS_FIRST $GROUPS_LATER" ;;
+    again) total=270 rest=$GROUPS_LATER ;;
+    *) usage ;;
+esac
 shift
 for argument; do
     case "$call $argument" in
         "again F="*) names="$names ${argument#F=}" ;;
-        "again REST="*) rest=${argument#REST=} ;;
+        *" REST="*) rest=${argument#REST=} ;;
         "again "[a-z_]*) names="$names $argument" ;;
         *) usage ;;
     esac
@@ -66,7 +70,7 @@ excerpts=7500
 # excerpt MOST: standard input, so many bytes of it at most, as far as there is room.
 excerpt() {
     most=$1; [ "$most" -lt "$excerpts" ] || most=$excerpts
-    text=$(cut -c 1-230 | head -c "$most")
+    text=$(cut -c 1-400 | head -c "$most")
     [ -z "$text" ] && return
     excerpts=$((excerpts - ${#text} - 1))
     tell "$text"
@@ -153,7 +157,7 @@ part() {
             row "$name" "FAILED, out of time after $limit s" ;;
         *) row "$name" "FAILED with $code$counted" ;;
     esac
-    essence < "$work/said" | excerpt 900
+    essence < "$work/said" | excerpt 1200
     return 1
 }
 
@@ -270,7 +274,7 @@ first() {
     peers 70
     export DA_MOE_CASES="${DA_MOE_CASES:-60}"
     # shellcheck disable=SC2086 # one word a group
-    properties $GROUPS_FIRST $GROUPS_LATER
+    properties $rest
 }
 
 again() {

@@ -8,7 +8,7 @@ use std::{env, fs};
 const FOLDER: &str = "target/gpu-bundle";
 
 /// Files that go along as they are.
-const FILES: [(&str, &str); 3] = [
+pub const FILES: [(&str, &str); 3] = [
     ("benches/peers/gpu_moe.py", "gpu_moe.py"),
     ("benches/peers/gpu_peers.py", "gpu_peers.py"),
     ("xtask/gpu-bundle/run.sh", "run.sh"),
@@ -18,7 +18,7 @@ const FILES: [(&str, &str); 3] = [
 const LIMIT: u64 = 24 << 20;
 
 /// Programs, as cargo names what it builds them from, and as they are called there.
-const PROGRAMS: [(&str, &str); 2] = [("gpu", "da-moe-gpu"), ("da-moe", "da-moe")];
+pub const PROGRAMS: [(&str, &str); 2] = [("gpu", "da-moe-gpu"), ("da-moe", "da-moe")];
 
 /// What nvcc is asked for besides: faults are told by their source's lines, which would make the programs twice as large.
 const KERNELS: &str = "-lineinfo --compress-mode=size";
@@ -34,7 +34,9 @@ pub fn gather() -> Result<(), String> {
     }
     fs::create_dir_all(&folder).map_err(|error| format!("cannot make {FOLDER}: {error}"))?;
     let mut newest = (0, 0);
-    for (program, name) in build()?.iter().zip(PROGRAMS.map(|(_, name)| name)) {
+    let flags = [env::var("NVCC_APPEND_FLAGS").unwrap_or_default().as_str(), KERNELS].join(" ");
+    for (program, name) in build("bundle", &[("NVCC_APPEND_FLAGS", &flags)])?.iter().zip(PROGRAMS.map(|(_, name)| name))
+    {
         let bytes = fs::read(program).map_err(|error| format!("cannot read {}: {error}", program.display()))?;
         newest = newest.max(newest_glibc(&bytes));
         copy(program, &folder.join(name))?;
@@ -61,14 +63,13 @@ pub fn gather() -> Result<(), String> {
 }
 
 /// [`PROGRAMS`], in their order: in one build, so that the kernels are compiled once.
-fn build() -> Result<[PathBuf; 2], String> {
+pub fn build(profile: &str, environment: &[(&str, &str)]) -> Result<[PathBuf; 2], String> {
     let [test, program] = PROGRAMS.map(|(target, _)| target);
-    let flags = [env::var("NVCC_APPEND_FLAGS").unwrap_or_default().as_str(), KERNELS].join(" ");
     let output = Command::new("cargo")
-        .args(["build", "--profile", "bundle", "--test", test, "--bin", program])
+        .args(["build", "--profile", profile, "--test", test, "--bin", program])
         .arg("--message-format=json-render-diagnostics")
         .env("DA_MOE_CUDA", "1")
-        .env("NVCC_APPEND_FLAGS", flags)
+        .envs(environment.iter().copied())
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot run cargo: {error}"))?;

@@ -6,6 +6,7 @@ mod abi;
 mod data;
 mod gpu_bundle;
 mod libcuda;
+mod rehearsal;
 mod wheels;
 
 use std::process::{Command, ExitCode};
@@ -17,6 +18,7 @@ cargo xtask cuda              install the CUDA compiler below target/, where the
 cargo xtask abi [--check]     write src/cuda/abi.rs from kernels/abi.h, or fail if it is not what would be written
 cargo xtask data              text for the evaluation in target/data, from packages (--allow-missing: from those that can be had)
 cargo xtask gpu-bundle        tests, benchmarks and peers in target/gpu-bundle, for a machine that has a GPU and no Rust
+cargo xtask rehearse          the bundle's calls on a driver whose kernels the emulator runs, with faults; no GPU
 cargo xtask libcuda [FOLDER]  the driver's library with kernels run by the emulator (default target/libcuda); `. FOLDER/env.sh` uses it
 cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
 cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         ["data"] => data::write(false),
         ["data", "--allow-missing"] => data::write(true),
         ["gpu-bundle"] => gpu_bundle::gather(),
+        ["rehearse"] => rehearsal::run(),
         ["libcuda"] => libcuda::write("target/libcuda"),
         ["libcuda", folder] => libcuda::write(folder),
         ["fuzz"] => fuzz(120),
