@@ -6,9 +6,12 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../harness/machine_code.rs"]
+mod machine_code;
 
 mod cases;
 mod draw;
+mod expansion;
 mod expected;
 mod recorded;
 
