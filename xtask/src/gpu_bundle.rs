@@ -8,7 +8,11 @@ use std::{env, fs};
 const FOLDER: &str = "target/gpu-bundle";
 
 /// Files that go along as they are.
-const FILES: [(&str, &str); 2] = [("benches/peers/gpu_moe.py", "gpu_moe.py"), ("xtask/gpu-bundle/run.sh", "run.sh")];
+const FILES: [(&str, &str); 3] = [
+    ("benches/peers/gpu_moe.py", "gpu_moe.py"),
+    ("benches/peers/gpu_peers.py", "gpu_peers.py"),
+    ("xtask/gpu-bundle/run.sh", "run.sh"),
+];
 
 /// Bytes that the folder may have.
 const LIMIT: u64 = 24 << 20;

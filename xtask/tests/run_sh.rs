@@ -3,7 +3,7 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -169,6 +169,16 @@ fn every_group_of_the_program_is_a_part() {
         assert!(elsewhere != groups().contains(module), "{module}");
     }
     assert!(groups().iter().all(|group| all.contains(group)), "{:?}", groups());
+    // And every file of tests that would run on a GPU is of the program.
+    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests");
+    for path in fs::read_dir(tests).expect("the tests").map(|file| file.expect("a file").path()) {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let on_gpu = ["on_every_device!", "on_each(", "subjects()", "on_gpu(", "kernels::gpu()", "taking_turns("];
+        if on_gpu.iter().any(|call| text.contains(call)) {
+            assert!(all.contains(&name.as_str()), "tests/{name}.rs is not in tests/gpu/main.rs");
+        }
+    }
 }
 
 #[test]
@@ -281,7 +291,36 @@ fn what_crashes_takes_nothing_along() {
     let ended = Bundle::new("crashing").with("CRASHING", "edges::two").with("DA_MOE_SECONDS", "60").run(&["first"]);
     ended.expect("edges", "FAILED with 139");
     ended.expect("engine", "passed");
-    assert!(ended.text.contains("next: ./run.sh again edges:: REST=\"\""), "{}", ended.text);
+    assert!(ended.text.contains("next: ./run.sh again edges::two REST=\"\""), "{}", ended.text);
+}
+
+#[test]
+fn a_group_that_the_end_cuts_off_goes_on_in_the_next_call() {
+    let bundle = Bundle::new("cut").with("HANGING", "kernels::one").with("DA_MOE_SECONDS", "12");
+    let ended = bundle.run(&["first"]);
+    ended.expect("kernels", "no time, cut off after");
+    assert!(ended.code == Some(0) && ended.text.contains("again REST=\"kernels expert_kernels "), "{}", ended.text);
+}
+
+#[test]
+fn the_peers_say_what_keeps_them() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/peers");
+    for file in ["gpu_moe.py", "gpu_peers.py"] {
+        let program = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
+        let parsed = Command::new("python3").args(["-c", program]).arg(folder.join(file)).status().expect("python3");
+        assert!(parsed.success(), "{file}");
+    }
+    // Without the packages of this machine, so without PyTorch.
+    let run = |arguments: &[&str]| {
+        let output = Command::new("python3").arg("-S").arg(folder.join("gpu_moe.py")).args(arguments).output();
+        let output = output.expect("python3");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
+    };
+    let skipped = ("peers: skipped, PyTorch is not installed\n".to_string(), Some(0));
+    assert_eq!([run(&["--seconds", "50"]), run(&["--cpu"])], [skipped.clone(), skipped]);
+    assert_eq!(run(&["--seconds", "soon"]).1, Some(2));
+    let (help, _) = run(&["--help"]);
+    assert!(help.contains("--seconds") && help.contains("--cpu"), "{help}");
 }
 
 #[test]

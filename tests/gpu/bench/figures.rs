@@ -54,6 +54,8 @@ struct Forward {
     /// Into the experts and out of them.
     products: [f64; 2],
     combine: f64,
+    /// Bytes of an element of the rows that are combined.
+    row_size: f64,
 }
 
 impl Forward {
@@ -70,6 +72,7 @@ impl Forward {
             before: sum(&kernels[..experts], |name| !name.starts_with("importance_")),
             products: [products.next()?.1, products.next()?.1],
             combine: sum(&kernels[end..], |name| name.starts_with("combine_")),
+            row_size: if kernels[end].0.contains("f32rows") { 4.0 } else { 2.0 },
         })
     }
 }
@@ -130,7 +133,8 @@ pub(super) fn report(plan: &Plan, shape: &Shape, it: &Measured, ceilings: Ceilin
         ceilings.rate(3.0 * operations, f + b),
     );
     let slots = shape.config().k_max();
-    let bytes = 2.0 * ((it.rows + tokens) * d) as f64 + 12.0 * (tokens * slots) as f64;
+    let of_rows = forward.row_size * it.rows as f64 + 2.0 * tokens as f64;
+    let bytes = of_rows * d as f64 + 12.0 * (tokens * slots) as f64;
     let [[_, f_min, f_max], [_, b_min, b_max]] = [it.forward.graph, it.backward.graph];
     write!(
         text,
@@ -198,7 +202,7 @@ mod tests {
             ("permute_scatter", 0.25),
             ("grouped_gemm_bf16_gated", 2.0),
             ("grouped_gemm_bf16_plain", 4.0),
-            ("combine_bf16_wide", 0.5),
+            ("combine_bf16_f32rows_wide", 0.5),
         ];
         let backward = vec![
             ("combine_backward_bf16", 1.0),
@@ -219,7 +223,7 @@ mod tests {
     fn kernels_are_known_by_their_order() {
         let it = measured();
         let forward = Forward::of(&it.forward.kernels).unwrap();
-        let expected = Forward { scores: (2, 2.0), before: 1.0, products: [2.0, 4.0], combine: 0.5 };
+        let expected = Forward { scores: (2, 2.0), before: 1.0, products: [2.0, 4.0], combine: 0.5, row_size: 4.0 };
         assert_eq!((forward, backward_products(&it.backward.kernels)), (expected, Some([2.0, 3.0, 4.0, 5.0])));
         assert_eq!((Forward::of(&it.backward.kernels), backward_products(&it.forward.kernels)), (None, None));
     }
@@ -239,7 +243,7 @@ mod tests {
         );
         assert!(lines[0].ends_with("both 93 TFLOP/s 9%  1980 MHz 700 W"), "{text}");
         assert!(
-            lines[1].contains("gate and permute 1.000 ms, 10.0% of forward; combine 0.500 ms, 7% of streaming"),
+            lines[1].contains("gate and permute 1.000 ms, 10.0% of forward; combine 0.500 ms, 11% of streaming"),
             "{text}"
         );
         assert!(lines[1].ends_with("importance from q and k 2.000 ms 137 TFLOP/s 14%"), "{text}");
