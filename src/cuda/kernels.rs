@@ -70,7 +70,8 @@ impl<D: Device> Kernels<D> {
     /// [`crate::Error::Place`] for memory that cannot be its workspace.
     ///
     /// # Safety
-    /// The handle is of a stream that is still there when the result is dropped.
+    /// The handle is of a stream that is still there when the result is dropped; should somebody record on it then, what was
+    /// started on it before has ended.
     pub unsafe fn borrow_stream(&self, handle: u64, workspace: DeviceMemory<D>) -> Result<Stream<D>> {
         // SAFETY: the caller's.
         unsafe { Stream::on(&self.device, handle, workspace) }

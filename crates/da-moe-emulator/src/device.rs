@@ -60,7 +60,7 @@ pub struct TensorMap2d {
     pub box_outer: u32,
     /// Bytes of an element.
     pub element_bytes: u32,
-    /// Width of the swizzle in bytes: 0 (none), 32, 64 or 128.
+    /// Width of the swizzle in bytes: 0 (none), 32, 64 or 128. Rows of a box are as wide, if there is one.
     pub swizzle: u32,
 }
 

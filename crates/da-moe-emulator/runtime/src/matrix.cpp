@@ -2,6 +2,8 @@
 #include "collective.h"
 #include "fragment.h"
 
+#include <cmath>
+
 namespace emu {
 
 namespace {
@@ -158,14 +160,15 @@ void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* 
     warp_collective(current(), "mma.sync", FULL_MASK, &record, multiply<16>, here, site);
 }
 
+float ex2(float x) {
+    constexpr float smallest = 0x1p-126f;
+    const float power = exp2f(x);
+    return power < smallest ? 0.0f : power;
+}
+
 uint32_t round_tf32(uint32_t bits) {
-    // Infinity stays. NaN is not carried over into another number, nor left with a payload in the lower bits alone, which a
-    // product ignores: the hardware has one NaN.
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return 0x7fffffffu;
-    }
     const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-    return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+    return (finite ? bits + 0x1000u : bits) & 0xffffe000u;
 }
 
 void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, const float* c, Location here) {

@@ -140,7 +140,7 @@ fn the_worst_place_comes_first() {
 }
 
 #[test]
-fn lanes_that_leave_a_loop_are_missed_in_what_comes_after() {
+fn lanes_that_have_left_a_loop_take_no_part() {
     for (stride, wavefronts) in [(1, 32), (32, (1..=32).sum())] {
         passes(&compile(&compiler(FILE)), |device| {
             device.count_traffic(true);

@@ -35,7 +35,11 @@ void stmatrix(unsigned matrices, bool transpose, uint32_t row, const uint32_t* i
 // mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32
 void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, const float* c,
                   Location here = Location::current());
-// cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero.
+// ex2.approx.ftz.f32: 2^x, and 0 instead of what is subnormal. A subnormal x counts as zero, of which the result is 1 as
+// well.
+float ex2(float x);
+// cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero. Infinities stay; a NaN loses its
+// lower 13 bits like all others, and is infinite then if it had no more.
 uint32_t round_tf32(uint32_t bits);
 // mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
 void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, const float* c,
