@@ -1,15 +1,12 @@
-//! A device that counts what is asked of it, can be told to fail, and times launches one by one: for tests and measurements of
-//! everything above a device.
+//! A device that counts what is asked of it, and can be told to fail: for tests of everything above a device.
 
 #![allow(unsafe_code, reason = "passes unsafe calls on")]
 
 use super::device::{Device, Launch};
-use super::memory::DeviceMemory;
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// What was asked of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +50,9 @@ pub enum Failing {
 
 /// Passes everything on to another device.
 #[derive(Debug)]
-pub struct Shim<D: Device> {
+pub struct Shim<D> {
     inner: Arc<D>,
     failing: Option<Failing>,
-    clock: Option<Clock<D>>,
     elsewhere: bool,
     allocations: AtomicUsize,
     bytes: AtomicUsize,
@@ -72,20 +68,12 @@ pub struct Shim<D: Device> {
     replays: AtomicUsize,
 }
 
-/// Times of launches, and what is filled before each.
-#[derive(Debug)]
-struct Clock<D: Device> {
-    flush: DeviceMemory<D>,
-    times: Mutex<Vec<(&'static str, Duration)>>,
-}
-
 impl<D: Device> Shim<D> {
     /// All counts at zero.
     pub fn new(inner: Arc<D>, failing: Option<Failing>) -> Self {
         Self {
             inner,
             failing,
-            clock: None,
             elsewhere: false,
             allocations: AtomicUsize::default(),
             bytes: AtomicUsize::default(),
@@ -105,37 +93,6 @@ impl<D: Device> Shim<D> {
     /// The same as another device, as far as anybody can see.
     pub fn elsewhere(self) -> Self {
         Self { elsewhere: true, ..self }
-    }
-
-    /// The same with every launch waited for and timed by itself. So many bytes are filled before it: then nothing of what it
-    /// reads is in a cache, and the device is busy until the host has asked for everything. Not for recordings.
-    ///
-    /// # Errors
-    /// When there is no memory for that.
-    pub fn timed(self, flush: usize) -> Result<Self> {
-        let flush = DeviceMemory::alloc(&self.inner, "flush", DType::U8, flush)?;
-        Ok(Self { clock: Some(Clock { flush, times: Mutex::default() }), ..self })
-    }
-
-    /// Kernels and their times, in the order of their launches since this was last asked.
-    pub fn times(&self) -> Vec<(&'static str, Duration)> {
-        let take = |clock: &Clock<D>| std::mem::take(&mut *clock.times.lock().unwrap_or_else(PoisonError::into_inner));
-        self.clock.as_ref().map(take).unwrap_or_default()
-    }
-
-    /// # Safety
-    /// As [`Device::launch`].
-    unsafe fn start(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
-        // SAFETY: the caller's.
-        let mut start = || unsafe { self.inner.launch(stream, launch, parameters) };
-        let Some(Clock { flush, times }) = &self.clock else { return start() };
-        // SAFETY: the stream is the caller's, and the memory this device's.
-        let time = unsafe {
-            self.inner.fill(stream, flush.address(), 0, flush.len())?;
-            self.inner.time(stream, &mut start)?
-        };
-        times.lock().unwrap_or_else(PoisonError::into_inner).push((launch.kernel, time));
-        Ok(())
     }
 
     /// What was asked so far.
@@ -305,7 +262,7 @@ impl<D: Device> Device for Shim<D> {
             }
             Some(Failing::LostAt(failing)) if failing <= number => lost(),
             // SAFETY: the caller's.
-            _ => unsafe { self.start(stream, launch, parameters) },
+            _ => unsafe { self.inner.launch(stream, launch, parameters) },
         }
     }
 

@@ -142,7 +142,8 @@ impl<D: Device> Stream<D> {
     }
 
     /// The launches that `calls` would make on this stream, none of which is started: for who times or looks at single kernels.
-    /// [`Call::run`] starts one, as long as the tensors are there. Fills are made, not listed.
+    /// [`Call::run`] starts one, as long as the tensors are there; in their order they do what the call does. Fills are made, not
+    /// listed.
     ///
     /// # Errors
     /// That of `calls`.

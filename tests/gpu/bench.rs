@@ -11,29 +11,23 @@ mod shapes;
 mod smi;
 mod tensors;
 
-use da_moe::cuda::{Device, DeviceMemory, Driver, Graph, Kernels, Most, Shim, Stream};
-use da_moe::{Backend, DType, Error, Inputs, Keep, Layer, TensorMut, TensorRef};
+use da_moe::cuda::{Device, DeviceMemory, Driver, Graph, Listed, Most, Stream};
+use da_moe::{Backend, Cuda, DType, Error, Inputs, Keep, Layer, TensorMut, TensorRef};
 use drawn::{expect_rows, random};
 use figures::{Ceilings, Measured, Pass};
 use shapes::{Experts, Plan, Shape};
 use smi::Smi;
 use std::env;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tensors::{GradientMemory, Tensors};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A GPU that can also be asked for the times of kernels.
-type Gpu = Shim<Driver>;
-
 /// A GPU, and what is written between measurements so that nothing of them is in its cache.
 struct Bench {
     plan: &'static Plan,
-    gpu: Kernels<Gpu>,
-    /// The same, every launch timed by itself.
-    one_by_one: Kernels<Gpu>,
-    flush: DeviceMemory<Gpu>,
+    gpu: Cuda,
+    flush: DeviceMemory<Driver>,
     smi: Smi,
 }
 
@@ -43,26 +37,12 @@ fn spread(times: &mut [Duration]) -> [f64; 3] {
     [times[times.len() / 2], times[0], times[times.len() - 1]].map(|time| time.as_secs_f64() * 1e3)
 }
 
-/// Medians over rounds of the same launches.
-fn medians(rounds: &[Vec<(&'static str, Duration)>]) -> Result<Vec<(&'static str, f64)>> {
-    let names = |round: &[(&'static str, Duration)]| round.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-    let first = names(rounds.first().ok_or("there is no round")?);
-    if rounds.iter().any(|round| names(round) != first) {
-        return Err("a call does not launch the same kernels every time".into());
-    }
-    let median = |n: usize| spread(&mut rounds.iter().map(|round| round[n].1).collect::<Vec<_>>())[0];
-    Ok(first.iter().enumerate().map(|(n, name)| (*name, median(n))).collect())
-}
-
 impl Bench {
-    fn new(plan: &'static Plan, driver: Driver) -> Result<Self> {
-        let driver = Arc::new(driver);
-        let gpu = Kernels::new(Arc::new(Shim::new(driver.clone(), None)));
-        let one_by_one = Kernels::new(Arc::new(Shim::new(driver, None).timed(plan.flush)?));
-        Ok(Self { plan, flush: gpu.zeros(DType::U8, plan.flush)?, gpu, one_by_one, smi: Smi::start() })
+    fn new(plan: &'static Plan, gpu: Cuda) -> Result<Self> {
+        Ok(Self { plan, flush: gpu.zeros(DType::U8, plan.flush)?, gpu, smi: Smi::start() })
     }
 
-    fn fill(&self, stream: &Stream<Gpu>, memory: &DeviceMemory<Gpu>, value: u8) -> Result<()> {
+    fn fill(&self, stream: &Stream<Driver>, memory: &DeviceMemory<Driver>, value: u8) -> Result<()> {
         let bytes = memory.len() * memory.dtype().size();
         // SAFETY: the stream and the memory are this device's.
         Ok(unsafe { self.gpu.device().fill(stream.handle(), memory.address(), value, bytes) }?)
@@ -77,7 +57,7 @@ impl Bench {
     /// Time of what is queued.
     fn spread(
         &self,
-        stream: &Stream<Gpu>,
+        stream: &Stream<Driver>,
         mut queue: impl FnMut() -> std::result::Result<(), Error>,
     ) -> Result<[f64; 3]> {
         let mut times = Vec::new();
@@ -90,9 +70,24 @@ impl Bench {
     }
 
     /// Time of a recorded call.
-    fn replayed(&self, stream: &Stream<Gpu>, graph: &Graph<Gpu>) -> Result<[f64; 3]> {
+    fn replayed(&self, stream: &Stream<Driver>, graph: &Graph<Driver>) -> Result<[f64; 3]> {
         // SAFETY: the caller keeps everything that was recorded, and nothing else uses it meanwhile.
         self.spread(stream, || unsafe { graph.launch(stream) })
+    }
+
+    /// Median time of each launch of a call, all of them in turn: what one leaves the next one reads.
+    fn each(&self, stream: &Stream<Driver>, listed: &[Listed]) -> Result<Vec<(&'static str, f64)>> {
+        let mut times = vec![Vec::new(); listed.len()];
+        for (round, counts) in self.rounds() {
+            for (of, times) in listed.iter().zip(&mut times) {
+                self.fill(stream, &self.flush, round as u8)?;
+                // SAFETY: the caller keeps everything that the call reads and writes, and nothing else uses it meanwhile.
+                let time = stream.time(|| unsafe { of.call.run(&**self.gpu.device(), stream.handle()) })?;
+                times.extend(counts.then_some(time));
+            }
+        }
+        let median = |(of, mut times): (&Listed, Vec<_>)| (of.call.launch.kernel, spread(&mut times)[0]);
+        Ok(listed.iter().zip(times).map(median).collect())
     }
 
     /// Keeps the device busy until its clock has risen.
@@ -122,7 +117,7 @@ impl Bench {
     }
 
     /// Fails where poison is left, or where nothing but zeros is: in parts of a tensor from its first to its last.
-    fn expect_written(&self, stream: &Stream<Gpu>, name: &str, memory: &DeviceMemory<Gpu>) -> Result<()> {
+    fn expect_written(&self, stream: &Stream<Driver>, name: &str, memory: &DeviceMemory<Driver>) -> Result<()> {
         const PARTS: usize = 16;
         let count = memory.len().min(1 << 16);
         let (mut is_finite, mut is_zero) = (true, true);
@@ -150,6 +145,13 @@ impl Bench {
         })
     }
 
+    /// One direction: its kernels, its call, and its recording.
+    fn pass(&self, stream: &Stream<Driver>, mut call: impl FnMut() -> std::result::Result<(), Error>) -> Result<Pass> {
+        let kernels = self.each(stream, &stream.list(&mut call)?)?;
+        let (eager, graph) = (self.spread(stream, &mut call)?, stream.capture(&mut call)?);
+        Ok(Pass { graph: self.replayed(stream, &graph)?, eager, kernels })
+    }
+
     fn measure(&self, shape: &Shape, tensors: &Tensors) -> Result<Measured> {
         let (gpu, config, [tokens, d, ..]) = (&self.gpu, shape.config(), shape.sizes);
         let (inputs, weights, all) = (self.inputs(shape, tensors)?, tensors.weights(&config)?, [tokens, d]);
@@ -159,41 +161,26 @@ impl Bench {
         let dy = TensorRef::new(&dy, all)?;
         let mut gradients = GradientMemory::new(gpu, tensors)?;
 
-        let (layer, stream) = (Layer::new(self.one_by_one.clone(), config.clone())?, self.one_by_one.stream(room)?);
+        let (layer, stream) = (Layer::new(gpu.clone(), config.clone())?, gpu.stream(room)?);
         let (mut state, mut step) = (layer.state()?, layer.step(tokens, DType::Bf16, Keep::Hidden)?);
-        let mut rounds = [Vec::new(), Vec::new()];
         for (_, memory) in [("y", &y)].into_iter().chain(gradients.all()) {
             self.fill(&stream, memory, 0xff)?;
         }
-        for (round, counts) in self.rounds() {
-            layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?)?;
-            let forward = self.one_by_one.device().times();
-            layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.view_mut(all, &weights)?)?;
-            let backward = self.one_by_one.device().times();
-            if counts {
-                rounds[0].push(forward);
-                rounds[1].push(backward);
-            }
-            if round == 0 {
-                let outputs = [("y", &y)].into_iter().chain(gradients.all());
-                // With one expert of one, the router decides nothing and has no gradient.
-                for (name, memory) in outputs.filter(|(name, _)| *name != "d.router" || config.num_experts > 1) {
-                    self.expect_written(&stream, name, memory)?;
-                }
-                expect_rows(&config, &step, &stream.read(&y)?)?;
-            }
+        layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?)?;
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.view_mut(all, &weights)?)?;
+        let outputs = [("y", &y)].into_iter().chain(gradients.all());
+        // With one expert of one, the router decides nothing and has no gradient.
+        for (name, memory) in outputs.filter(|(name, _)| *name != "d.router" || config.num_experts > 1) {
+            self.expect_written(&stream, name, memory)?;
         }
-        let [forward, backward] = [medians(&rounds[0])?, medians(&rounds[1])?];
+        expect_rows(&config, &step, &stream.read(&y)?)?;
 
-        let (layer, stream) = (Layer::new(gpu.clone(), config)?, gpu.stream(room)?);
         let mut call =
             || layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?);
-        let (eager, graph) = (self.spread(&stream, &mut call)?, stream.capture(&mut call)?);
-        let forward = Pass { graph: self.replayed(&stream, &graph)?, eager, kernels: forward };
+        let forward = self.pass(&stream, &mut call)?;
         let mut view = gradients.view_mut(all, &weights)?;
         let mut call = || layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut view);
-        let (eager, graph) = (self.spread(&stream, &mut call)?, stream.capture(&mut call)?);
-        let backward = Pass { graph: self.replayed(&stream, &graph)?, eager, kernels: backward };
+        let backward = self.pass(&stream, &mut call)?;
         let report = step.report()?;
         Ok(Measured { rows: report.rows, mean_k: report.mean_k, forward, backward })
     }
@@ -293,12 +280,12 @@ fn layer() {
     let plan = Plan::asked(env::var("DA_MOE_BENCH").ok().as_deref()).unwrap_or_else(|error| panic!("{error}"));
     let seconds = env::var("DA_MOE_BENCH_SECONDS").map(|seconds| seconds.parse().expect("a number of seconds"));
     let end = seconds.ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let driver = Driver::open(0).unwrap_or_else(|error| panic!("{error}"));
-    println!("# {}; bf16; median of {}", driver.describe(), plan.repeats);
+    let gpu = Cuda::open(0).unwrap_or_else(|error| panic!("{error}"));
+    println!("# {}; bf16; median of {}", gpu.describe(), plan.repeats);
     println!(
         "# forward and backward as a recorded graph and as calls (eager), queued behind the filling of the cache; kernels one by one"
     );
-    let bench = Bench::new(plan, driver).unwrap_or_else(|error| panic!("{error}"));
+    let bench = Bench::new(plan, gpu).unwrap_or_else(|error| panic!("{error}"));
     let mut teller = Teller { failed: 0, end };
     everything(&bench, &mut teller).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(teller.failed, 0, "measurements that failed");

@@ -1,24 +1,24 @@
 //! A shape's tensors on the device.
 
+use super::Result;
 use super::drawn::{W_IN, W_OUT, X, fan, random};
 use super::shapes::Plan;
-use super::{Gpu, Result};
-use da_moe::cuda::{DeviceMemory, Kernels};
-use da_moe::{Attention, ExpertGradients, Gradients, Inputs, LayerConfig, TensorMut, TensorRef, Weights};
+use da_moe::cuda::{DeviceMemory, Driver};
+use da_moe::{Attention, Cuda, ExpertGradients, Gradients, Inputs, LayerConfig, TensorMut, TensorRef, Weights};
 
 pub(super) struct Tensors {
-    x: DeviceMemory<Gpu>,
-    q: DeviceMemory<Gpu>,
-    k: DeviceMemory<Gpu>,
-    cu_seqlens: DeviceMemory<Gpu>,
-    router: DeviceMemory<Gpu>,
-    w_in: DeviceMemory<Gpu>,
-    w_out: DeviceMemory<Gpu>,
+    x: DeviceMemory<Driver>,
+    q: DeviceMemory<Driver>,
+    k: DeviceMemory<Driver>,
+    cu_seqlens: DeviceMemory<Driver>,
+    router: DeviceMemory<Driver>,
+    w_in: DeviceMemory<Driver>,
+    w_out: DeviceMemory<Driver>,
     heads: [usize; 2],
 }
 
 impl Tensors {
-    pub(super) fn new(gpu: &Kernels<Gpu>, plan: &Plan, config: &LayerConfig, tokens: usize) -> Result<Self> {
+    pub(super) fn new(gpu: &Cuda, plan: &Plan, config: &LayerConfig, tokens: usize) -> Result<Self> {
         let (d, e, f) = (config.hidden_size, config.num_experts, config.moe_intermediate_size);
         let ([heads, width], length) = (plan.heads, plan.sequence);
         let starts: Vec<i32> = (0..=tokens.div_ceil(length)).map(|b| (b * length).min(tokens) as i32).collect();
@@ -57,20 +57,20 @@ impl Tensors {
 
 /// Where backward writes.
 pub(super) struct GradientMemory {
-    x: DeviceMemory<Gpu>,
-    router: DeviceMemory<Gpu>,
-    w_in: DeviceMemory<Gpu>,
-    w_out: DeviceMemory<Gpu>,
+    x: DeviceMemory<Driver>,
+    router: DeviceMemory<Driver>,
+    w_in: DeviceMemory<Driver>,
+    w_out: DeviceMemory<Driver>,
 }
 
 impl GradientMemory {
-    pub(super) fn new(gpu: &Kernels<Gpu>, tensors: &Tensors) -> Result<Self> {
-        let like = |memory: &DeviceMemory<Gpu>| gpu.zeros(memory.dtype(), memory.len());
+    pub(super) fn new(gpu: &Cuda, tensors: &Tensors) -> Result<Self> {
+        let like = |memory: &DeviceMemory<Driver>| gpu.zeros(memory.dtype(), memory.len());
         let (x, router) = (like(&tensors.x)?, like(&tensors.router)?);
         Ok(Self { x, router, w_in: like(&tensors.w_in)?, w_out: like(&tensors.w_out)? })
     }
 
-    pub(super) fn all(&self) -> [(&'static str, &DeviceMemory<Gpu>); 4] {
+    pub(super) fn all(&self) -> [(&'static str, &DeviceMemory<Driver>); 4] {
         [("d.x", &self.x), ("d.router", &self.router), ("d.w_in", &self.w_in), ("d.w_out", &self.w_out)]
     }
 
