@@ -184,27 +184,38 @@ waited() {
     watched=
 }
 
+# The Python that has PyTorch, if one has.
+for python in python3 /opt/*/.venv/bin/python3 /opt/*/bin/python3 none; do
+    "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' 2> /dev/null && break
+done
+[ "$python" != none ] || python=python3
+
 # Which GPU there is. Ends everything where there is none, or it does not open.
 probe() {
     {
         uname -srm; nproc; ldd --version | head -n 1; echo "LD_LIBRARY_PATH=$LD_LIBRARY_PATH"; ldconfig -p | grep libcuda
-        nvidia-smi; echo "compute-sanitizer: $sanitizer"; command -v python3
+        timeout -k 5 10 nvidia-smi; echo "compute-sanitizer: $sanitizer"; command -v "$python"
     } >> "$log" 2>&1
     # A driver that has to translate the kernels takes long.
-    timeout -k 5 "$(at_most 120)" "$program" --ignored --exact probe --nocapture > "$work/probe" 2>&1
+    limit=$(at_most 120)
+    timeout -k 5 "$limit" "$program" --ignored --exact probe --nocapture > "$work/probe" 2>&1
+    code=$?
     cat "$work/probe" >> "$log"
     sed -n 's/.*probe: //p' "$work/probe" > "$work/answer"
     answer=$(head -n 1 "$work/answer")
     case "$answer" in
         "found "*) row probe "passed, ${answer#found }"; sed '1d; s/^/  /' "$work/answer" | excerpt 600; return ;;
         "none "*)
-            if nvidia-smi -L 2> /dev/null | grep -q '^GPU'; then
+            if timeout -k 5 10 nvidia-smi -L 2> /dev/null | grep -q '^GPU'; then
                 row probe "FAILED, nvidia-smi sees a GPU: ${answer#none }"
             else
                 tell "${answer#none }"; tell "nothing was run"; exit 0
             fi ;;
-        "broken "*) row probe "FAILED, the GPU cannot be used: ${answer#broken }" ;;
-        *) row probe "FAILED, the program does not start: $(tail -n 1 "$work/probe")" ;;
+        "broken "*) row probe "FAILED, the GPU cannot be used"; tell "  ${answer#broken }" ;;
+        *) case $code in
+                124 | 137) row probe "FAILED, the GPU does not answer within $limit s" ;;
+                *) row probe "FAILED, the program does not start: $(tail -n 1 "$work/probe")" ;;
+            esac ;;
     esac
     tell "nothing was run"
     exit 1
@@ -229,9 +240,9 @@ bench() {
 }
 
 peers() {
-    if ! command -v python3 > /dev/null; then row peers "skipped, there is no python3"; return; fi
+    if ! command -v "$python" > /dev/null; then row peers "skipped, there is no python3"; return; fi
     limit=$(at_most "$1")
-    part peers "$limit" python3 "$here/gpu_moe.py" --seconds "$((limit - limit / 10))"
+    part peers "$limit" "$python" "$here/gpu_moe.py" --seconds "$((limit - limit / 10))"
     cp "$work/said" "$out/peers.txt"
     grep -E '^[a-z].*(TFLOP/s|TB/s|skipped)' "$work/said" | cut -c 1-110 | excerpt 2500
 }
@@ -258,8 +269,9 @@ sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sani
     /opt/nvidia/*/*/compute-sanitizer 2> /dev/null | head -n 1)
 
 first() {
-    # Into the file cache, while the GPU is busy.
-    command -v python3 > /dev/null && { python3 -c 'import torch' > /dev/null 2>&1 & background="$background $!"; }
+    # PyTorch into the file cache, while the GPU is busy.
+    "$python" -c 'import torch' > /dev/null 2>&1 &
+    background="$background $!"
     tests conformance 30 1 conformance::
     # shellcheck disable=SC2086 # one word a prefix
     waited smoke 40 1 $SMALL kernels::plans backward_kernels::no_tokens

@@ -47,8 +47,8 @@ pub fn run() -> Result<(), String> {
 
     // Nothing that waits after this launch returns: the part is ended, and so is the next.
     let hang = [("EMULATED_CUDA_HANG_LAUNCH", "20")];
-    let again = stage.call(&["again", "F=engine::tensors_on", "REST="], 14, &hang)?;
-    again.expect("alone engine::tensors_on", "FAILED, out of time after 6 s")?;
+    let again = stage.call(&["again", "F=engine::tensors_on", "REST="], 20, &hang)?;
+    again.expect("alone engine::tensors_on", "FAILED, out of time after ")?;
     again.expect("bench-tiny", "FAILED, out of time")?;
     again.expect_code(1)
 }
