@@ -2,17 +2,20 @@
 
 #![allow(unsafe_code, reason = "candle's memory and stream are lent by address; each block names what it relies on")]
 
+mod lent;
+
 use crate::lend::unknown;
 use crate::lock;
 use candle_core::backend::{BackendDevice, BackendStorage};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
-use candle_core::cuda_backend::{CudaStorageSlice, DeviceId};
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, cudarc};
 use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Result, bail};
+use cudarc::driver::{CudaStream, SyncOnDrop};
 use da_moe::cuda::{Cuda, Device, DeviceMemory, Driver, Most, Stream, Workspace};
 use da_moe::{
     DType, Gradients, Inputs, Keep, Layer, LayerConfig, STATE_LEN, Slice, SliceMut, State, Step, TensorMut, TensorRef,
     Weights,
 };
+use lent::{Range, on};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::ThreadId;
 
@@ -133,35 +136,6 @@ impl Gpu {
             work.stream = on(&self.cuda, &self.stream, workspace)?;
         }
         call(&work.stream)
-    }
-}
-
-/// candle's stream, with a workspace of its own.
-fn on(cuda: &Cuda, stream: &CudaStream, workspace: usize) -> da_moe::Result<Stream<Driver>> {
-    let workspace = cuda.zeros(DType::U8, workspace.max(Workspace::HEADER))?;
-    // SAFETY: a stream of the GPU's primary context, or the one that every thread has of its own there; `Gpu` keeps it for
-    // longer than the result.
-    unsafe { cuda.borrow_stream(stream.cu_stream() as u64, workspace) }
-}
-
-/// Elements of one of candle's slices, by address.
-struct Range<'s> {
-    address: u64,
-    count: usize,
-    order: SyncOnDrop<'s>,
-}
-
-impl<'s> Range<'s> {
-    fn read<T>(slice: &'s CudaSlice<T>, stream: &'s CudaStream, first: usize) -> Self {
-        let count = slice.len().saturating_sub(first);
-        let (address, order) = slice.device_ptr(stream);
-        Self { address: address + ((slice.len() - count) * size_of::<T>()) as u64, count, order }
-    }
-
-    fn write<T>(slice: &'s mut CudaSlice<T>, stream: &'s CudaStream) -> Self {
-        let count = slice.len();
-        let (address, order) = slice.device_ptr_mut(stream);
-        Self { address, count, order }
     }
 }
 

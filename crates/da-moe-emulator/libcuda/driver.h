@@ -72,10 +72,11 @@ private:
 using Known = std::map<Handle, size_t>;
 
 struct Stream {
-    bool blocking;
+    Handle own = nullptr;  // its handle
+    bool blocking = true;
     int priority = 0;
-    std::shared_ptr<Recording> recording;  // null: what is started runs
-    Known known;
+    std::shared_ptr<Recording> recording = nullptr;  // null: what is started runs
+    Known known = {};
 };
 
 // How a recording was begun: who else it keeps from what.
@@ -192,6 +193,10 @@ int most_threads(const Facts& facts);
 
 // The legacy stream, which every context has, and which waits for all others that do not say otherwise.
 bool is_legacy(Handle stream);
+// A new stream.
+Handle open_stream(Driver& driver, bool blocking, int priority);
+// The stream of the handle, which may be the one that stands for each thread's own; null for the legacy stream and for none.
+Stream* look_up(Driver& driver, Handle handle);
 // The stream, or null for the legacy one; refuses what is none, and what a recording has no place for.
 Result find_stream(Session& session, Handle handle, Stream** found);
 // Starts work on a stream, or records it.

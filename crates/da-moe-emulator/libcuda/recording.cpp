@@ -50,8 +50,7 @@ void end(Driver& driver, const std::shared_ptr<Recording>& recording) {
 bool has_unjoined_work(Driver& driver, const Recording& recording) {
     Known& known = driver.streams.find(recording.origin)->known;
     for (auto& [handle, stream] : driver.streams) {
-        const Handle of = reinterpret_cast<Handle>(handle);
-        if (stream.recording.get() == &recording && known[of] < stream.known[of]) {
+        if (stream.recording.get() == &recording && known[stream.own] < stream.known[stream.own]) {
             return true;
         }
     }
@@ -64,16 +63,33 @@ bool is_legacy(Handle stream) {
     return stream == nullptr || stream == LEGACY;
 }
 
+Handle open_stream(Driver& driver, bool blocking, int priority) {
+    const Handle handle = driver.streams.add({});
+    Stream& stream = *driver.streams.find(handle);
+    stream.own = handle;
+    stream.blocking = blocking;
+    stream.priority = priority;
+    return handle;
+}
+
+Stream* look_up(Driver& driver, Handle handle) {
+    if (handle != PER_THREAD) {
+        return driver.streams.find(handle);
+    }
+    static thread_local Handle own = nullptr;
+    if (!driver.streams.find(own)) {
+        own = open_stream(driver, true, 0);
+    }
+    return driver.streams.find(own);
+}
+
 Result find_stream(Session& session, Handle handle, Stream** found) {
     *found = nullptr;
     if (is_legacy(handle)) {
         const auto blocking = [](const Stream& stream) { return stream.blocking; };
         return break_recordings(session.driver, blocking) ? CaptureImplicit : Success;
     }
-    if (handle == PER_THREAD) {
-        return NotSupported;
-    }
-    *found = session->streams.find(handle);
+    *found = look_up(session.driver, handle);
     if (!*found) {
         return InvalidHandle;
     }
@@ -99,7 +115,7 @@ Result start(Session& session, Handle handle, Work work) {
         }
     }
     recording->work.push_back(std::move(work));
-    stream->known[handle]++;
+    stream->known[stream->own]++;
     session.note("recorded");
     return Success;
 }
@@ -150,11 +166,11 @@ EXPORT Result cuStreamBeginCapture_v2(Handle handle, Mode mode) {
             return IllegalState;
         }
         stream->recording = std::make_shared<Recording>();
-        stream->recording->origin = handle;
+        stream->recording->origin = stream->own;
         stream->recording->mode = mode;
         stream->recording->thread = std::this_thread::get_id();
         stream->recording->number = ++number;
-        stream->known = {{handle, 0}};
+        stream->known = {{stream->own, 0}};
         return Success;
     });
 }
@@ -163,7 +179,7 @@ EXPORT Result cuStreamEndCapture(Handle handle, Handle* graph) {
     *graph = nullptr;
     return call("cuStreamEndCapture", Needs::Context, [&](Session& session) -> Result {
         session.note("%p", handle);
-        const Stream* stream = session->streams.find(handle);
+        const Stream* stream = look_up(session.driver, handle);
         if (!stream) {
             return is_legacy(handle) ? IllegalState : InvalidHandle;
         }
@@ -174,7 +190,7 @@ EXPORT Result cuStreamEndCapture(Handle handle, Handle* graph) {
         if (recording->mode != Mode::Relaxed && recording->thread != std::this_thread::get_id()) {
             return CaptureWrongThread;
         }
-        if (recording->origin != handle) {
+        if (recording->origin != stream->own) {
             recording->broken = true;
             return CaptureUnmatched;
         }

@@ -47,6 +47,8 @@ Gpu gpu(uint64_t architecture) {
 Settings read() {
     Settings settings{};
     settings.gpu = gpu(number("EMULATED_CUDA_ARCHITECTURE", 90));
+    const auto whole = static_cast<uint64_t>(settings.gpu.multiprocessors);
+    settings.gpu.multiprocessors = static_cast<int>(number("EMULATED_CUDA_MULTIPROCESSORS", whole));
     settings.devices = static_cast<int>(number("EMULATED_CUDA_DEVICES", 1));
     settings.driver_version = static_cast<int>(number("EMULATED_CUDA_DRIVER", 13000));
     settings.memory_bytes = number("EMULATED_CUDA_MEMORY", 80ull << 30);

@@ -19,7 +19,7 @@ Result refuse_captured(Event& event) {
 }
 
 // A stream that waits for a point of a recording becomes a part of it; one that records waits for nothing else.
-Result wait_for_event(Session& session, Handle handle, Stream* stream, const Event& event) {
+Result wait_for_event(Session& session, Stream* stream, const Event& event) {
     const std::shared_ptr<Recording> from = event.recording.lock();
     const bool open = event.captured && from;
     if (stream && stream->recording) {
@@ -47,7 +47,7 @@ Result wait_for_event(Session& session, Handle handle, Stream* stream, const Eve
     session.note("joins recording %llu", static_cast<unsigned long long>(from->number));
     stream->recording = from;
     stream->known = event.known;
-    stream->known[handle] = 0;
+    stream->known[stream->own] = 0;
     return Success;
 }
 
@@ -58,10 +58,7 @@ EXPORT Result cuStreamCreateWithPriority(Handle* stream, unsigned flags, int pri
         if (flags & ~NON_BLOCKING) {
             return InvalidValue;
         }
-        Stream made{};
-        made.blocking = !(flags & NON_BLOCKING);
-        made.priority = std::min(0, std::max(-5, priority));
-        *stream = session->streams.add(std::move(made));
+        *stream = open_stream(session.driver, !(flags & NON_BLOCKING), std::min(0, std::max(-5, priority)));
         session.note("%p", *stream);
         return Success;
     });
@@ -138,7 +135,7 @@ EXPORT Result cuStreamWaitEvent(Handle stream, Handle event, unsigned) {
             return wrong;
         }
         const Event* known = session->events.find(event);
-        return known ? wait_for_event(session, stream, found, *known) : InvalidHandle;
+        return known ? wait_for_event(session, found, *known) : InvalidHandle;
     });
 }
 

@@ -110,8 +110,13 @@ impl Case {
 
     /// As [`Self::run`], with the output elsewhere.
     pub fn run_to(&self, output: &std::path::Path, more: &[&str]) -> std::process::Output {
+        self.run_by(program(), output, more)
+    }
+
+    /// As [`Self::run_to`], by a program in other surroundings.
+    pub fn run_by(&self, mut program: Command, output: &std::path::Path, more: &[&str]) -> std::process::Output {
         let path = |name: &str| self.folder.path().join(name);
-        program()
+        program
             .arg("run")
             .arg("--config")
             .arg(path("config.json"))
