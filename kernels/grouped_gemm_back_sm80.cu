@@ -18,7 +18,7 @@
 #include "gemm/mma_loop.cuh"
 
 #define MMA_BACK(storage, name, product, Parameters, aligned)                                      \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ Parameters p) {                                \
         DYN_SMEM(shared, 128);                                                                     \
         using A = da_moe::RowsOfA<storage>;                                                        \
@@ -41,7 +41,9 @@ MMA_BACK(da_moe::f16, f16_nn_any, grouped_gemm, GroupedGemm, false)
         grouped_gemm_##name(const __grid_constant__ Parameters p) {                                \
         using A = da_moe::RowsOfA<float>;                                                          \
         using B = da_moe::ColumnsOfB<weights>;                                                     \
-        da_moe::product<da_moe::F32Loop<A, B>, A, B>(p, nullptr);                                  \
+        using Loop = da_moe::F32Loop<A, B>;                                                        \
+        F32_SHARED(shared, Loop);                                                                  \
+        da_moe::product<Loop, A, B>(p, shared);                                                    \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 

@@ -30,30 +30,28 @@
 namespace da_moe {
 namespace {
 
-// Rows of the gate that are followed by as many of the up projection: those that one thread gets in a fragment.
-constexpr int MMA_GROUP = 8;
-constexpr int F32_GROUP = 2;
-
 template <class S, bool GATED, bool ALIGNED>
 __device__ __forceinline__ void on_tensor_cores(const GroupedGemm& p, unsigned char* shared) {
     using A = RowsOfA<S>;
-    using B = RowsOfB<S, GATED, MMA_GROUP>;
+    using B = RowsOfB<S, GATED>;
     grouped_gemm<MmaLoop<ALIGNED, A, B>, A, B>(p, shared);
 }
 
 template <class S, bool GATED>
 __device__ __forceinline__ void in_f32(const GroupedGemm& p) {
     using A = RowsOfA<S>;
-    using B = RowsOfB<float, GATED, F32_GROUP>;
-    grouped_gemm<F32Loop<A, B>, A, B>(p, nullptr);
+    using B = RowsOfB<float, GATED>;
+    using Loop = F32Loop<A, B>;
+    F32_SHARED(shared, Loop);
+    grouped_gemm<Loop, A, B>(p, shared);
 }
 
 }  // namespace
 }  // namespace da_moe
 
-// Two blocks a multiprocessor; one of those that load element by element, which takes registers.
+// One block a multiprocessor: half of its registers are products.
 #define MMA_GEMM(storage, name, gated, aligned)                                                    \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
         DYN_SMEM(shared, 128);                                                                     \
         da_moe::on_tensor_cores<storage, gated, aligned>(p, shared);                               \

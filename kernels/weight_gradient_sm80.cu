@@ -14,6 +14,7 @@
 // over bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: dW_in 0.42 ms and dW_out 0.21 ms at 989 TFLOP/s,
 // 0.67 and 0.34 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.15 and 0.1 ms at 3 TB/s.
 
+#include "device/gradient.cuh"
 #include "gemm/f32_loop.cuh"
 #include "gemm/mma_loop.cuh"
 #include "gemm/operands.cuh"
@@ -25,19 +26,44 @@ namespace {
 template <class S, class Loop, class Left, class Right>
 __device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigned char* shared) {
     const WeightTile tile = weight_tile<Loop::TILE_ROWS, Loop::TILE_COLUMNS>(p, static_cast<int>(blockIdx.x));
-    const Segment rows = segment(p.offsets, p.rows, tile.expert);
+    const Segment rows = p.offsets == nullptr ? share(p.rows, p.share, tile.expert) : segment(p.offsets, p.rows, tile.expert);
     Loop loop(shared);
-    loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), p.left.columns - tile.row, rows.count);
-    const auto products = loop.products();
-    __syncthreads();
-    WeightOutput<S>(p).write(tile, products);
+    const int height = min(p.left.columns - tile.row, Loop::TILE_ROWS);
+    loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), height, rows.count);
+    hand_out(loop, height, [&](int first, const auto& products) {
+        WeightOutput<S>(p).write({tile.expert, tile.row + first, tile.column}, products);
+    });
+}
+
+// Parts are asked for this many at a time, and added in their order.
+constexpr int PARTS_AT_ONCE = 8;
+
+template <class S>
+__device__ __forceinline__ void sum_parts(const WeightGradientSum& p) {
+    const int64_t element = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (element >= p.elements) {
+        return;
+    }
+    float sum = 0.0f;
+    for (int first = 0; first < p.part_count; first += PARTS_AT_ONCE) {
+        float parts[PARTS_AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < PARTS_AT_ONCE; i++) {
+            parts[i] = first + i < p.part_count ? p.parts[(first + i) * p.elements + element] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < PARTS_AT_ONCE; i++) {
+            sum += first + i < p.part_count ? parts[i] : 0.0f;
+        }
+    }
+    write_gradient<S, 1>(p.out, p.out_f32, element, {{sum}}, p.beta);
 }
 
 }  // namespace
 }  // namespace da_moe
 
 #define MMA_TN(storage, name, aligned)                                                             \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         DYN_SMEM(shared, 128);                                                                     \
         using Rows = da_moe::RoutedRows<storage>;                                                  \
@@ -55,7 +81,9 @@ MMA_TN(da_moe::f16, f16_tn_any, false)
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         using Left = da_moe::RoutedRows<left>;                                                     \
         using Right = da_moe::RoutedRows<right>;                                                   \
-        da_moe::weight_gradient<storage, da_moe::F32Loop<Left, Right>, Left, Right>(p, nullptr);   \
+        using Loop = da_moe::F32Loop<Left, Right>;                                                 \
+        F32_SHARED(shared, Loop);                                                                  \
+        da_moe::weight_gradient<storage, Loop, Left, Right>(p, shared);                            \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
@@ -63,3 +91,14 @@ F32_TN(float, float, float, f32_tn)
 F32_TN(da_moe::bf16, float, da_moe::bf16, f32_tn_bf16_rows)
 F32_TN(da_moe::f16, float, da_moe::f16, f32_tn_f16_rows)
 F32_TN(da_moe::f16, da_moe::f16, float, f32_tn_f16_left)
+
+#define SUM(storage, name)                                                                         \
+    extern "C" __global__ void __launch_bounds__(256)                                              \
+        weight_gradient_sum_##name(const __grid_constant__ WeightGradientSum p) {                  \
+        da_moe::sum_parts<storage>(p);                                                             \
+    }                                                                                              \
+    GPU_KERNEL(weight_gradient_sum_##name)
+
+SUM(float, f32)
+SUM(da_moe::bf16, bf16)
+SUM(da_moe::f16, f16)

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 use std::sync::Arc;
 
-/// Rows, and columns, of a tile.
-const TILE: usize = 128;
+/// Rows and columns of a tile.
+const TILE: [usize; 2] = [128, 256];
 /// Rows that are multiplied at once, and columns.
 const STEP: usize = 16;
 /// Elements of the depth of a step of a main loop.
@@ -109,8 +109,8 @@ fn every_row_is_in_one_tile_whatever_the_skew() {
     for counts in [&UNEVEN[..], &one_of_many, &[0; 512], &[1; 512], &fine, &marin] {
         let rows: usize = counts.iter().sum();
         for (seed, blocks) in [1, 2, 3, 7, 64].into_iter().enumerate() {
-            let columns = [1, 128, 129, 400][seed % 4];
-            let covered = handed_out("schedule", counts, &[columns], rows * columns.div_ceil(TILE), [blocks, seed]);
+            let columns = [1, 256, 257, 800][seed % 4];
+            let covered = handed_out("schedule", counts, &[columns], rows * columns.div_ceil(TILE[1]), [blocks, seed]);
             assert!(covered.iter().all(|count| *count == 1), "{columns} columns, {blocks} blocks");
         }
     }
@@ -118,8 +118,8 @@ fn every_row_is_in_one_tile_whatever_the_skew() {
 
 #[test]
 fn every_tile_of_a_gradient_has_one_block() {
-    for (seed, [left, right]) in [[129usize, 400], [128, 128], [128, 256]].into_iter().enumerate() {
-        let tiles = UNEVEN.len() * left.div_ceil(TILE) * right.div_ceil(TILE);
+    for (seed, [left, right]) in [[129usize, 400], [128, 128], [128, 512]].into_iter().enumerate() {
+        let tiles = UNEVEN.len() * left.div_ceil(TILE[0]) * right.div_ceil(TILE[1]);
         let covered = handed_out("weight_schedule", &UNEVEN, &[left, right], tiles, [tiles, seed]);
         assert!(covered.iter().all(|count| *count == 1), "{left} by {right}");
     }
@@ -206,34 +206,45 @@ fn tensor_cores_multiply_whole_steps_of_what_is_there() {
     let module = compile(&kernels("grouped_gemm_sm80.cu"));
     assert_eq!(multiplied_rows(&module, &UNEVEN), 16 + 128 + 128 + 144 + 304 + 32);
     assert_eq!(multiplied_rows(&module, &[0; 70]), 0);
-    for [depth, columns] in [[8, 1], [40, 24], [64, 136]] {
+    for [depth, columns] in [[8, 1], [40, 24], [64, 272]] {
         let work = product(&module, DType::Bf16, &UNEVEN, [depth, columns]);
         let area = columns.next_multiple_of(STEP) * depth.next_multiple_of(DEPTH);
         assert_eq!(work.multiply_adds as usize, padded(&UNEVEN, STEP) * area, "{columns} columns, {depth} deep");
     }
 }
 
-/// Nothing counts f32's multiplications, but they read their factors from shared memory: what a step of 4 rows reads, and
-/// what a row reads on its way out, follow from one row and from four. Found and needed: of uneven experts, of a step and a
-/// row of eight times the columns, and of a step and a row of a depth that ends in a step.
-fn f32_reads(module: &Arc<Module>) -> [[usize; 5]; 2] {
-    let read = |counts: &[usize], sizes| product(module, DType::F32, counts, sizes).shared_read_bytes as usize;
-    let of_step = |sizes| {
-        let [one, four] = [1, 4].map(|rows| read(&[rows], sizes));
-        let row = (four - one) / 3;
-        [one - row, row]
+const F32_SIZES: [[usize; 2]; 4] = [[16, 8], [17, 8], [16, 64], [33, 200]];
+
+/// Nothing counts f32's multiplications, but they read their factors from shared memory.
+fn f32_read(module: &Arc<Module>, sizes: [usize; 2]) -> usize {
+    product(module, DType::F32, &UNEVEN, sizes).shared_read_bytes as usize
+}
+
+/// What has to be read for [`UNEVEN`] rows, a depth and columns. A warp has 16 rows and 32 columns of each half of a tile's
+/// 128, and of either those with something in them; 16 bytes a lane are its factors of one of them. On their way out
+/// products are read once, in chunks of eight.
+fn f32_needed([depth, columns]: [usize; 2]) -> usize {
+    let halves = |vectors: usize, first: usize| [first, first + 64].iter().filter(|first| **first < vectors).count();
+    let tiles = |vectors: usize| (0..vectors).step_by(128).map(move |first| (vectors - first).min(128));
+    let of_tile = |rows: usize, columns: usize| -> usize {
+        let warps = (0..4).flat_map(|row| (0..2).map(move |column| [row * 16, column * 32]));
+        let factors = warps.map(|[row, column]| [halves(rows, row), halves(columns, column)]);
+        factors.filter(|both| !both.contains(&0)).map(|[rows, columns]| rows + columns).sum()
     };
-    let ([step, row], [wide, wide_row], [deep, deep_row]) = (of_step([16, 8]), of_step([16, 64]), of_step([17, 8]));
-    let uneven = padded(&UNEVEN, 4) / 4 * step + UNEVEN.iter().sum::<usize>() * row;
-    let needed = [uneven, 8 * step, 8 * row, step / 16 * 17, row];
-    [[read(&UNEVEN, [16, 8]), wide, wide_row, deep, deep_row], needed]
+    let factors: usize = UNEVEN
+        .iter()
+        .flat_map(|rows| tiles(*rows))
+        .flat_map(|rows| tiles(columns).map(move |columns| of_tile(rows, columns)))
+        .sum();
+    factors * depth * 32 * 16 + UNEVEN.iter().sum::<usize>() * columns.div_ceil(8) * 32
 }
 
 #[test]
-fn f32_multiplies_steps_of_four_and_no_padded_depth() {
-    let [found, needed] = f32_reads(&compile(&kernels("grouped_gemm_sm80.cu")));
-    assert_eq!(found, needed);
-    assert!(found.iter().all(|bytes| *bytes > 0));
+fn f32_multiplies_what_is_there_and_no_padded_depth() {
+    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    for sizes in F32_SIZES {
+        assert_eq!(f32_read(&module, sizes), f32_needed(sizes), "{sizes:?}");
+    }
 }
 
 #[test]
@@ -357,22 +368,20 @@ fn waste_is_found() {
         let masks = [Mask::CausalKeys, Mask::CausalQueries];
         assert!(masks.iter().any(|mask| walked(&module, *mask, &[300]) != least_walk(*mask, &[300])), "{to}");
     }
-    for [from, to] in [["first_row() < rows && ", ""], ["if (k < last) {", "if (last > 0) {"]] {
-        let [found, needed] =
-            f32_reads(&compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to)));
-        assert_ne!(found, needed, "{to} for {from}");
+    for [from, to] in [["(first + APART < vectors ? 1 : 0)", "1"], ["min(depth - step, STEP));", "STEP);"]] {
+        let module = compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to));
+        assert!(F32_SIZES.iter().any(|sizes| f32_read(&module, *sizes) != f32_needed(*sizes)), "{to} for {from}");
     }
     let gradients = kernels("weight_gradient_sm80.cu");
     let area = STEP * STEP;
     let multiplied = |compiler: &Compiler| gradient(&compile(compiler), &[40], [STEP, STEP]).multiply_adds as usize;
     assert_eq!(multiplied(&gradients), 64 * area);
-    for [from, to] in [
-        ["if (f < fragments_) {", "if (fragments_ > 0) {"],
-        [
-            "warp_index() * 16 < from_b.vectors() ? (rows + ROW_STEP - 1) / ROW_STEP : 0",
-            "(rows + ROW_STEP - 1) / ROW_STEP",
-        ],
+    for (file, from, to, times) in [
+        ("mma_loop.cuh", "if (i < rows_) {", "if (rows_ > 0) {", 4),
+        ("mma_loop.cuh", "if (j < columns_) {", "if (columns_ > 0) {", 3),
+        ("mma_operands.cuh", "- warp + WARPS - 1) / WARPS", "+ WARPS - 1) / WARPS", 8),
     ] {
-        assert_eq!(multiplied(&gradients.clone().replace("gemm/mma_loop.cuh", from, to)), 8 * 64 * area, "{to}");
+        let wasteful = gradients.clone().replace(&format!("gemm/{file}"), from, to);
+        assert_eq!(multiplied(&wasteful), times * 64 * area, "{to}");
     }
 }

@@ -23,12 +23,25 @@ PTX_FN void cp_async_16(uint32_t target, const void* source, int source_bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(source_bytes) : "memory");
 }
 
+// As above: all 16 bytes, or zeros.
+PTX_FN void cp_async_16_if(uint32_t target, const void* source, bool is_there) {
+    asm volatile("{\n.reg .pred ignore;\nsetp.eq.u32 ignore, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, ignore;\n}" ::"r"(target),
+                 "l"(source), "r"(static_cast<uint32_t>(is_there))
+                 : "memory");
+}
+
 PTX_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most `GROUPS` of this thread's committed groups are in flight.
 template <int GROUPS>
 PTX_FN void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
+
+// The same value. What is made of it is computed here, and not kept in registers from before a loop that leaves none.
+PTX_FN int computed_here(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
 }
 
 // Four 8 × 8 matrices of 16-bit elements; lane l gives the address of row l mod 8 of matrix l / 8.
@@ -94,11 +107,15 @@ PTX_FN uint32_t shared_address(const void* pointer) { return emu::shared_address
 PTX_FN void cp_async_16(uint32_t target, const void* source, int source_bytes) {
     emu::cp_async(target, source, 16, static_cast<uint32_t>(source_bytes));
 }
+PTX_FN void cp_async_16_if(uint32_t target, const void* source, bool is_there) {
+    emu::cp_async(target, source, 16, is_there ? 16 : 0);
+}
 PTX_FN void cp_async_commit() { emu::cp_async_commit(); }
 template <int GROUPS>
 PTX_FN void cp_async_wait() {
     emu::cp_async_wait(GROUPS);
 }
+PTX_FN int computed_here(int value) { return value; }
 PTX_FN void ldmatrix_x4(uint32_t (&out)[4], uint32_t row) { emu::ldmatrix(4, false, row, out); }
 PTX_FN void ldmatrix_x4_trans(uint32_t (&out)[4], uint32_t row) { emu::ldmatrix(4, true, row, out); }
 PTX_FN void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -93,6 +93,10 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             (routed(p.offsets, p.rows, contents) * (4.0 * (f64::from(p.part_count) + 1.0) + dy), 0.0, of_launch)
         }
         Parameters::WeightGradient(p) => weight_gradient(p, launch.kernel, contents),
+        Parameters::WeightGradientSum(p) => {
+            let of_element = 4.0 * f64::from(p.part_count) + written(p.out_f32, p.beta, size);
+            (p.elements as f64 * of_element, 0.0, of_launch)
+        }
         Parameters::BiasGradient(p) => {
             let columns = f64::from(p.from.columns);
             let rows = routed(p.offsets, p.rows, contents) * columns * size;
@@ -263,8 +267,8 @@ mod tests {
         assert_eq!(plain.bytes, 2.0 * (8.0 * 512.0 * 256.0 + 1000.0 * 256.0 + 1000.0 * 512.0));
         let gated = work_of(DType::Bf16, Factors::F32, gemm(abi::ACTIVATION_SWIGLU));
         assert_eq!(gated.operations, 2.0 * plain.operations);
-        // 125 rows an expert are one tile high, 512 columns four wide, of both halves eight.
-        assert_eq!((plain.tiles, gated.tiles), (8 * 4, 8 * 8));
+        // 125 rows an expert are one tile high, 512 columns two wide, of both halves four.
+        assert_eq!((plain.tiles, gated.tiles), (8 * 2, 8 * 4));
         let kept = abi::GroupedGemm {
             hidden: without_provenance::<u8>(256).cast_mut().cast(),
             ..gemm(abi::ACTIVATION_SWIGLU)
@@ -299,7 +303,7 @@ mod tests {
             let p = abi::GroupedGemm { offsets: std::ptr::null(), rows: 1280, experts: 1, ..gemm(activation) };
             let all = experts::calls(storage, Factors::F32, 1 << 20, p).next().unwrap();
             let tiles = work(&all, &CONTENTS).tiles;
-            let columns = tiles / if storage == DType::F32 { 20 } else { 10 };
+            let columns = tiles / 10;
             assert_eq!(u64::from(all.launch.grid[0]), tiles + columns, "{}", all.launch.kernel);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::abi;
 use super::cost::{Contents, Unit};
+use super::experts;
 
 /// Rows that there are.
 pub(super) fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
@@ -26,6 +27,15 @@ fn operand_sizes(kernel: &str) -> [f64; 2] {
     }
 }
 
+/// Rows and columns of a kernel's tiles.
+fn tile(kernel: &str) -> [usize; 2] {
+    match Unit::of(kernel) {
+        Unit::Scalar => experts::Unit::Scalar,
+        Unit::Tensor16 | Unit::Tensor32 => experts::Unit::TensorCores,
+    }
+    .tile()
+}
+
 /// The product, and beside it `h` in, `dh` and `g·a` out.
 pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
     let [_, size] = operand_sizes(kernel);
@@ -42,9 +52,9 @@ pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &
 
 pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
     let [left, right] = operand_sizes(kernel);
-    let side = if Unit::of(kernel) == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
+    let [height, width] = tile(kernel);
     let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
-    let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
+    let tiles = (m as usize).div_ceil(height) * (n as usize).div_ceil(width) * p.experts as usize;
     let (m, n) = (f64::from(m), f64::from(n));
     let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, left.min(right));
     (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
@@ -55,12 +65,11 @@ fn gated(activation: i32) -> bool {
 }
 
 pub(super) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
-    let (unit, [size, weight_size]) = (Unit::of(kernel), operand_sizes(kernel));
+    let ([height, width], [size, weight_size]) = (tile(kernel), operand_sizes(kernel));
     let halves = if gated(p.activation) { 2 } else { 1 };
     let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
     let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
-    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
+    let of_expert = |rows: usize| (rows.div_ceil(height) * (columns * halves).div_ceil(width)) as u64;
     let more = rows % experts;
     let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
 
@@ -100,12 +109,12 @@ mod tests {
         let (bytes, operations, tiles) = weight_gradient(&p, "grouped_gemm_bf16_tn", &CONTENTS);
         assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
         assert_eq!(bytes, 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
-        assert_eq!(tiles, 8 * 2 * 4);
+        assert_eq!(tiles, 8 * 2 * 2);
         // Sums that go on are read too.
         let more = abi::WeightGradient { beta: 1.0, out_f32: 1, ..p };
         assert_eq!(weight_gradient(&more, "grouped_gemm_bf16_tn", &CONTENTS).0 - bytes, 6.0 * 8.0 * 256.0 * 512.0);
         let (bytes, _, tiles) = weight_gradient(&p, "grouped_gemm_f32_tn_bf16_rows", &CONTENTS);
-        assert_eq!((bytes, tiles), (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 4 * 8));
+        assert_eq!((bytes, tiles), (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 2 * 4));
     }
 
     #[test]
