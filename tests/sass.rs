@@ -5,19 +5,14 @@
 //! Without compiled kernels, or without `cuobjdump` to read them, one line on standard error says that nothing was
 //! checked; with `DA_MOE_CUDA=1` that is a failure.
 
-// The tests look for `cuobjdump` where the build script looks for nvcc.
-#[allow(dead_code, reason = "the build script uses the rest")]
-#[path = "../build/toolkit.rs"]
-mod toolkit;
+#[path = "harness/machine_code.rs"]
+mod machine_code;
 
-use da_moe::cuda::{BuildReport, Image, abi, build_report, kernels};
+use da_moe::cuda::abi;
+use machine_code::{cuobjdump, images, readable_images};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Once, OnceLock};
-use std::{env, fs};
+use std::sync::OnceLock;
 
 /// Kernels that must read global memory 16 bytes at a time somewhere; `*` stands for anything.
 const WIDE_LOADS: &[&str] = &["*_wide", "importance_query_key_*", "importance_own_key_*", "grouped_gemm_*_dh"];
@@ -201,54 +196,6 @@ fn matches(name: &str, pattern: &str) -> bool {
         Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
         None => name == pattern,
     }
-}
-
-fn is_required() -> bool {
-    env::var("DA_MOE_CUDA").is_ok_and(|mode| mode == "1")
-}
-
-/// Says that nothing was checked, past the test runner, which keeps what passing tests print to itself.
-fn skip(why: &str) {
-    assert!(!is_required(), "DA_MOE_CUDA=1, but {why}");
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        writeln!(io::stderr(), "compiled kernels are not checked: {why}").expect("a line on standard error");
-    });
-}
-
-fn images() -> Option<&'static [Image]> {
-    if let BuildReport::NotBuilt { reason } = build_report() {
-        skip(&format!("there are none: {reason}"));
-    }
-    kernels()
-}
-
-/// Images with the program that reads them.
-fn readable_images() -> Option<(&'static [Image], PathBuf)> {
-    let images = images()?;
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let nvcc = toolkit::find_nvcc(project, |name| env::var_os(name)).ok().and_then(|search| search.nvcc);
-    let beside = nvcc.as_deref().and_then(Path::parent).map(PathBuf::from);
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = beside.into_iter().chain([toolkit::project_tools(project)]).chain(env::split_paths(&path));
-    let found = toolkit::program("cuobjdump", folders);
-    if found.is_none() {
-        skip("there is no cuobjdump beside nvcc, in target/cuda-toolkit or on PATH");
-    }
-    Some((images, found?))
-}
-
-/// What cuobjdump prints about an image.
-fn cuobjdump(program: &Path, option: &str, image: &Image) -> String {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}{option}.fatbin", image.name));
-    fs::write(&file, image.fatbin).expect("a written file");
-    let folder = program.parent().expect("a folder with programs").to_path_buf();
-    // It runs nvdisasm, which is installed beside it.
-    let path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([folder].into_iter().chain(env::split_paths(&path))).expect("a search path");
-    let output = Command::new(program).arg(option).arg(&file).env("PATH", path).output().expect("cuobjdump");
-    assert!(output.status.success(), "{}: {}", image.name, String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
 }
 
 /// The instructions of every kernel, read once for all tests.

@@ -128,7 +128,7 @@ PTX_FN uint32_t round_tf32(uint32_t bits) { return emu::round_tf32(bits); }
 PTX_FN void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     emu::mma_m16n8k8_tf32(d, a, b, d);
 }
-PTX_FN float ex2(float x) { return exp2f(x); }
+PTX_FN float ex2(float x) { return emu::ex2(x); }
 
 #endif
 

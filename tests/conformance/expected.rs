@@ -69,14 +69,18 @@ pub fn ulps(value: f64, count: f64) -> Expected {
     Expected::Near { value, within: count * exponent.exp2() / BITS }
 }
 
-/// 2^x within 2^-22 of it, and subnormal results, or those next to them, 0 or as they are.
+/// 2^x within 2^-22 of it, and +0 instead of what is subnormal then. Of either kind may be what is that near to the
+/// smallest normal number.
 pub fn power_of_two(x: u32) -> Expected {
     let value = f64::from(f32::from_bits(x)).exp2();
-    if value.is_finite() && value <= f64::from(f32::MAX) {
-        let flushed = if value < 1.001 * f64::from(f32::MIN_POSITIVE) { value } else { 0.0 };
-        return Expected::Near { value, within: value * (-22.0f64).exp2() + flushed };
+    let error = (-22.0f64).exp2();
+    let to_smallest = value / f64::from(f32::MIN_POSITIVE) - 1.0;
+    match value {
+        _ if value.is_nan() || value > f64::from(f32::MAX) => Expected::exactly(value as f32),
+        _ if to_smallest < -error => Expected::Bits(0),
+        _ if to_smallest < error => Expected::Near { value, within: value },
+        _ => Expected::Near { value, within: value * error },
     }
-    Expected::exactly(value as f32)
 }
 
 /// The first word that a device may not have given, and how many there are.
@@ -132,7 +136,10 @@ fn words_are_told_apart() {
         (Expected::sum(f64::INFINITY, f64::INFINITY), f32::INFINITY.to_bits(), f32::MAX.to_bits()),
         (ulps(1.0, 2.0), 1.0f32.to_bits() + 2, 1.0f32.to_bits() + 3),
         (ulps(1e39, 2.0), f32::INFINITY.to_bits(), f32::MAX.to_bits()),
-        (power_of_two((-127.0f32).to_bits()), 0, 1.0f32.to_bits()),
+        (power_of_two((-127.0f32).to_bits()), 0, (f32::MIN_POSITIVE / 2.0).to_bits()),
+        (power_of_two(f32::NEG_INFINITY.to_bits()), 0, 0x8000_0000),
+        (power_of_two((-126.0f32).to_bits()), f32::MIN_POSITIVE.to_bits(), 1.0f32.to_bits()),
+        (power_of_two(1), 1.0f32.to_bits(), 1.0f32.to_bits() + 4),
     ] {
         assert!(expected.admits(good) && !expected.admits(bad), "{expected:?}");
         assert!(wrong(&[expected; 2], &[good; 2]).is_none());

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::module::{Machine, Module};
+use crate::traffic::{SharedPlace, Traffic};
 use crate::{Error, Kind, Report};
 
 /// How the threads of a launch are interleaved.
@@ -59,7 +60,7 @@ pub struct TensorMap2d {
     pub box_outer: u32,
     /// Bytes of an element.
     pub element_bytes: u32,
-    /// Width of the swizzle in bytes: 0 (none), 32, 64 or 128.
+    /// Width of the swizzle in bytes: 0 (none), 32, 64 or 128. Rows of a box are as wide, if there is one.
     pub swizzle: u32,
 }
 
@@ -175,6 +176,35 @@ impl Device {
         work
     }
 
+    /// From now on [`Device::traffic`] counts, or does not. Launches take longer while it does.
+    pub fn count_traffic(&self, counting: bool) {
+        let machine = self.lock();
+        // SAFETY: as in `set_schedule`.
+        unsafe { (self.module.functions.count_traffic)(machine.as_ptr(), counting.into()) }
+    }
+
+    /// How the accesses of launches lay in memory, while they were counted. The same for every schedule, as with
+    /// [`Device::work`]; of a launch that fails, some accesses are left out.
+    pub fn traffic(&self) -> Traffic {
+        let machine = self.lock();
+        let mut traffic = Traffic::default();
+        // SAFETY: as in `work`.
+        unsafe { (self.module.functions.traffic)(machine.as_ptr(), &mut traffic) };
+        traffic
+    }
+
+    /// The place in the kernels' code that has lost the most wavefronts of shared memory, but for `rank` others. None if
+    /// there are not so many places.
+    pub fn shared_place(&self, rank: usize) -> Option<SharedPlace> {
+        let machine = self.lock();
+        let mut counts = [0; 3];
+        // SAFETY: as in `work`.
+        let found = unsafe { (self.module.functions.shared_place)(machine.as_ptr(), rank, &mut counts) };
+        let [accesses, wavefronts, ideal_wavefronts] = counts;
+        let place = || SharedPlace { place: self.message(&machine), accesses, wavefronts, ideal_wavefronts };
+        (found != 0).then(place)
+    }
+
     /// Frees the allocation that starts at `address`.
     pub fn free(&self, address: u64) -> Result<(), Error> {
         let machine = self.lock();
@@ -261,9 +291,13 @@ impl Device {
     }
 
     fn report(&self, machine: &MutexGuard<'_, NonNull<Machine>>, kind: Kind) -> Error {
+        Error::Report(Report { kind, message: self.message(machine) })
+    }
+
+    fn message(&self, machine: &MutexGuard<'_, NonNull<Machine>>) -> String {
         // SAFETY: the machine is locked, so its message does not change while it is copied.
         let message = unsafe { CStr::from_ptr((self.module.functions.message)(machine.as_ptr())) };
-        Error::Report(Report { kind, message: message.to_string_lossy().into_owned() })
+        message.to_string_lossy().into_owned()
     }
 }
 

@@ -7,6 +7,7 @@ use libloading::{Library, Symbol};
 
 use crate::Error;
 use crate::device::{TensorMap2d, Work};
+use crate::traffic::Traffic;
 
 /// The runtime's device. Only pointers to it exist here.
 #[repr(C)]
@@ -27,6 +28,9 @@ pub(crate) struct Functions {
     pub(crate) read_only: unsafe extern "C" fn(*mut Machine, u64) -> c_int,
     pub(crate) unwritten: unsafe extern "C" fn(*mut Machine, u64, *mut usize) -> c_int,
     pub(crate) work: unsafe extern "C" fn(*const Machine, *mut Work),
+    pub(crate) count_traffic: unsafe extern "C" fn(*mut Machine, c_int),
+    pub(crate) traffic: unsafe extern "C" fn(*const Machine, *mut Traffic),
+    pub(crate) shared_place: unsafe extern "C" fn(*mut Machine, usize, *mut [u64; 3]) -> c_int,
     pub(crate) tensor_map_2d: unsafe extern "C" fn(*mut Machine, *mut c_void, u64, *const TensorMap2d) -> c_int,
     pub(crate) launch:
         unsafe extern "C" fn(*mut Machine, usize, *const [u32; 3], *const [u32; 3], u32, *const *mut c_void) -> c_int,
@@ -72,6 +76,9 @@ impl Module {
                 read_only: function(&library, "emulator_read_only").map_err(failed)?,
                 unwritten: function(&library, "emulator_unwritten").map_err(failed)?,
                 work: function(&library, "emulator_work").map_err(failed)?,
+                count_traffic: function(&library, "emulator_count_traffic").map_err(failed)?,
+                traffic: function(&library, "emulator_traffic").map_err(failed)?,
+                shared_place: function(&library, "emulator_shared_place").map_err(failed)?,
                 tensor_map_2d: function(&library, "emulator_tensor_map_2d").map_err(failed)?,
                 launch: function(&library, "emulator_launch").map_err(failed)?,
             }

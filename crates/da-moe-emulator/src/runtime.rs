@@ -17,11 +17,13 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("async.h", include_str!("../runtime/src/async.h")),
     ("clocks.h", include_str!("../runtime/src/clocks.h")),
     ("collective.h", include_str!("../runtime/src/collective.h")),
+    ("fragment.h", include_str!("../runtime/src/fragment.h")),
     ("fibre.h", include_str!("../runtime/src/fibre.h")),
     ("machine.h", include_str!("../runtime/src/machine.h")),
     ("memory.h", include_str!("../runtime/src/memory.h")),
     ("report.h", include_str!("../runtime/src/report.h")),
     ("shadow.h", include_str!("../runtime/src/shadow.h")),
+    ("traffic.h", include_str!("../runtime/src/traffic.h")),
     ("api.cpp", include_str!("../runtime/src/api.cpp")),
     ("atomic.cpp", include_str!("../runtime/src/atomic.cpp")),
     ("barrier.cpp", include_str!("../runtime/src/barrier.cpp")),
@@ -39,6 +41,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("scheduler.cpp", include_str!("../runtime/src/scheduler.cpp")),
     ("shadow.cpp", include_str!("../runtime/src/shadow.cpp")),
     ("tma.cpp", include_str!("../runtime/src/tma.cpp")),
+    ("traffic.cpp", include_str!("../runtime/src/traffic.cpp")),
     ("wgmma.cpp", include_str!("../runtime/src/wgmma.cpp")),
 ];
 

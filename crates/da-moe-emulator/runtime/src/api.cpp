@@ -53,6 +53,7 @@ public:
         machine->global = emu::GlobalMemory();
         machine->message.clear();
         machine->work = {};
+        machine->traffic = {};
         const std::lock_guard<std::mutex> guard(mutex);
         machines.emplace_back(machine);
         if (machines.size() > MOST) {
@@ -174,6 +175,24 @@ int emulator_unwritten(Machine* machine, uint64_t address, size_t* bytes) {
 
 void emulator_work(const Machine* machine, emu::Work* work) {
     *work = machine->work;
+}
+
+void emulator_count_traffic(Machine* machine, int counting) {
+    machine->traffic.counting = counting != 0;
+}
+
+void emulator_traffic(const Machine* machine, emu::TrafficTotals* totals) {
+    *totals = machine->traffic.totals;
+}
+
+// 1, and the place is the device's message; or 0.
+int emulator_shared_place(Machine* machine, size_t rank, emu::SharedPlace* counts) {
+    emu::Site site;
+    if (!machine->traffic.place(rank, site, *counts)) {
+        return 0;
+    }
+    machine->message = emu::relative_paths(emu::describe_site(site));
+    return 1;
 }
 
 int emulator_tensor_map_2d(Machine* machine, void* map, uint64_t address, const emu::TensorMapShape* shape) {

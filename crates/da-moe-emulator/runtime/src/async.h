@@ -61,7 +61,7 @@ struct TmaCopy {
     Site site;
 };
 
-// Writes the map's 128 bytes. Null, or what the driver would refuse.
+// Writes the map's 128 bytes. Null, or what the driver would refuse or the emulator does not know.
 const char* encode_tensor_map_2d(void* map, uint64_t address, const TensorMapShape& shape);
 // Completes one of the block's copies, at once. Called by the scheduler.
 void run_tma(Block& block, size_t number);
@@ -70,10 +70,17 @@ uint32_t swizzled(uint32_t address, uint32_t width);
 
 // ---- wgmma.cpp
 
+// A lane's words of A when the product was issued, and where they must be left alone until it is waited for.
+struct WgmmaFragment {
+    const uint32_t* at;
+    uint32_t words[4];
+};
+
 // A wgmma of one warp: its 16 rows. Runs when it is waited for.
 struct Wgmma {
     WgmmaOperands operands;
-    float* accumulators[32];  // of each lane
+    float* accumulators[32];               // of each lane
+    std::vector<WgmmaFragment> fragments;  // of each lane, if A is in registers
     Agent agent;
     Site site;
 };

@@ -73,6 +73,7 @@ void atomic_access(const void* target, size_t bytes, const void* return_address)
         exchange_knowledge(self, self.block->published, address, self.fence_block, self.heard_shared);
     } else {
         access_global(machine, address, bytes, access);
+        count_global(self, site, address, bytes, AccessKind::Atomic);
         exchange_knowledge(self, machine.published, address, self.fence_device, self.heard_global);
     }
 }

@@ -57,6 +57,9 @@ void complete(Thread& self, unsigned id, int result, bool wait) {
     self.machine->progress();
     if (barrier.whole_block) {
         join_whole_block(block);
+        for (Warp& warp : block.warps) {
+            warp.traffic.close(self.machine->traffic);
+        }
     }
     for (Thread* thread : block.threads) {
         const bool waits = thread->wait == Wait::Barrier && thread->waits_barrier == id;

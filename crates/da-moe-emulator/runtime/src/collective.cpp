@@ -62,6 +62,9 @@ void warp_collective(Thread& self, const char* name, uint32_t mask, void* record
         block_thread(self, Wait::Collective, name, here);
         return;
     }
+    if (mask == warp.exist) {
+        warp.traffic.close(machine.traffic);
+    }
     if (action) {
         action(warp, collective.records, mask);
     }

@@ -45,6 +45,8 @@ void cp_async(uint32_t target, const void* source, uint32_t bytes, uint32_t sour
     unsigned char* place = shared_pointer(self, target, bytes, AccessKind::Write, "cp.async write", site);
     memset(place, machine.poison, bytes);
     machine.work.copied_bytes += bytes;
+    count_shared(self, site, target, bytes);
+    count_background(machine, source_bytes);
     std::fill_n(self.block->shared.states.begin() + target, bytes, ByteState::Pending);
     if (source_bytes > 0) {
         access_global(machine, from, source_bytes, {self.agent, AccessKind::Read, "cp.async read", site, false});

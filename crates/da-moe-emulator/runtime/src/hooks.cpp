@@ -38,6 +38,7 @@ void access_elsewhere(Thread& self, uintptr_t address, size_t bytes, AccessKind 
         }
     }
     access_global(machine, address, bytes, {self.agent, kind, name, site, false});
+    count_global(self, site, address, bytes, kind);
 }
 
 inline __attribute__((always_inline)) void hook(void* pointer, size_t bytes, size_t align, AccessKind kind,
@@ -64,6 +65,7 @@ inline __attribute__((always_inline)) void hook(void* pointer, size_t bytes, siz
     if (offset < SHARED_ARENA) {
         self.machine->work.shared_read_bytes += kind == AccessKind::Read ? bytes : 0;
         access_shared(*self.block, offset, static_cast<uint32_t>(bytes), {self.agent, kind, name, site, false});
+        count_shared(self, site, offset, bytes);
     } else {
         access_elsewhere(self, address, bytes, kind, name, site);
     }

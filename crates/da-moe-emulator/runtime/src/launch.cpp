@@ -83,6 +83,9 @@ void fibre_main() {
     if (warp.exited == warp.exist && (!warp.wgmma.groups.empty() || !warp.wgmma.open.empty())) {
         machine.fail(Kind::Async, 0, "a warp ends with wgmma operations that it never waited for");
     }
+    if (warp.exited == warp.exist) {
+        warp.traffic.close(machine.traffic);
+    }
     machine.progress();
     leave(self);
     __builtin_unreachable();
@@ -111,6 +114,7 @@ void Warp::start(Block& of, unsigned as_number, uint64_t with_priority) {
     priority = with_priority;
     collective_count = 0;
     wgmma = {};
+    traffic.clear();
 }
 
 void Machine::start_block(unsigned slot) {

@@ -18,11 +18,11 @@
 #include "memory.h"
 #include "report.h"
 #include "shadow.h"
+#include "traffic.h"
 
 namespace emu {
 
 constexpr unsigned MAX_THREADS = 1024;
-constexpr unsigned WARP = 32;
 constexpr unsigned NAMED_BARRIERS = 16;
 constexpr uint32_t FULL_MASK = ~0u;
 // What a poll counts for, in memory accesses: it takes that much longer.
@@ -105,6 +105,7 @@ struct Warp {
     unsigned collective_count;
     Collective collectives[MAX_COLLECTIVES];
     WgmmaState wgmma;
+    WarpTraffic traffic;
 
     void start(Block& of, unsigned as_number, uint64_t with_priority);
 };
@@ -167,6 +168,7 @@ struct Machine {
     unsigned resident = 1;
     std::string message;  // of the last error
     Work work = {};       // of all launches
+    Traffic traffic;
 
     // The launch
     const Entry* kernel = nullptr;
@@ -231,6 +233,25 @@ inline Thread& current() {
 }
 
 constexpr uint64_t THREAD_MAGIC = 0x656d756c61746f72;
+
+// ---- traffic, if it is counted
+
+inline void count_shared(Thread& self, Site site, uint32_t offset, size_t bytes) {
+    if (__builtin_expect(self.machine->traffic.counting, 0)) {
+        self.warp->traffic.add(Space::Shared, site, self.lane, offset, bytes);
+    }
+}
+inline void count_global(Thread& self, Site site, uintptr_t address, size_t bytes, AccessKind kind) {
+    Traffic& traffic = self.machine->traffic;
+    if (__builtin_expect(traffic.counting, 0)) {
+        traffic.totals.global_read_bytes += kind != AccessKind::Write ? bytes : 0;
+        traffic.totals.global_written_bytes += kind != AccessKind::Read ? bytes : 0;
+        self.warp->traffic.add(Space::Global, site, self.lane, address, bytes);
+    }
+}
+inline void count_background(Machine& machine, size_t bytes) {
+    machine.traffic.totals.background_bytes += machine.traffic.counting ? bytes : 0;
+}
 
 // ---- the scheduler's side of a thread, in scheduler.cpp
 

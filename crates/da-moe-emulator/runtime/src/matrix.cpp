@@ -1,42 +1,86 @@
-// ldmatrix and mma.sync: fragments are spread over the lanes as the PTX manual draws them.
+// ldmatrix, stmatrix and mma.sync: fragments are spread over the lanes as the PTX manual draws them.
 #include "collective.h"
-#include "emulator/half.h"
+#include "fragment.h"
+
+#include <cmath>
 
 namespace emu {
 
 namespace {
 
-float element_value(Element element, uint16_t bits) {
-    return element == Element::Bf16 ? bfloat16_value(bits) : half_value(bits);
-}
-
-uint16_t half_word(uint32_t word, unsigned number) {
-    return static_cast<uint16_t>(word >> (16 * number));
-}
-
-struct LoadRecord {
+// The rows of matrices are 16 bytes each, and lane 8 * q + r brings the address of row r of matrix q.
+struct MatrixRecord {
     unsigned matrices;
     bool transpose;
     uint32_t row;
-    uint32_t* out;
+    uint32_t* words;
+    Site site;
 };
 
-// Lane 8 * q + r brings the address of row r of matrix q. Each lane gets two neighbours of a row, or of a column.
-void load_fragments(Warp& warp, void** records, uint32_t) {
-    const unsigned char* arena = warp.block->shared.arena;
-    const LoadRecord& first = *static_cast<LoadRecord*>(records[0]);
+const MatrixRecord& matrix_record(void** records, unsigned lane) {
+    return *static_cast<MatrixRecord*>(records[lane]);
+}
+
+void count_rows(Warp& warp, void** records) {
+    Traffic& traffic = warp.block->machine->traffic;
+    if (!traffic.counting) {
+        return;
+    }
+    const MatrixRecord& first = matrix_record(records, 0);
+    WarpAccess access{{}, 0, 16};
+    for (unsigned lane = 0; lane < first.matrices * 8; lane++) {
+        access.at[lane] = matrix_record(records, lane).row;
+        access.lanes |= 1u << lane;
+    }
+    traffic.add(Space::Shared, first.site, access);
+}
+
+// Calls `move(word, element)` for both halves of all words of the lanes: each lane has two neighbours of a row of every
+// matrix, or of a column.
+template <class Move>
+void for_each_element(Warp& warp, void** records, Move move) {
+    unsigned char* arena = warp.block->shared.arena;
+    const MatrixRecord& first = matrix_record(records, 0);
     for (unsigned q = 0; q < first.matrices; q++) {
         for (unsigned lane = 0; lane < WARP; lane++) {
-            uint16_t pair[2];
+            auto* words = reinterpret_cast<unsigned char*>(&matrix_record(records, lane).words[q]);
             for (unsigned e = 0; e < 2; e++) {
                 const unsigned major = lane / 4, minor = lane % 4 * 2 + e;
                 const unsigned row = first.transpose ? minor : major;
                 const unsigned column = first.transpose ? major : minor;
-                memcpy(&pair[e], arena + static_cast<LoadRecord*>(records[q * 8 + row])->row + column * 2, 2);
+                move(words + e * 2, arena + matrix_record(records, q * 8 + row).row + column * 2);
             }
-            static_cast<LoadRecord*>(records[lane])->out[q] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
         }
     }
+}
+
+void load_matrices(Warp& warp, void** records, uint32_t) {
+    count_rows(warp, records);
+    for_each_element(warp, records, [](void* word, const void* element) { memcpy(word, element, 2); });
+}
+
+void store_matrices(Warp& warp, void** records, uint32_t) {
+    count_rows(warp, records);
+    for_each_element(warp, records, [](const void* word, void* element) { memcpy(element, word, 2); });
+}
+
+// Every lane that brings a row is checked for it before the lanes meet.
+void move_matrices(Thread& self, const char* name, AccessKind kind, MatrixRecord record, CollectiveAction action,
+                   Location here) {
+    Machine& machine = *self.machine;
+    if (record.matrices != 1 && record.matrices != 2 && record.matrices != 4) {
+        machine.fail(Kind::Async, record.site, "%s of %u matrices", name, record.matrices);
+    }
+    if (self.lane < record.matrices * 8) {
+        if (record.row % 16 != 0) {
+            machine.fail(Kind::Misaligned, record.site, "%s of a row at shared address 0x%x, not a multiple of 16",
+                         name, record.row);
+        }
+        const char* access = kind == AccessKind::Read ? "ldmatrix read" : "stmatrix write";
+        shared_pointer(self, record.row, 16, kind, access, record.site);
+        machine.work.shared_read_bytes += kind == AccessKind::Read ? 16 : 0;
+    }
+    warp_collective(self, name, FULL_MASK, &record, action, here, record.site);
 }
 
 struct MmaRecord {
@@ -77,47 +121,16 @@ void add_products(Warp& warp, float (&d)[16][8], const float (&a)[16][DEPTH], co
     }
 }
 
+template <unsigned DEPTH>
 void multiply(Warp& warp, void** records, uint32_t) {
-    float a[16][16], b[16][8], d[16][8];
+    float a[16][DEPTH], b[DEPTH][8], d[16][8];
     gather(d, records);
     for (unsigned lane = 0; lane < WARP; lane++) {
         const MmaRecord& record = *static_cast<MmaRecord*>(records[lane]);
-        const unsigned group = lane / 4, in_group = lane % 4;
-        for (unsigned i = 0; i < 4; i++) {
-            for (unsigned e = 0; e < 2; e++) {
-                a[group + 8 * (i & 1)][in_group * 2 + e + 8 * (i >> 1)] =
-                    element_value(record.element, half_word(record.a[i], e));
-            }
-        }
-        for (unsigned i = 0; i < 2; i++) {
-            for (unsigned e = 0; e < 2; e++) {
-                b[in_group * 2 + e + 8 * i][group] = element_value(record.element, half_word(record.b[i], e));
-            }
-        }
-    }
-    add_products(warp, d, a, b);
-    scatter(d, records);
-}
-
-// The lower 13 bits of a TF32 operand are ignored.
-float tf32_value(uint32_t bits) {
-    bits &= 0xffffe000u;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-void multiply_tf32(Warp& warp, void** records, uint32_t) {
-    float a[16][8], b[8][8], d[16][8];
-    gather(d, records);
-    for (unsigned lane = 0; lane < WARP; lane++) {
-        const MmaRecord& record = *static_cast<MmaRecord*>(records[lane]);
-        const unsigned group = lane / 4, in_group = lane % 4;
-        for (unsigned i = 0; i < 4; i++) {
-            a[group + 8 * (i & 1)][in_group + 4 * (i >> 1)] = tf32_value(record.a[i]);
-        }
-        for (unsigned i = 0; i < 2; i++) {
-            b[in_group + 4 * i][group] = tf32_value(record.b[i]);
+        unpack_a(record.element, lane, record.a, [&](unsigned row, unsigned k, float value) { a[row][k] = value; });
+        for (unsigned half = 0; half < 2; half++) {
+            unpack(record.element, lane, half, record.b[half],
+                   [&](unsigned k, float value) { b[k][lane / 4] = value; });
         }
     }
     add_products(warp, d, a, b);
@@ -127,40 +140,41 @@ void multiply_tf32(Warp& warp, void** records, uint32_t) {
 }  // namespace
 
 void ldmatrix(unsigned matrices, bool transpose, uint32_t row, uint32_t* out, Location here) {
-    Thread& self = current();
     const Site site = site_of(__builtin_return_address(0));
-    if (self.lane < matrices * 8) {
-        if (row % 16 != 0) {
-            self.machine->fail(Kind::Misaligned, site, "ldmatrix of a row at shared address 0x%x, not a multiple of 16",
-                               row);
-        }
-        shared_pointer(self, row, 16, AccessKind::Read, "ldmatrix read", site);
-        self.machine->work.shared_read_bytes += 16;
-    }
-    LoadRecord record{matrices, transpose, row, out};
-    warp_collective(self, "ldmatrix", FULL_MASK, &record, load_fragments, here, site);
+    move_matrices(current(), "ldmatrix", AccessKind::Read, {matrices, transpose, row, out, site}, load_matrices, here);
+}
+
+void stmatrix(unsigned matrices, bool transpose, uint32_t row, const uint32_t* in, Location here) {
+    const Site site = site_of(__builtin_return_address(0));
+    // The words are only read.
+    const MatrixRecord record{matrices, transpose, row, const_cast<uint32_t*>(in), site};
+    move_matrices(current(), "stmatrix", AccessKind::Write, record, store_matrices, here);
 }
 
 void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, const float* c, Location here) {
     MmaRecord record{element, d, a, b, c};
     const Site site = site_of(__builtin_return_address(0));
-    warp_collective(current(), "mma.sync", FULL_MASK, &record, multiply, here, site);
+    if (element == Element::Tf32) {
+        current().machine->fail(Kind::Async, site, "mma.sync.m16n8k16 of TF32, which goes 8 deep");
+    }
+    warp_collective(current(), "mma.sync", FULL_MASK, &record, multiply<16>, here, site);
+}
+
+float ex2(float x) {
+    constexpr float smallest = 0x1p-126f;
+    const float power = exp2f(x);
+    return power < smallest ? 0.0f : power;
 }
 
 uint32_t round_tf32(uint32_t bits) {
-    // Infinity stays. NaN is not carried over into another number, nor left with a payload in the lower bits alone, which a
-    // product ignores: the hardware has one NaN.
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return 0x7fffffffu;
-    }
     const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-    return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+    return (finite ? bits + 0x1000u : bits) & 0xffffe000u;
 }
 
 void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, const float* c, Location here) {
-    MmaRecord record{Element::Bf16, d, a, b, c};
+    MmaRecord record{Element::Tf32, d, a, b, c};
     const Site site = site_of(__builtin_return_address(0));
-    warp_collective(current(), "mma.sync", FULL_MASK, &record, multiply_tf32, here, site);
+    warp_collective(current(), "mma.sync", FULL_MASK, &record, multiply<8>, here, site);
 }
 
 }  // namespace emu

@@ -53,6 +53,7 @@ void copy_element(Block& block, const TmaCopy& copy, uint32_t column, uint32_t r
 }  // namespace
 
 const char* encode_tensor_map_2d(void* map, uint64_t address, const TensorMapShape& shape) {
+    constexpr uint64_t most_elements = uint64_t{1} << 32, row_limit = uint64_t{1} << 40;
     const uint64_t row = static_cast<uint64_t>(shape.box_inner) * shape.element_bytes;
     const uint32_t element = shape.element_bytes;
     if (element != 1 && element != 2 && element != 4 && element != 8) {
@@ -61,8 +62,11 @@ const char* encode_tensor_map_2d(void* map, uint64_t address, const TensorMapSha
     if (address % 16 != 0 || shape.row_bytes % 16 != 0) {
         return "the address and the distance of rows are multiples of 16 bytes";
     }
-    if (shape.inner == 0 || shape.outer == 0 || shape.inner * element > shape.row_bytes) {
-        return "rows are not empty and do not overlap";
+    if (shape.inner == 0 || shape.outer == 0 || shape.inner > most_elements || shape.outer > most_elements) {
+        return "a matrix has 1 to 2^32 elements each way";
+    }
+    if (shape.inner * element > shape.row_bytes || shape.row_bytes >= row_limit) {
+        return "rows do not overlap, and begin less than 2^40 bytes apart";
     }
     if (shape.box_inner == 0 || shape.box_outer == 0 || shape.box_inner > 256 || shape.box_outer > 256) {
         return "a box has 1 to 256 elements each way";
@@ -73,8 +77,9 @@ const char* encode_tensor_map_2d(void* map, uint64_t address, const TensorMapSha
     if (shape.swizzle != 0 && shape.swizzle != 32 && shape.swizzle != 64 && shape.swizzle != 128) {
         return "a swizzle is 0, 32, 64 or 128 bytes wide";
     }
-    if (shape.swizzle != 0 && row > shape.swizzle) {
-        return "a row of a box is no wider than the swizzle";
+    // The driver takes narrower ones too; where the hardware puts their rows is not known here.
+    if (shape.swizzle != 0 && row != shape.swizzle) {
+        return "a row of a box is as wide as the swizzle";
     }
     const EncodedMap encoded{MAP_MAGIC, address, shape};
     memset(map, 0, sizeof(CUtensorMap));
@@ -129,6 +134,7 @@ void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int
             const auto bytes = static_cast<size_t>(span.end - span.first) * encoded.shape.element_bytes;
             access_global(machine, element_address(encoded, span.first, in_matrix), bytes,
                           {self.agent, AccessKind::Read, "TMA read", site, false});
+            count_background(machine, bytes);
         }
     }
     // The engine knows what the thread knew.

@@ -1,17 +1,18 @@
-// wgmma: matrix products that read both operands from shared memory while the warp goes on.
+// wgmma: matrix products that read operands from shared memory, and A from registers too, while the warp goes on.
 //
 // Each warp computes its 16 of the warpgroup's 64 rows. The product runs as late as it may, when it is waited for, and
 // its reads are those of an agent of its own. Until then the accumulators hold poison.
 #include "collective.h"
-#include "emulator/half.h"
+#include "fragment.h"
 
 namespace emu {
 
 namespace {
 
 constexpr int MAX_N = 256;
+constexpr unsigned MAX_WAIT = 7;
 
-// The fields of a shared memory descriptor, for elements of two bytes.
+// The fields of a shared memory descriptor.
 struct Descriptor {
     uint32_t start, leading, stride, swizzle;
 
@@ -23,13 +24,32 @@ struct Descriptor {
         swizzle = widths[bits >> 62];
     }
 
-    // The shared address of element (mn, k) in the manual's canonical layouts.
-    uint32_t address(uint32_t mn, uint32_t k, bool transposed) const {
+    // What is wrong with it, or null.
+    static const char* refused(uint64_t bits) {
+        constexpr uint64_t unused = 3ull << 14 | 3ull << 30 | 7ull << 46 | 0x3ffull << 52;
+        constexpr uint64_t base_offset = 7ull << 49;
+        if ((bits & unused) != 0) {
+            return "bits that mean nothing";
+        }
+        if ((bits & base_offset) != 0) {
+            return "a base offset, which the emulator does not know";
+        }
+        // The pattern repeats after eight rows. Going along k moves the start within a row.
+        const Descriptor descriptor(bits);
+        if (descriptor.swizzle != 0 && descriptor.start % (descriptor.swizzle * 8) / 128 != 0) {
+            return "a start within the pattern of its swizzle and no base offset";
+        }
+        return nullptr;
+    }
+
+    // The shared address of element (mn, k) in the manual's canonical layouts. Only elements of two bytes can be
+    // transposed.
+    uint32_t address(uint32_t mn, uint32_t k, bool transposed, uint32_t bytes) const {
         uint32_t linear = start;
         if (!transposed && swizzle != 0) {
-            linear += mn / 8 * stride + mn % 8 * swizzle + k * 2;
+            linear += mn / 8 * stride + mn % 8 * swizzle + k * bytes;
         } else if (!transposed) {
-            linear += mn / 8 * stride + k / 8 * leading + mn % 8 * 16 + k % 8 * 2;
+            linear += mn / 8 * stride + k * bytes / 16 * leading + mn % 8 * 16 + k * bytes % 16;
         } else {
             const uint32_t width = swizzle != 0 ? swizzle / 2 : 8;
             const uint32_t next_mn = swizzle != 0 ? leading : stride;
@@ -48,9 +68,7 @@ float read_element(Block& block, const Wgmma& op, uint32_t address) {
         access_shared(block, address & ~15u, 16, {op.agent, AccessKind::Read, "wgmma operand read", op.site, true});
         checked[chunk] = true;
     }
-    uint16_t bits;
-    memcpy(&bits, block.shared.arena + address, sizeof bits);
-    return op.operands.element == Element::Bf16 ? bfloat16_value(bits) : half_value(bits);
+    return element_value(op.operands.element, block.shared.arena + address);
 }
 
 // Where accumulator i of a lane lies in the warp's 16 rows.
@@ -62,16 +80,60 @@ int accumulator_column(int lane, int i) {
 }
 
 void multiply_rows(const Wgmma& op, Accumulators& accumulators, const WgmmaScratch& scratch) {
-    const int n = op.operands.n;
+    const int n = op.operands.n, depth = static_cast<int>(depth_of(op.operands.element));
     for (int lane = 0; lane < static_cast<int>(WARP); lane++) {
         for (int i = 0; i < n / 2; i++) {
             float& value = accumulators.values[static_cast<size_t>(i * 32 + lane)];
-            const float* row = &scratch.a[static_cast<size_t>(accumulator_row(lane, i) * 16)];
+            const float* row = &scratch.a[static_cast<size_t>(accumulator_row(lane, i) * depth)];
             float sum = op.operands.scale_d ? value : 0.0f;
-            for (int k = 0; k < 16; k++) {
+            for (int k = 0; k < depth; k++) {
                 sum += row[k] * scratch.b[static_cast<size_t>(k * n + accumulator_column(lane, i))];
             }
             value = sum;
+        }
+    }
+}
+
+// The warp's 16 rows of A.
+void read_a(Warp& warp, const Wgmma& op) {
+    Block& block = *warp.block;
+    const WgmmaOperands& operands = op.operands;
+    const uint32_t depth = depth_of(operands.element);
+    std::vector<float>& a = block.machine->wgmma_scratch.a;
+    a.resize(16 * depth);
+    if (operands.a_words) {
+        for (unsigned lane = 0; lane < WARP; lane++) {
+            const WgmmaFragment& fragment = op.fragments[lane];
+            if (memcmp(fragment.at, fragment.words, sizeof fragment.words) != 0) {
+                block.machine->fail(Kind::Async, op.site,
+                                    "wgmma of which lane %u changes A's registers before the wait", lane);
+            }
+            unpack_a(operands.element, lane, fragment.words,
+                     [&](unsigned row, unsigned k, float value) { a[row * depth + k] = value; });
+        }
+        return;
+    }
+    const Descriptor place(operands.a);
+    const uint32_t first_row = warp.number % 4 * 16;
+    for (uint32_t i = 0; i < 16; i++) {
+        for (uint32_t k = 0; k < depth; k++) {
+            const uint32_t at = place.address(first_row + i, k, operands.transpose_a, element_bytes(operands.element));
+            a[i * depth + k] = read_element(block, op, at);
+        }
+    }
+}
+
+void read_b(Block& block, const Wgmma& op) {
+    const WgmmaOperands& operands = op.operands;
+    const Descriptor place(operands.b);
+    const auto n = static_cast<uint32_t>(operands.n);
+    const uint32_t depth = depth_of(operands.element);
+    std::vector<float>& b = block.machine->wgmma_scratch.b;
+    b.resize(depth * n);
+    for (uint32_t k = 0; k < depth; k++) {
+        for (uint32_t j = 0; j < n; j++) {
+            const uint32_t at = place.address(j, k, operands.transpose_b, element_bytes(operands.element));
+            b[k * n + j] = read_element(block, op, at);
         }
     }
 }
@@ -82,28 +144,15 @@ void run(Warp& warp, Wgmma& op) {
     op.agent.clock = ++clock;
     op.agent.known.own.unique().at[op.agent.index] = clock;
 
-    const WgmmaOperands& operands = op.operands;
-    const Descriptor a_place(operands.a), b_place(operands.b);
-    const uint32_t first_row = warp.number % 4 * 16;
     WgmmaScratch& scratch = block.machine->wgmma_scratch;
-    scratch.a.resize(16 * 16);
-    scratch.b.resize(static_cast<size_t>(16 * operands.n));
     scratch.checked.assign(SHARED_ARENA / 16, false);
-    for (uint32_t i = 0; i < 16; i++) {
-        for (uint32_t k = 0; k < 16; k++) {
-            scratch.a[i * 16 + k] = read_element(block, op, a_place.address(first_row + i, k, operands.transpose_a));
-        }
-    }
-    const auto n = static_cast<uint32_t>(operands.n);
-    for (uint32_t k = 0; k < 16; k++) {
-        for (uint32_t j = 0; j < n; j++) {
-            scratch.b[k * n + j] = read_element(block, op, b_place.address(j, k, operands.transpose_b));
-        }
-    }
+    read_a(warp, op);
+    read_b(block, op);
 
+    const WgmmaOperands& operands = op.operands;
     Accumulators& accumulators = warp.wgmma.accumulators[op.accumulators[0]];
     multiply_rows(op, accumulators, scratch);
-    block.machine->work.multiply_adds += uint64_t{16 * 16} * n;
+    block.machine->work.multiply_adds += uint64_t{16} * depth_of(operands.element) * static_cast<uint64_t>(operands.n);
     if (--accumulators.pending == 0) {
         for (int lane = 0; lane < static_cast<int>(WARP); lane++) {
             for (int i = 0; i < operands.n / 2; i++) {
@@ -122,7 +171,8 @@ struct IssueRecord {
 
 bool same(const WgmmaOperands& x, const WgmmaOperands& y) {
     return x.element == y.element && x.n == y.n && x.a == y.a && x.b == y.b && x.scale_d == y.scale_d &&
-           x.transpose_a == y.transpose_a && x.transpose_b == y.transpose_b;
+           x.transpose_a == y.transpose_a && x.transpose_b == y.transpose_b &&
+           (x.a_words != nullptr) == (y.a_words != nullptr);
 }
 
 // All lanes, and all warps of the warpgroup, must mean the same product.
@@ -157,7 +207,11 @@ void issue(Warp& warp, void** records, uint32_t mask) {
     op.agent.barriers = Agent::NO_BARRIERS;
     op.agent.known = release_lanes(warp, mask);
     for (unsigned lane = 0; lane < WARP; lane++) {
-        op.accumulators[lane] = static_cast<IssueRecord*>(records[lane])->d;
+        const IssueRecord& record = *static_cast<IssueRecord*>(records[lane]);
+        op.accumulators[lane] = record.d;
+        if (const uint32_t* words = record.operands->a_words) {
+            op.fragments.push_back({words, {words[0], words[1], words[2], words[3]}});
+        }
     }
     Accumulators& accumulators = warp.wgmma.accumulators[op.accumulators[0]];
     if (accumulators.pending++ == 0) {
@@ -219,9 +273,17 @@ void wgmma(float* d, const WgmmaOperands& operands, Location here) {
     if (operands.n < 8 || operands.n > MAX_N || operands.n % 8 != 0) {
         self.machine->fail(Kind::Async, site, "wgmma with n = %d", operands.n);
     }
-    if ((operands.a >> 49 & 7) != 0 || (operands.b >> 49 & 7) != 0) {
-        self.machine->fail(Kind::Async, site,
-                           "wgmma with a base offset in a descriptor, which the emulator does not know");
+    if (operands.element == Element::Tf32 && (operands.transpose_a || operands.transpose_b)) {
+        self.machine->fail(Kind::Async, site, "wgmma with a transposed operand of TF32");
+    }
+    if (operands.a_words && (operands.a != 0 || operands.transpose_a)) {
+        self.machine->fail(Kind::Async, site, "wgmma with A in registers and a descriptor of it, or transposed");
+    }
+    for (uint64_t descriptor : {operands.a, operands.b}) {
+        if (const char* wrong = Descriptor::refused(descriptor)) {
+            self.machine->fail(Kind::Async, site, "wgmma with a descriptor 0x%016llx that has %s",
+                               static_cast<unsigned long long>(descriptor), wrong);
+        }
     }
     IssueRecord record{d, &operands, site};
     warp_collective(self, "wgmma.mma_async", FULL_MASK, &record, issue, here, site);
@@ -234,6 +296,10 @@ void wgmma_commit(Location here) {
 
 void wgmma_wait(unsigned groups, Location here) {
     const Site site = site_of(__builtin_return_address(0));
+    if (groups > MAX_WAIT) {
+        current().machine->fail(Kind::Async, site, "wgmma.wait_group of %u groups: 0 to %u can be waited for", groups,
+                                MAX_WAIT);
+    }
     warp_collective(current(), "wgmma.wait_group", FULL_MASK, &groups, wait, here, site);
 }
 

@@ -24,6 +24,26 @@ fn fragments_of_f16() {
 }
 
 #[test]
+fn stores_of_matrices_are_checked() {
+    let (file, store) = ("layouts.cu", "emu::stmatrix(");
+    let row = "gpu::smem(shared + lane * 7 % 32), stored);\n    __syncwarp();";
+    let lines = [lines_with(file, store), lines_with(file, "out[lane] = shared[lane];")].concat();
+    for (kind, to) in [
+        // A row of another lane without a barrier between; a row that all lanes give; half a row further.
+        (Kind::Race, "gpu::smem(shared + lane * 7 % 32), stored);"),
+        (Kind::Race, "gpu::smem(shared), stored);\n    __syncwarp();"),
+        (Kind::Misaligned, "gpu::smem(shared + lane * 7 % 32) + 8, stored);\n    __syncwarp();"),
+    ] {
+        reports(&mutant(file, row, to), &[kind], file, &lines, |device| {
+            let (words, out) = (input(device, "words", &[0u32; 128]), output::<u32>(device, "out", 128));
+            let parameters = [parameter(&words), parameter(&out), parameter(&4), parameter(&0)];
+            // SAFETY: two addresses and two ints, as the kernel takes them.
+            unsafe { device.launch("layout_stmatrix", [1, 1, 1], [32, 1, 1], 0, &parameters) }
+        });
+    }
+}
+
+#[test]
 fn small_copies_are_filled_up_with_zeros() {
     let expected = |i: usize| if i == 1 || i % 4 == 3 { 0 } else { i as i32 + 1 };
     passes(&compile(&compiler(FILE)), |device| {
@@ -90,6 +110,10 @@ fn tensor_maps_that_the_driver_refuses() {
         TensorMap2d { box_outer: 257, ..right },
         TensorMap2d { box_inner: 4, ..right },
         TensorMap2d { swizzle: 64, ..right },
+        TensorMap2d { box_inner: 32, ..right },
+        TensorMap2d { inner: 0, ..right },
+        TensorMap2d { outer: (1 << 32) + 1, ..right },
+        TensorMap2d { row_bytes: 1 << 40, ..right },
         TensorMap2d { swizzle: 100, ..right },
         TensorMap2d { element_bytes: 3, ..right },
     ];

@@ -243,6 +243,11 @@ fn ordinary_stores_without_a_proxy_fence() {
 }
 
 #[test]
+fn more_groups_in_flight_than_can_be_waited_for() {
+    bug(GENERIC, &TILE, &[Kind::Async], "emu::wgmma_wait(0);", "emu::wgmma_wait(8);", "emu::wgmma_wait(0);");
+}
+
+#[test]
 fn accumulators_read_before_the_wait() {
     let (from, to) = ("emu::wgmma_wait(0);\n    for", "for");
     let module = compile(&compiler("wgmma_generic.cu").replace("wgmma_generic.cu", from, to).replace(

@@ -26,13 +26,20 @@ void cp_async_commit();
 void cp_async_wait(unsigned groups);
 
 // ---- Matrices in the registers of a warp.
-enum class Element { Bf16, F16 };
+enum class Element { Bf16, F16, Tf32 };
 // ldmatrix.sync.aligned.m8n8.x1, x2 or x4
 void ldmatrix(unsigned matrices, bool transpose, uint32_t row, uint32_t* out, Location here = Location::current());
+// stmatrix.sync.aligned.m8n8.x1, x2 or x4
+void stmatrix(unsigned matrices, bool transpose, uint32_t row, const uint32_t* in,
+              Location here = Location::current());
 // mma.sync.aligned.m16n8k16.row.col.f32.T.T.f32
 void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* b, const float* c,
                   Location here = Location::current());
-// cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero.
+// ex2.approx.ftz.f32: 2^x, and 0 instead of what is subnormal. A subnormal x counts as zero, of which the result is 1 as
+// well.
+float ex2(float x);
+// cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero. Infinities stay; a NaN loses its
+// lower 13 bits like all others, and is infinite then if it had no more.
 uint32_t round_tf32(uint32_t bits);
 // mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
 void mma_m16n8k8_tf32(float* d, const uint32_t* a, const uint32_t* b, const float* c,
@@ -50,12 +57,13 @@ void fence_proxy_async();
 // cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
 void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int x, int y);
 
-// ---- wgmma of m64nNk16 with f32 accumulators: `d` are the thread's N / 2 of them.
+// ---- wgmma of m64nNk16, or m64nNk8 of TF32, with f32 accumulators: `d` are the thread's N / 2 of them.
 struct WgmmaOperands {
     Element element;
     int n;
     uint64_t a, b;  // shared memory descriptors
     bool scale_d, transpose_a, transpose_b;
+    const uint32_t* a_words = nullptr;  // the thread's four words of A, if that is in registers; `a` is 0 then
 };
 void wgmma_fence(Location here = Location::current());
 void wgmma(float* d, const WgmmaOperands& operands, Location here = Location::current());
