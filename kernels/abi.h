@@ -90,8 +90,12 @@ struct ImportanceProbabilities {
     float* values;
     /** T. */
     int32_t tokens;
+    /** B. */
+    int32_t sequences;
     /** Rows and columns of one matrix. */
     int32_t side;
+    /** Blocks that share a matrix. */
+    int32_t tiles;
     /** See `Measure`. */
     int32_t measure;
     /** Whether key j is visible to query i only where j <= i. */

@@ -18,6 +18,7 @@
 
 #include "abi.h"
 #include "device/block.cuh"
+#include "device/partition.cuh"
 
 namespace da_moe {
 namespace {
@@ -51,31 +52,8 @@ __device__ __forceinline__ float measured(const ImportanceReduce& p, int token) 
     return p.heads_max ? result : result / static_cast<float>(p.heads);
 }
 
-struct Range {
-    int first;
-    int end;
-};
-
-__device__ __forceinline__ Range sequence_at(const ImportanceNormalize& p, int index) {
-    if (p.cu_seqlens == nullptr) {
-        return {0, p.tokens};
-    }
-    return {p.cu_seqlens[index], p.cu_seqlens[index + 1]};
-}
-
-// The sequence that holds a token: the last one that starts at or before it and is not empty.
-__device__ __forceinline__ Range sequence_of(const ImportanceNormalize& p, int token) {
-    int low = 0;
-    int high = p.sequences - 1;
-    while (low < high) {
-        const int middle = (low + high + 1) / 2;
-        if (sequence_at(p, middle).first <= token) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    return sequence_at(p, low);
+__device__ __forceinline__ Partition sequences_of(const ImportanceNormalize& p) {
+    return {p.cu_seqlens, p.sequences, p.tokens};
 }
 
 struct Extremes {
@@ -151,13 +129,17 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     importance_normalize(const __grid_constant__ ImportanceNormalize p) {
     using namespace da_moe;
     SHARED_ARRAY(float, scratch, MAX_WARPS);
-    const Range range = sequence_at(p, static_cast<int>(blockIdx.x));
+    const Partition sequences = sequences_of(p);
+    const int sequence = static_cast<int>(blockIdx.x);
+    const Range range = sequences.range(sequence);
     const Extremes found = extremes(p.values, p.mask, range, scratch);
     const float low = p.rule == RULE_MIN_MAX ? found.low : 0.0f;
     for (int t = range.first + static_cast<int>(threadIdx.x); t < range.end; t += SEQUENCE_THREADS) {
         // A quotient 0/0 is NaN, which is not sane: 0.
         const float value = takes_part(p.mask, t) ? sane((sane(p.values[t]) - low) / (found.high - low)) : 0.0f;
-        put(p, t, value);
+        if (sequences.of(t) == sequence) {
+            put(p, t, value);
+        }
     }
 }
 GPU_KERNEL(importance_normalize)
@@ -171,13 +153,14 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS)
     const int first = static_cast<int>(blockIdx.x) * THREADS;
     const int last = min(first + THREADS, p.tokens) - 1;
     const int token = min(first + static_cast<int>(threadIdx.x), last);
-    const Range own = sequence_of(p, token);
+    const Partition sequences = sequences_of(p);
+    const Range own = sequences.range(sequences.of(token));
     const float value = sane(p.values[token]);
     int below = 0;
     int equal = 0;
     int unmasked = 0;
-    const int end = sequence_of(p, last).end;
-    for (int tile = sequence_of(p, first).first; tile < end; tile += THREADS) {
+    const int end = sequences.range(sequences.of(last)).end;
+    for (int tile = sequences.range(sequences.of(first)).first; tile < end; tile += THREADS) {
         const int other = tile + static_cast<int>(threadIdx.x);
         // Masked tokens are NaN, which is neither below nor equal to anything.
         others[threadIdx.x] = other < end && takes_part(p.mask, other) ? sane(p.values[other]) : NAN;

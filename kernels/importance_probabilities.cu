@@ -3,20 +3,23 @@
 //   importance_received_{f32,bf16,f16}[_wide]   received-max, received-sum, received-mean: a reduction over queries
 //   importance_given_{f32,bf16,f16}[_wide]      given-peak, given-entropy, given-self: a reduction over keys
 //
-// Block 8 warps. received: grid (n / (32·VEC), H, B), a lane has VEC keys and a warp every eighth query; one barrier, before
-// the warps' results are combined in their order. given: grid (n / 8, H, B), a warp has one query and its lanes every 32nd
-// vector of keys; no barriers.
+// Block 8 warps. received: grid (B · S / (32·VEC), H), a lane has VEC keys and a warp every eighth query, four of them in
+// flight; one barrier, before the warps' results are combined in their order. given: grid (B · S / 8, H), a warp has one
+// query and its lanes every 32nd vector of keys, two of them in flight; with a mask two barriers for every 4096 keys, whose
+// part in it the block first makes bits of.
 //
 // Both read every visible probability once (given-self only the diagonal) and write one f32 a head and token, which
 // `importance_reduce` reads: H·T·(n·s + 4) bytes for storage of s bytes (half of it when causal); floor: that over the
 // memory bandwidth, 1.4 ms at 3 TB/s for B 8, H 16, n 4096 in bf16. `_wide` kernels read 128 bits at once and need every
 // stride to be a multiple of that.
 //
-// A masked token is neither key nor query; a probability that is NaN counts as 0. Values of masked tokens are 0.
+// A masked token is neither key nor query; a probability that is NaN counts as 0. Values of masked tokens are 0, and those
+// of tokens past the side of the matrix, which a sequence should not have.
 
 #include "abi.h"
+#include "device/block.cuh"
+#include "device/partition.cuh"
 #include "device/storage.cuh"
-#include "device/warp.cuh"
 
 namespace da_moe {
 namespace {
@@ -24,84 +27,156 @@ namespace {
 constexpr int WARPS = 8;
 constexpr int THREADS = WARPS * WARP;
 
-struct Sequence {
-    int first;
-    int length;
-};
-
-__device__ __forceinline__ Sequence sequence_of(const ImportanceProbabilities& p, int index) {
-    if (p.cu_seqlens == nullptr) {
-        return {0, p.tokens};
-    }
-    return {p.cu_seqlens[index], p.cu_seqlens[index + 1] - p.cu_seqlens[index]};
-}
-
 __device__ __forceinline__ bool takes_part(const ImportanceProbabilities& p, int token) {
     return p.mask == nullptr || p.mask[token] != 0;
 }
 
-template <class S>
-__device__ __forceinline__ const S* matrix_of(const ImportanceProbabilities& p) {
-    return static_cast<const S*>(p.probabilities) + blockIdx.z * p.sequence_stride + blockIdx.y * p.head_stride;
-}
+// A block's part of one head of one sequence.
+struct Place {
+    Partition sequences;
+    int sequence;
+    // Of the blocks that share the matrix, this one.
+    int tile;
+    // The sequence's first token, and how many there are; of these, as many as the matrix has rows.
+    int first;
+    int tokens;
+    int length;
+
+    __device__ __forceinline__ explicit Place(const ImportanceProbabilities& p)
+        : sequences{p.cu_seqlens, p.sequences, p.tokens},
+          sequence(static_cast<int>(blockIdx.x) / p.tiles),
+          tile(static_cast<int>(blockIdx.x) % p.tiles) {
+        const Range range = sequences.range(sequence);
+        first = range.first;
+        tokens = range.end - range.first;
+        length = min(tokens, p.side);
+    }
+
+    template <class S>
+    __device__ __forceinline__ const S* matrix(const ImportanceProbabilities& p) const {
+        return static_cast<const S*>(p.probabilities) + sequence * p.sequence_stride + blockIdx.y * p.head_stride;
+    }
+
+    // Writes the value of a token, counted from the sequence's first, if it is of no other sequence.
+    __device__ __forceinline__ void put(const ImportanceProbabilities& p, int row, float value) const {
+        const int token = first + row;
+        if (sequences.of(token) == sequence) {
+            p.values[static_cast<int64_t>(blockIdx.y) * p.tokens + token] = takes_part(p, token) ? value : 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ void put_past_the_side(const ImportanceProbabilities& p) const {
+        for (int row = length + static_cast<int>(threadIdx.x); tile == 0 && row < tokens; row += THREADS) {
+            put(p, row, 0.0f);
+        }
+    }
+};
 
 __device__ __forceinline__ float probability(float value) { return value == value ? value : 0.0f; }
+
+// What a lane's keys received from the queries that a warp has seen.
+template <int VEC>
+struct Received {
+    float values[VEC];
+    // Queries that took part.
+    int queries;
+
+    // A query's row, zeros where it takes no part. Under a causal mask a key receives nothing from queries before it.
+    template <bool LARGEST, bool CAUSAL, class S>
+    __device__ __forceinline__ void add(const Vector<S, VEC>& row, int query, int key) {
+#pragma unroll
+        for (int v = 0; v < VEC; v++) {
+            const bool sees = !CAUSAL || key + v <= query;
+            const float probable = sees ? to_float(row.elements[v]) : 0.0f;
+            // The maximum drops NaN by itself.
+            values[v] = LARGEST ? fmaxf(values[v], probable) : values[v] + probability(probable);
+        }
+    }
+};
+
+// All of a warp's queries, of which every one from `diagonal_end` on sees all of its keys. QUERIES rows are asked for before
+// the first is used.
+template <bool LARGEST, class S, int VEC>
+__device__ __forceinline__ void receive(const ImportanceProbabilities& p, const Place& place, int key, int diagonal_end,
+                                        Received<VEC>& received) {
+    constexpr int QUERIES = 4;
+    const S* column = place.matrix<S>(p) + key;
+    const int first = (p.causal ? place.tile * WARP * VEC : 0) + warp_index();
+#pragma unroll 1
+    for (int start = first; start < place.length; start += QUERIES * WARPS) {
+        Vector<S, VEC> rows[QUERIES];
+        bool asks[QUERIES];
+#pragma unroll
+        for (int i = 0; i < QUERIES; i++) {
+            const int query = min(start + i * WARPS, place.length - 1);
+            rows[i] = Vector<S, VEC>::load(column + query * p.row_stride);
+            asks[i] = takes_part(p, place.first + query) && start + i * WARPS < place.length;
+        }
+#pragma unroll
+        for (int i = 0; i < QUERIES; i++) {
+            const int query = start + i * WARPS;
+            rows[i].keep_if(asks[i]);
+            received.queries += asks[i];
+            if (start < diagonal_end) {
+                received.template add<LARGEST, true>(rows[i], query, key);
+            } else {
+                received.template add<LARGEST, false>(rows[i], query, key);
+            }
+        }
+    }
+}
 
 template <class S, int VEC>
 __device__ __forceinline__ void received(const ImportanceProbabilities& p) {
     constexpr int TILE = WARP * VEC;
+    static_assert(TILE <= THREADS, "a thread writes one key's value at most");
     SHARED_ARRAY(float, partial, WARPS * TILE);
-    SHARED_ARRAY(int, partial_queries, WARPS * TILE);
-    const Sequence sequence = sequence_of(p, static_cast<int>(blockIdx.z));
-    const int tile = static_cast<int>(blockIdx.x) * TILE;
-    if (tile >= sequence.length) {
+    SHARED_ARRAY(int, queries, WARPS);
+    SHARED_ARRAY(int, scratch, MAX_WARPS);
+    const Place place(p);
+    place.put_past_the_side(p);
+    const int tile = place.tile * TILE;
+    if (tile >= place.length) {
         return;
     }
     const int key = tile + lane_index() * VEC;
     const bool largest = p.measure == MEASURE_RECEIVED_MAX;
-    const S* matrix = matrix_of<S>(p);
-    float value[VEC];
-    int queries[VEC];
-#pragma unroll
-    for (int v = 0; v < VEC; v++) {
-        value[v] = 0.0f;
-        queries[v] = 0;
-    }
-    if (key < sequence.length) {
-        // Under a causal mask no query before the tile's first key sees any of it.
-#pragma unroll 4
-        for (int query = (p.causal ? tile : 0) + warp_index(); query < sequence.length; query += WARPS) {
-            const auto row = Vector<S, VEC>::load(matrix + query * p.row_stride + key);
-            const bool asks = takes_part(p, sequence.first + query);
-#pragma unroll
-            for (int v = 0; v < VEC; v++) {
-                const bool sees = asks && (!p.causal || key + v <= query);
-                const float probable = sees ? probability(to_float(row.elements[v])) : 0.0f;
-                value[v] = largest ? fmaxf(value[v], probable) : value[v] + probable;
-                queries[v] += sees;
-            }
+    Received<VEC> mine = {};
+    if (key < place.length) {
+        // Under a causal mask no query before the tile's first key sees any of it, and every one past its last sees all.
+        const int diagonal_end = p.causal ? tile + TILE : 0;
+        if (largest) {
+            receive<true, S>(p, place, key, diagonal_end, mine);
+        } else {
+            receive<false, S>(p, place, key, diagonal_end, mine);
         }
     }
 #pragma unroll
     for (int v = 0; v < VEC; v++) {
-        partial[warp_index() * TILE + lane_index() * VEC + v] = value[v];
-        partial_queries[warp_index() * TILE + lane_index() * VEC + v] = queries[v];
+        partial[warp_index() * TILE + lane_index() * VEC + v] = mine.values[v];
+    }
+    if (lane_index() == 0) {
+        queries[warp_index()] = mine.queries;
     }
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < TILE && tile + i < sequence.length; i += THREADS) {
-        float result = 0.0f;
-        int seen_by = 0;
-        for (int warp = 0; warp < WARPS; warp++) {
-            const float part = partial[warp * TILE + i];
-            result = largest ? fmaxf(result, part) : result + part;
-            seen_by += partial_queries[warp * TILE + i];
-        }
-        const int token = sequence.first + tile + i;
-        if (p.measure == MEASURE_RECEIVED_MEAN) {
-            result /= static_cast<float>(max(seen_by, 1));
-        }
-        p.values[static_cast<int64_t>(blockIdx.y) * p.tokens + token] = takes_part(p, token) ? result : 0.0f;
+    const int i = static_cast<int>(threadIdx.x);
+    const bool writes = i < TILE && tile + i < place.length;
+    int early = 0;
+    if (p.measure == MEASURE_RECEIVED_MEAN && p.causal) {
+        int all;
+        early = block_exclusive_sum(writes && takes_part(p, place.first + tile + i) ? 1 : 0, scratch, all);
     }
+    if (!writes) {
+        return;
+    }
+    float result = 0.0f;
+    int seen_by = -early;
+    for (int warp = 0; warp < WARPS; warp++) {
+        const float part = partial[warp * TILE + i];
+        result = largest ? fmaxf(result, part) : result + part;
+        seen_by += queries[warp];
+    }
+    place.put(p, tile + i, p.measure == MEASURE_RECEIVED_MEAN ? result / static_cast<float>(max(seen_by, 1)) : result);
 }
 
 // -P ln P, with 0 ln 0 = 0. The fast logarithm's error is absolute, and matters only where the logarithm is near 0: at
@@ -113,44 +188,122 @@ __device__ __forceinline__ float surprise(float probable) {
     return -probable * (probable > 0.5f ? logf(probable) : __logf(probable));
 }
 
-template <class S, int VEC>
-__device__ __forceinline__ void given(const ImportanceProbabilities& p) {
-    const Sequence sequence = sequence_of(p, static_cast<int>(blockIdx.z));
-    const int query = static_cast<int>(blockIdx.x) * WARPS + warp_index();
-    if (query >= sequence.length) {
-        return;
-    }
-    const int token = sequence.first + query;
-    const S* row = matrix_of<S>(p) + query * p.row_stride;
-    float* result = p.values + static_cast<int64_t>(blockIdx.y) * p.tokens + token;
-    if (!takes_part(p, token) || p.measure == MEASURE_GIVEN_SELF) {
-        if (lane_index() == 0) {
-            *result = takes_part(p, token) ? probability(to_float(row[query])) : 0.0f;
+// Which of some keys take part: a bit each, in shared memory.
+struct KeyBits {
+    static constexpr int KEYS = 4096;
+    uint32_t* words;
+
+    // From key `first` up to `end`, by the whole block; every warp reads its words of the mask before it needs the first.
+    __device__ __forceinline__ void fill(const uint8_t* mask, int first, int end) const {
+        constexpr int ROUNDS = 4;
+        for (int word = warp_index() * ROUNDS; word * WARP < end - first && word < KEYS / WARP; word += WARPS * ROUNDS) {
+            uint8_t bytes[ROUNDS];
+#pragma unroll
+            for (int round = 0; round < ROUNDS; round++) {
+                const int key = first + (word + round) * WARP + lane_index();
+                bytes[round] = key < end ? mask[key] : 0;
+            }
+#pragma unroll
+            for (int round = 0; round < ROUNDS; round++) {
+                const unsigned bits = __ballot_sync(FULL_WARP, bytes[round] != 0);
+                if (lane_index() == 0) {
+                    words[word + round] = bits;
+                }
+            }
         }
-        return;
     }
-    const int end = p.causal ? query + 1 : sequence.length;
-    float peak = 0.0f;
-    float entropy = 0.0f;
-    int visible = 0;
-#pragma unroll 2
-    for (int key = lane_index() * VEC; key < end; key += WARP * VEC) {
-        const auto keys = Vector<S, VEC>::load(row + key);
+
+    // The COUNT bits from the `place`-th, a multiple of COUNT, on.
+    template <int COUNT>
+    __device__ __forceinline__ unsigned at(int place) const {
+        return words[place / WARP] >> place % WARP & ((1u << COUNT) - 1u);
+    }
+};
+
+struct Given {
+    float peak;
+    float entropy;
+    int visible;
+
+    template <bool ENTROPY, class S, int VEC>
+    __device__ __forceinline__ void add(const Vector<S, VEC>& row, unsigned seen) {
+        visible += __popc(seen);
 #pragma unroll
         for (int v = 0; v < VEC; v++) {
-            const bool seen = key + v < end && takes_part(p, sequence.first + key + v);
-            const float probable = seen ? probability(to_float(keys.elements[v])) : 0.0f;
-            peak = fmaxf(peak, probable);
-            entropy += p.measure == MEASURE_GIVEN_ENTROPY ? surprise(probable) : 0.0f;
-            visible += seen;
+            const float probable = seen >> v & 1u ? probability(to_float(row.elements[v])) : 0.0f;
+            if constexpr (ENTROPY) {
+                entropy += surprise(probable);
+            } else {
+                peak = fmaxf(peak, probable);
+            }
         }
     }
-    peak = warp_max(peak);
-    entropy = warp_sum(entropy);
-    visible = __reduce_add_sync(FULL_WARP, visible);
-    if (lane_index() == 0) {
-        const float share = visible > 1 ? entropy / logf(static_cast<float>(visible)) : 0.0f;
-        *result = p.measure == MEASURE_GIVEN_PEAK ? peak : share;
+};
+
+// Adds keys from `first` to before `end` of a row. VECTORS of them are asked for before the first is used.
+template <bool ENTROPY, class S, int VEC>
+__device__ __forceinline__ void give(const ImportanceProbabilities& p, const S* row, int first, int end, KeyBits bits,
+                                     Given& given) {
+    constexpr int VECTORS = 2;
+    constexpr unsigned ALL = (1u << VEC) - 1u;
+#pragma unroll 1
+    for (int start = first + lane_index() * VEC; start < end; start += VECTORS * WARP * VEC) {
+        Vector<S, VEC> keys[VECTORS];
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const int key = start + i * WARP * VEC;
+            keys[i] = Vector<S, VEC>::load(row + (key < end ? key : start));
+        }
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const int key = start + i * WARP * VEC;
+            const int there = min(max(end - key, 0), VEC);
+            const unsigned taking_part = p.mask == nullptr || there == 0 ? ALL : bits.at<VEC>(key - first);
+            given.template add<ENTROPY>(keys[i], taking_part & ((1u << there) - 1u));
+        }
+    }
+}
+
+// What a warp's query gives, by all warps of the block; nothing where it takes no part.
+template <bool ENTROPY, class S, int VEC>
+__device__ __forceinline__ Given give_all(const ImportanceProbabilities& p, const Place& place, int query, bool asks) {
+    SHARED_ARRAY(uint32_t, words, KeyBits::KEYS / WARP);
+    const KeyBits bits = {words};
+    const S* row = place.matrix<S>(p) + query * p.row_stride;
+    const int block_end = p.causal ? min((place.tile + 1) * WARPS, place.length) : place.length;
+    const int end = !asks ? 0 : p.causal ? query + 1 : place.length;
+    const int keys = p.mask == nullptr ? block_end : KeyBits::KEYS;
+    Given given = {};
+    for (int first = 0; first < block_end; first += keys) {
+        if (p.mask != nullptr) {
+            __syncthreads();
+            bits.fill(p.mask + place.first, first, block_end);
+            __syncthreads();
+        }
+        give<ENTROPY, S, VEC>(p, row, first, min(end, first + keys), bits, given);
+    }
+    return given;
+}
+
+template <class S, int VEC>
+__device__ __forceinline__ void given(const ImportanceProbabilities& p) {
+    const Place place(p);
+    place.put_past_the_side(p);
+    const int query = place.tile * WARPS + warp_index();
+    const bool asks = query < place.length && takes_part(p, place.first + query);
+    float result = 0.0f;
+    if (p.measure == MEASURE_GIVEN_SELF) {
+        result = asks ? probability(to_float(place.matrix<S>(p)[query * p.row_stride + query])) : 0.0f;
+    } else if (p.measure == MEASURE_GIVEN_PEAK) {
+        result = warp_max(give_all<false, S, VEC>(p, place, query, asks).peak);
+    } else {
+        const Given mine = give_all<true, S, VEC>(p, place, query, asks);
+        const float entropy = warp_sum(mine.entropy);
+        const int visible = __reduce_add_sync(FULL_WARP, mine.visible);
+        result = visible > 1 ? entropy / logf(static_cast<float>(visible)) : 0.0f;
+    }
+    if (lane_index() == 0 && query < place.length) {
+        place.put(p, query, result);
     }
 }
 

@@ -3,10 +3,12 @@
 //   routing_backward
 //
 // Grid (T / 8), block 8 warps, one a token: the lanes scatter the slots to their places in shared memory, then write the
-// token's entries in order. Two barriers of a warp. Bytes: 8·T·K read, 4 an entry written; floor: that over the memory
-// bandwidth, 1 µs at 3 TB/s for T 32768, K 8: a launch.
+// token's entries in order. One barrier of a warp, and one for every 32 slots. Bytes: 8·T·K read, 4 an entry written, and
+// 4·T from the L1, again and again, to find a compressed entry's token; floor: that over the memory bandwidth, 1 µs at
+// 3 TB/s for T 32768, K 8: a launch.
 
 #include "abi.h"
+#include "device/partition.cuh"
 #include "device/warp.cuh"
 #include "gate/entries.cuh"
 
@@ -33,18 +35,22 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) routing_backward(c
         gradients[place] = 0.0f;
     }
     __syncwarp();
-    for (int slot = lane_index(); slot < p.slots; slot += WARP) {
-        const int place = p.ranked[token * p.ranked_stride + slot];
-        if (place >= 0 && place < places) {
+    for (int first = 0; first < p.slots; first += WARP) {
+        const int slot = first + lane_index();
+        const int place = slot < p.slots ? p.ranked[token * p.ranked_stride + slot] : -1;
+        // That every place is named once is no more than the caller's word, and so is the order of offsets below.
+        if (is_first_with(place) && place >= 0 && place < places) {
             gradients[place] = p.d_weights[token * p.d_weights_stride + slot];
         }
+        __syncwarp();
     }
-    __syncwarp();
     const bool padded = p.offsets == nullptr;
-    const EntryRange range = padded ? EntryRange{0, p.columns} : compressed_range(p.offsets, token, p.entries);
-    float* to = p.d_routing + (padded ? static_cast<int64_t>(token) * p.columns : range.first);
+    const EntryRange range = padded ? EntryRange{token * p.columns, p.columns} : compressed_range(p.offsets, token, p.entries);
+    const Partition tokens = {p.offsets, p.tokens, p.entries};
     for (int place = lane_index(); place < range.count; place += WARP) {
-        to[place] = place < places ? gradients[place] : 0.0f;
+        if (padded || tokens.of(range.first + place) == token) {
+            p.d_routing[range.first + place] = place < places ? gradients[place] : 0.0f;
+        }
     }
 }
 GPU_KERNEL(routing_backward)

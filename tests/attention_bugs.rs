@@ -59,15 +59,15 @@ const BUGS: &[Bug] = &[
     // Places.
     Bug {
         file: "attention/place.cuh",
-        from: "sequence_start(p, middle) / OWN + middle <= index",
-        to: "sequence_start(p, middle) / OWN <= index",
+        from: "sequences.start(middle) / OWN + middle <= index",
+        to: "sequences.start(middle) / OWN <= index",
         shows: BOUNDS,
         call: received_sum,
     },
     Bug {
         file: "attention/place.cuh",
-        from: "const int end = max(sequence_start(p, low + 1), first);",
-        to: "const int end = max(sequence_start(p, low + 1), first) + 1;",
+        from: "range.end - range.first, (index",
+        to: "range.end - range.first + 1, (index",
         shows: Report("race|out of bounds"),
         call: received_max,
     },

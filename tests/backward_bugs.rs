@@ -184,22 +184,22 @@ const BUGS: &[Bug] = &[
     // From weights to logits.
     Bug {
         file: "gate_backward.cu",
-        from: "    __syncwarp();\n    for (int slot",
-        to: "    for (int slot",
+        from: "    __syncwarp();\n    for (int first",
+        to: "    for (int first",
         shows: RACE,
         call: softmax,
     },
     Bug {
         file: "gate_backward.cu",
-        from: "    __syncwarp();\n    Members summed",
-        to: "    Members summed",
+        from: "        __syncwarp();\n    }\n    Members summed",
+        to: "    }\n    Members summed",
         shows: RACE,
         call: softmax,
     },
     Bug {
         file: "gate_backward.cu",
-        from: "const bool named = expert >= 0 && expert < p.candidates;",
-        to: "const bool named = expert < p.candidates;",
+        from: "first_named && expert >= 0 &&",
+        to: "first_named &&",
         shows: Report("out of bounds|race|uninitialised"),
         call: softmax,
     },
@@ -273,19 +273,25 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "routing_backward.cu",
-        from: "    __syncwarp();\n    const bool padded",
-        to: "    const bool padded",
+        from: "        __syncwarp();\n    }\n    const bool padded",
+        to: "    }\n    const bool padded",
         shows: RACE,
         call: padded,
     },
     Bug {
         file: "routing_backward.cu",
-        from: "static_cast<int64_t>(token) * p.columns",
-        to: "0",
+        from: "EntryRange{token * p.columns,",
+        to: "EntryRange{0,",
         shows: RACE,
         call: padded,
     },
-    Bug { file: "routing_backward.cu", from: ": range.first);", to: ": 0);", shows: RACE, call: compressed },
+    Bug {
+        file: "routing_backward.cu",
+        from: "p.d_routing[range.first + place]",
+        to: "p.d_routing[padded ? range.first + place : place]",
+        shows: RACE,
+        call: compressed,
+    },
 ];
 
 #[test]

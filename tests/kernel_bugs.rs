@@ -73,12 +73,26 @@ fn received() -> Case {
     normalized(AttentionSource::ReceivedSum, Normalize::None)
 }
 
+/// Queries that come before a key, in the matrix too.
+fn mean() -> Case {
+    let mut case = normalized(AttentionSource::ReceivedMean, Normalize::None);
+    case.config.importance.causal = true;
+    Case { masked_every: 2, ..case }
+}
+
 fn given() -> Case {
     normalized(AttentionSource::GivenEntropy, Normalize::MinMax)
 }
 
 fn entropy() -> Case {
     normalized(AttentionSource::GivenEntropy, Normalize::None)
+}
+
+/// Rows that end within a vector of keys.
+fn causal() -> Case {
+    let mut case = entropy();
+    case.config.importance.causal = true;
+    Case { masked_every: 0, lengths: vec![43, 0, 3], ..case }
 }
 
 fn undecided() -> Case {
@@ -359,24 +373,52 @@ const BUGS: &[Bug] = &[
     // Importance.
     Bug {
         file: "importance_probabilities.cu",
-        from: "    __syncthreads();\n    for (int i = static_cast<int>(threadIdx.x); i < TILE",
-        to: "    for (int i = static_cast<int>(threadIdx.x); i < TILE",
+        from: "    __syncthreads();\n    const int i = static_cast<int>(threadIdx.x);",
+        to: "    const int i = static_cast<int>(threadIdx.x);",
         shows: Report("shared memory"),
         call: received,
     },
     Bug {
         file: "importance_probabilities.cu",
-        from: "    float value[VEC];",
-        to: "    if (key >= sequence.length) {\n        return;\n    }\n    float value[VEC];",
+        from: "    Received<VEC> mine = {};",
+        to: "    if (key >= place.length) {\n        return;\n    }\n    Received<VEC> mine = {};",
         shows: Report("divergence"),
         call: received,
     },
     Bug {
         file: "importance_probabilities.cu",
-        from: "visible = __reduce_add_sync(FULL_WARP, visible);",
-        to: "visible = lane_index() < 16 ? __reduce_add_sync(0xffffu, visible) : visible;",
+        from: "__reduce_add_sync(FULL_WARP, mine.visible);",
+        to: "lane_index() < 16 ? __reduce_add_sync(0xffffu, mine.visible) : mine.visible;",
         shows: Wrong,
         call: entropy,
+    },
+    Bug {
+        file: "importance_probabilities.cu",
+        from: "bits.fill(p.mask + place.first, first, block_end);\n            __syncthreads();",
+        to: "bits.fill(p.mask + place.first, first, block_end);",
+        shows: Report("shared memory"),
+        call: entropy,
+    },
+    Bug {
+        file: "importance_probabilities.cu",
+        from: "const int there = min(max(end - key, 0), VEC);",
+        to: "const int there = VEC;",
+        shows: Wrong,
+        call: causal,
+    },
+    Bug {
+        file: "importance_probabilities.cu",
+        from: "seen_by = -early;",
+        to: "seen_by = 0;",
+        shows: Wrong,
+        call: mean,
+    },
+    Bug {
+        file: "importance_probabilities.cu",
+        from: "if (start < diagonal_end) {",
+        to: "if (start + QUERIES * WARPS < diagonal_end) {",
+        shows: Wrong,
+        call: mean,
     },
     Bug {
         file: "importance.cu",
@@ -419,6 +461,6 @@ fn every_planted_bug_is_found_in_every_order() {
 fn the_kernels_without_a_bug_pass_every_call() {
     let gates = [plain, thresholds, above_scores, top_p, budget, groups];
     let plans = [capacity, many_entries, copies, padded];
-    let importances = [received, given, entropy, undecided, ranked];
+    let importances = [received, mean, given, entropy, causal, undecided, ranked];
     [&gates[..], &plans, &importances].concat().into_iter().for_each(assert_clean);
 }

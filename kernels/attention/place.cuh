@@ -8,6 +8,7 @@
 
 #include "abi.h"
 #include "device/block.cuh"
+#include "device/partition.cuh"
 
 namespace da_moe {
 
@@ -24,36 +25,34 @@ __device__ __forceinline__ bool takes_part(const ImportanceQueryKey& p, int toke
     return p.mask == nullptr || p.mask[token] != 0;
 }
 
-// A tile: the sequence's first token and its length, and the tile's first row, counted from there.
+// A tile: its sequence's number, first token and length, and the tile's first row, counted from there.
 struct Place {
+    int index;
     int sequence;
     int length;
     int row;
 };
 
-// Offsets that the caller promised to be in order are not trusted with memory.
-__device__ __forceinline__ int sequence_start(const ImportanceQueryKey& p, int index) {
-    if (p.cu_seqlens == nullptr) {
-        return index == 0 ? 0 : p.tokens;
-    }
-    return min(max(p.cu_seqlens[index], 0), p.tokens);
+__device__ __forceinline__ Partition sequences_of(const ImportanceQueryKey& p) {
+    return {p.cu_seqlens, p.sequences, p.tokens};
 }
 
-// The place of tile number `index`; the row lies past the end where there is no such tile.
+// The place of tile number `index`; the row lies past the end where there is no such tile. Whatever `cu_seqlens` holds, a
+// token's own tile is found: this search turns wherever one for the token's sequence turns.
 __device__ __forceinline__ Place find_place(const ImportanceQueryKey& p, int index) {
+    const Partition sequences = sequences_of(p);
     int low = 0;
     int high = p.sequences - 1;
     while (low < high) {
         const int middle = (low + high + 1) / 2;
-        if (sequence_start(p, middle) / OWN + middle <= index) {
+        if (sequences.start(middle) / OWN + middle <= index) {
             low = middle;
         } else {
             high = middle - 1;
         }
     }
-    const int first = sequence_start(p, low);
-    const int end = max(sequence_start(p, low + 1), first);
-    return {first, end - first, (index - (first / OWN + low)) * OWN};
+    const Range range = sequences.range(low);
+    return {low, range.first, range.end - range.first, (index - (range.first / OWN + low)) * OWN};
 }
 
 // Whether a warp's 32 rows of the tile begin before the end.

@@ -177,6 +177,9 @@ __device__ __forceinline__ void finish(const ImportanceQueryKey& p, const Place&
         whole.merge({part.x, part.y, part.z});
     }
     const int token = place.sequence + place.row + row;
+    if (sequences_of(p).of(token) != place.index) {
+        return;
+    }
     float value = 0.0f;
     if (takes_part(p, token)) {
         const float lse = p.lse == nullptr || keeps_keys(p) ? 0.0f : lse_of(p, token);

@@ -41,6 +41,19 @@ struct Vector {
         return vector;
     }
 
+    // Zeros unless `keep`.
+    __device__ __forceinline__ void keep_if(bool keep) {
+        if constexpr (N == 1) {
+            elements[0] = keep ? elements[0] : from_float<S>(0.0f);
+        } else {
+#pragma unroll
+            for (int i = 0; i < BYTES / 4; i++) {
+                uint32_t& word = reinterpret_cast<uint32_t*>(elements)[i];
+                word = keep ? word : 0u;
+            }
+        }
+    }
+
     __device__ __forceinline__ void store(S* to) const {
         if constexpr (N == 1) {
             *to = elements[0];

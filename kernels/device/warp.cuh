@@ -11,6 +11,11 @@ __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.
 // Lanes below this one, as a mask.
 __device__ __forceinline__ unsigned lanes_below() { return (1u << lane_index()) - 1u; }
 
+// Whether no lane below this one has the same value: of lanes that would write one place, one.
+__device__ __forceinline__ bool is_first_with(int value) {
+    return (__match_any_sync(FULL_WARP, value) & lanes_below()) == 0;
+}
+
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {

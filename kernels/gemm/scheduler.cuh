@@ -49,8 +49,8 @@ public:
     // False when no tile is left. Called by whole warps, which all get the same answer.
     __device__ __forceinline__ bool next(Tile& tile) {
         while (group_ < p_.experts) {
-            const int expert = group_ + lane_index();
-            const int tiles = expert < p_.experts ? row_tiles(rows_of(expert)) * column_tiles_ : 0;
+            const Segment rows = rows_of(group_ + lane_index());
+            const int tiles = row_tiles(rows) * column_tiles_;
             int through = tiles;
 #pragma unroll
             for (int distance = 1; distance < WARP; distance *= 2) {
@@ -61,25 +61,41 @@ public:
             if (holds != 0) {
                 const int lane = __ffs(static_cast<int>(holds)) - 1;
                 const int first = __shfl_sync(FULL_WARP, through - tiles, lane);
-                tile = place(group_ + lane, static_cast<int>(next_) - first);
+                const Segment of_tile = {__shfl_sync(FULL_WARP, rows.first, lane), __shfl_sync(FULL_WARP, rows.count, lane)};
+                tile = place(group_ + lane, of_tile, static_cast<int>(next_) - first);
                 next_ += gridDim.x;
                 return true;
             }
             next_ -= __shfl_sync(FULL_WARP, through, WARP - 1);
+            rows_before_group_ = __shfl_sync(FULL_WARP, rows.first + rows.count, WARP - 1);
             group_ += WARP;
         }
         return false;
     }
 
 private:
-    __device__ __forceinline__ Segment rows_of(int expert) const { return segment(p_.offsets, p_.rows, expert); }
+    // The rows of each lane's expert, none past the last. One that ends before an earlier one has none: no row is of two
+    // experts, whatever the offsets are.
+    __device__ __forceinline__ Segment rows_of(int expert) const {
+        int end = rows_before_group_;
+        if (expert < p_.experts) {
+            end = max(end, p_.offsets == nullptr ? p_.rows : min(p_.offsets[expert + 1], p_.rows));
+        }
+#pragma unroll
+        for (int distance = 1; distance < WARP; distance *= 2) {
+            const int before = __shfl_up_sync(FULL_WARP, end, distance);
+            end = lane_index() >= distance ? max(end, before) : end;
+        }
+        const int before = __shfl_up_sync(FULL_WARP, end, 1);
+        const int first = lane_index() == 0 ? rows_before_group_ : before;
+        return {first, end - first};
+    }
 
     __device__ __forceinline__ static int row_tiles(const Segment& rows) {
         return (rows.count + TILE_ROWS - 1) / TILE_ROWS;
     }
 
-    __device__ __forceinline__ Tile place(int expert, int tile) const {
-        const Segment rows = rows_of(expert);
+    __device__ __forceinline__ static Tile place(int expert, const Segment& rows, int tile) {
         const int tiles = row_tiles(rows);
         const int row = tile % tiles * TILE_ROWS;
         return {expert, rows.first + row, min(rows.count - row, TILE_ROWS), tile / tiles * TILE_COLUMNS};
@@ -89,7 +105,9 @@ private:
     const int column_tiles_;
     // The next tile, counted from the first of the group of 32 experts that is looked at.
     unsigned next_;
+    // Of the group of 32 experts that is looked at, the first, and the rows before it.
     int group_ = 0;
+    int rows_before_group_ = 0;
 };
 
 }  // namespace da_moe

@@ -129,8 +129,12 @@ pub struct ImportanceProbabilities {
     pub values: *mut f32,
     /// T.
     pub tokens: i32,
+    /// B.
+    pub sequences: i32,
     /// Rows and columns of one matrix.
     pub side: i32,
+    /// Blocks that share a matrix.
+    pub tiles: i32,
     /// See `Measure`.
     pub measure: i32,
     /// Whether key j is visible to query i only where j <= i.
@@ -148,7 +152,9 @@ impl Default for ImportanceProbabilities {
             mask: ::core::ptr::null(),
             values: ::core::ptr::null_mut(),
             tokens: 0,
+            sequences: 0,
             side: 0,
+            tiles: 0,
             measure: 0,
             causal: 0,
         }
@@ -1552,7 +1558,9 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "mask", offset: offset_of!(ImportanceProbabilities, mask), size: size_of::<*const u8>() },
             Field { name: "values", offset: offset_of!(ImportanceProbabilities, values), size: size_of::<*mut f32>() },
             Field { name: "tokens", offset: offset_of!(ImportanceProbabilities, tokens), size: size_of::<i32>() },
+            Field { name: "sequences", offset: offset_of!(ImportanceProbabilities, sequences), size: size_of::<i32>() },
             Field { name: "side", offset: offset_of!(ImportanceProbabilities, side), size: size_of::<i32>() },
+            Field { name: "tiles", offset: offset_of!(ImportanceProbabilities, tiles), size: size_of::<i32>() },
             Field { name: "measure", offset: offset_of!(ImportanceProbabilities, measure), size: size_of::<i32>() },
             Field { name: "causal", offset: offset_of!(ImportanceProbabilities, causal), size: size_of::<i32>() },
         ],

@@ -3,6 +3,7 @@
 
 use super::abi;
 use super::device::{Call, Launch};
+use super::workspace::blocks;
 use crate::{AttentionSource, DType, Result};
 use std::f64::consts::LOG2_E;
 
@@ -90,18 +91,22 @@ impl Reading {
     }
 
     fn probabilities(&self, measure: AttentionSource, probabilities: &Probabilities) -> Call {
-        let p = abi::ImportanceProbabilities {
+        let mut p = abi::ImportanceProbabilities {
             cu_seqlens: self.cu_seqlens,
             mask: self.mask,
             values: self.values,
             tokens: self.tokens as i32,
+            sequences: self.sequences as i32,
             measure: number(measure),
             causal: i32::from(self.causal),
             ..probabilities.matrix
         };
         let width = vector_width(probabilities.dtype, &p);
         let tile = if measure.is_received() { WARP * width } else { WARPS };
-        let grid = [(p.side as usize).div_ceil(tile) as u32, probabilities.heads as u32, self.sequences as u32];
+        // Sequences are many: they share the grid's first extent, the only one that may be large. One block at least has
+        // the tokens that no matrix reaches.
+        p.tiles = blocks(p.side as usize, tile) as i32;
+        let grid = [p.tiles as u32 * self.sequences as u32, probabilities.heads as u32, 1];
         let kernel = matrix_kernel(probabilities.dtype, measure.is_received(), width > 1);
         Call::new(Launch { kernel, grid, threads: THREADS, shared: 0 }, p)
     }
@@ -265,6 +270,25 @@ mod tests {
         (qk.tensors.lse, qk.tensors.lse_stride) = (without_provenance(64), 1000);
         assert_eq!(launches(qk, AttentionSource::ReceivedMax), [(walk, tiles, abi::MEASURE_RECEIVED_MAX, 64)]);
         assert_eq!(launches(qk, AttentionSource::GivenSelf), [(own, tokens, abi::MEASURE_GIVEN_SELF, 64)]);
+    }
+
+    /// More than a grid's second and third extent may be.
+    #[test]
+    fn sequences_share_the_grids_first_extent() {
+        let reading = Reading {
+            tokens: 100_000,
+            sequences: 70_000,
+            cu_seqlens: null(),
+            mask: null(),
+            causal: false,
+            values: null_mut(),
+            lse: null_mut(),
+        };
+        let matrix = abi::ImportanceProbabilities { side: 9, ..Default::default() };
+        let probabilities = Probabilities { dtype: DType::F32, heads: 6, matrix };
+        let launch = |measure| reading.probabilities(measure, &probabilities).launch.grid;
+        assert_eq!(launch(AttentionSource::ReceivedSum), [70_000, 6, 1]);
+        assert_eq!(launch(AttentionSource::GivenPeak), [140_000, 6, 1]);
     }
 
     #[test]

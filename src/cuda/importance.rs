@@ -337,13 +337,13 @@ mod tests {
 
     #[test]
     fn attention_takes_two_launches_and_a_rule_over_sequences_a_third() {
-        let received = ("importance_received_bf16_wide", [2, 4, 3]);
+        let received = ("importance_received_bf16_wide", [6, 4, 1]);
         let reduce = ("importance_reduce", [3, 1, 1]);
         assert_eq!(launches(attention(AttentionSource::ReceivedMax), Normalize::None, 512), [received, reduce]);
         let ranked = launches(attention(AttentionSource::ReceivedMax), Normalize::Rank, 512);
         assert_eq!(ranked, [received, reduce, ("importance_rank", [3, 1, 1])]);
         let odd = launches(attention(AttentionSource::GivenPeak), Normalize::Max, 511);
-        assert_eq!(odd, [("importance_given_bf16", [64, 4, 3]), reduce, ("importance_normalize", [3, 1, 1])]);
+        assert_eq!(odd, [("importance_given_bf16", [192, 4, 1]), reduce, ("importance_normalize", [3, 1, 1])]);
     }
 
     #[test]

@@ -24,6 +24,11 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
+    /// Any integer.
+    pub fn any(&mut self) -> i32 {
+        self.next() as i32
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
@@ -283,7 +288,8 @@ fn attention(
     let tokens = case.tokens();
     let scale = 1.0 / (width as f64).sqrt();
     let mut lse = vec![0.0f32; heads * tokens];
-    let mut probabilities = vec![0.0f32; (bounds.len() - 1) * heads * side * side];
+    // What nobody sees may be anything.
+    let mut probabilities = vec![0.75f32; (bounds.len() - 1) * heads * side * side];
     for (b, pair) in bounds.windows(2).enumerate() {
         let (first, n) = (pair[0] as usize, (pair[1] - pair[0]) as usize);
         for h in 0..heads {

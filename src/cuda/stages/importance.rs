@@ -21,7 +21,8 @@ pub(in crate::cuda) fn importance<D: Device>(tray: &mut Tray<'_, D>, args: Impor
     let out = tray.output("importance", args.importance)?;
     let tensors = importance::Tensors {
         tokens: args.logits.shape()[0],
-        sequences: args.cu_seqlens.map_or(1, |bounds| bounds.shape()[0] - 1),
+        // Tokens that are in no sequence are in one: that there are none is for the contents to say.
+        sequences: args.cu_seqlens.map_or(1, |bounds| (bounds.shape()[0] - 1).max(1)),
         cu_seqlens: tray.optional("cu_seqlens", &args.cu_seqlens)?,
         mask: tray.optional("mask", &args.mask)?,
         attention,
@@ -57,13 +58,13 @@ fn reads_attention(source: &Source) -> bool {
 fn attention_on<D: Device>(tray: &mut Tray<'_, D>, from: &Attention<'_>) -> Result<attention::Attention> {
     match from {
         Attention::Probabilities(p) => {
-            let ([_, heads, side, _], strides) = (p.shape(), p.strides());
+            let ([sequences, heads, side, _], strides) = (p.shape(), p.strides());
             let matrix = abi::ImportanceProbabilities {
                 probabilities: tray.storage("attn_probs", p)?,
                 sequence_stride: strides[0] as i64,
                 head_stride: strides[1] as i64,
                 row_stride: strides[2] as i64,
-                side: side as i32,
+                side: if sequences > 0 { side as i32 } else { 0 },
                 ..Default::default()
             };
             Ok(attention::Attention::Probabilities(attention::Probabilities { dtype: p.dtype(), heads, matrix }))
