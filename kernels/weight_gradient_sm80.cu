@@ -4,15 +4,25 @@
 //   grouped_gemm_{bf16,f16}_tn[_any]         tensor cores, f32 accumulators; `_any` for rows at any address
 //   grouped_gemm_f32_tn[_{bf16,f16}_rows]    f32 products and sums; the right factor's rows may be of a 16-bit type
 //   grouped_gemm_f32_tn_f16_left             the same with the left factor's rows of a 16-bit type
+//   weight_gradient_sum_{f32,bf16,f16}       adds up the parts of a gradient whose rows were divided
 //
 // Grid (column tiles · row tiles · E), block 256: one tile of one expert's gradient, whose depth is the expert's rows, so
 // that a block's work is its expert's; blocks of an expert without rows write their zeros and end. Experts follow one
 // another, so that blocks that run at the same time share rows. Rows are gathered by token while they are loaded, and are
-// added in their order. Roles and barriers are the main loop's, and one between its products and their way out.
-// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once for each column of tiles that
-// does not find them in the L2, and every gradient once; floor: the larger of operations over the units' rate and bytes
-// over bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: dW_in 0.42 ms and dW_out 0.21 ms at 989 TFLOP/s,
-// 0.67 and 0.34 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.15 and 0.1 ms at 3 TB/s.
+// added in their order. Roles and barriers are the main loop's, and those of its products' way out. The router's gradient,
+// which has few tiles, has its rows divided into parts by sizes alone, which are added up in their order.
+// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once, and every gradient once; of L2:
+// both factors of every tile, and the gradients.
+// For marin (T 8192, 16384 rows, D 2048, F 3072, swiglu, 8 experts) the cost model (`da-moe plan`) has these floors of an H100,
+// in ms: bytes at 3 TB/s; bytes of every tile at the 5.5 TB/s of L2; wavefronts of shared memory; instructions of the main
+// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
+//
+//                 memory      L2   banks   issue   units
+//   dW_in, bf16     0.16    0.92    0.74    0.40    0.83
+//   dW_out, bf16    0.09    0.46    0.37    0.20    0.42
+//   dW_in, f32      0.31    2.42    7.33    8.16    6.87
+//   dW_out, f32     0.18    1.21    3.66    4.08    3.44
+//   dW_r, bf16 x    0.01    0.01    0.02    0.01    0.00
 
 #include "device/gradient.cuh"
 #include "gemm/f32_loop.cuh"

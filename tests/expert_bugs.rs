@@ -63,8 +63,8 @@ const BUGS: &[Bug] = &[
         file: "gemm/scheduler.cuh",
         from: "tile % tiles * TILE_ROWS;",
         to: "tile / tiles * TILE_ROWS;",
-        shows: RACE,
-        call: in_f32,
+        shows: UNINITIALISED,
+        call: tall,
     },
     // Operands.
     Bug {

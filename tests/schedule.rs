@@ -2,11 +2,14 @@
 //! of themselves; how much is multiplied and copied is counted by the emulator while the kernels run, on the shapes that the
 //! speed goals are stated for, so that a loop that stopped skipping what is not there fails here although its results
 //! would be right.
-#![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "harness/alone.rs"]
+mod alone;
+
+use alone::{Asked, Done, compile, compiler, gradient, integers, kernels, offsets, product, run, zeros};
 use da_moe::DType;
-use da_moe::cuda::experts::{self, Factors};
-use da_moe::cuda::{Emulated, Launch, Parameters, abi, gradient_products};
+use da_moe::cuda::{Launch, abi};
 use da_moe_emulator::{Compiler, Device, Module, Schedule, Work};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
@@ -18,47 +21,6 @@ const TILE: [usize; 2] = [128, 256];
 const STEP: usize = 16;
 /// Elements of the depth of a step of a main loop.
 const DEPTH: usize = 32;
-
-fn compiler(file: &Path) -> Compiler {
-    Compiler::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels")).include(Emulated::sources()).file(file)
-}
-
-fn compile(compiler: &Compiler) -> Arc<Module> {
-    compiler.compile().unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The compiler of one of the kernels' own files.
-fn kernels(file: &str) -> Compiler {
-    compiler(&Emulated::sources().join(file))
-}
-
-/// Bytes on a device.
-fn place(device: &Device, name: &str, bytes: &[u8]) -> u64 {
-    let address = device.alloc(name, bytes.len()).unwrap();
-    device.upload(address, bytes).unwrap();
-    address
-}
-
-fn zeros(device: &Device, name: &str, bytes: usize) -> u64 {
-    place(device, name, &vec![0; bytes])
-}
-
-fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
-    place(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
-}
-
-fn run<P>(device: &Device, launch: &Launch, mut p: P) {
-    let Launch { kernel, grid, threads, shared } = *launch;
-    // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
-    unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
-}
-
-/// Where groups of so many members start, and where the last one ends.
-fn offsets(counts: &[usize]) -> Vec<i32> {
-    let mut offsets = vec![0];
-    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
-    offsets
-}
 
 /// Sizes rounded up to whole steps, and added.
 fn padded(counts: &[usize], step: usize) -> usize {
@@ -125,67 +87,14 @@ fn every_tile_of_a_gradient_has_one_block() {
     }
 }
 
-/// What a grouped product asks for: rows of so many experts, `[depth, columns]`.
-fn product(module: &Arc<Module>, dtype: DType, counts: &[usize], [depth, columns]: [usize; 2]) -> Work {
-    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    let (offsets, size) = (offsets(counts), dtype.size());
-    let rows = offsets[counts.len()];
-    let p = abi::GroupedGemm {
-        a: without_provenance(zeros(&device, "a", rows as usize * depth * size) as usize),
-        b: without_provenance(zeros(&device, "b", counts.len() * columns * depth * size) as usize),
-        out: without_provenance_mut(zeros(&device, "out", rows as usize * columns * size) as usize),
-        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
-        a_stride: depth as i64,
-        b_stride: depth as i64,
-        b_expert_stride: (columns * depth) as i64,
-        out_stride: columns as i64,
-        rows,
-        a_rows: rows,
-        experts: counts.len() as i32,
-        depth: depth as i32,
-        columns: columns as i32,
-        ..Default::default()
-    };
-    for call in experts::calls(dtype, Factors::F32, 3, p) {
-        let Parameters::GroupedGemm(p) = call.parameters else { panic!("{call:?}") };
-        run(&device, &call.launch, p);
-    }
-    device.work()
-}
-
-/// What the gradients of weights ask for: `[left, right]`, over so many rows an expert.
-fn gradient(module: &Arc<Module>, counts: &[usize], [left, right]: [usize; 2]) -> Work {
-    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    let offsets = offsets(counts);
-    let rows = offsets[counts.len()];
-    let operand = |name, columns: usize| abi::RoutedOperand {
-        rows: without_provenance(zeros(&device, name, rows as usize * columns * 2) as usize),
-        stride: columns as i64,
-        sources: rows,
-        columns: columns as i32,
-        ..Default::default()
-    };
-    let p = abi::WeightGradient {
-        left: operand("left", left),
-        right: operand("right", right),
-        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
-        out: without_provenance_mut(zeros(&device, "out", counts.len() * left * right * 2) as usize),
-        out_expert_stride: (left * right) as i64,
-        out_stride: right as i64,
-        rows,
-        experts: counts.len() as i32,
-        ..Default::default()
-    };
-    for call in gradient_products::weight_gradient(DType::Bf16, DType::Bf16, p) {
-        let Parameters::WeightGradient(p) = call.parameters else { panic!("{call:?}") };
-        run(&device, &call.launch, p);
-    }
-    device.work()
+/// What was asked for.
+fn work(done: Done) -> Work {
+    done.device.work()
 }
 
 /// Rows that tensor cores multiply for these, when no column and no depth is padded.
 fn multiplied_rows(module: &Arc<Module>, counts: &[usize]) -> usize {
-    product(module, DType::Bf16, counts, [DEPTH, STEP]).multiply_adds as usize / (DEPTH * STEP)
+    work(product(module, Asked::of(DType::Bf16), counts, [DEPTH, STEP])).multiply_adds as usize / (DEPTH * STEP)
 }
 
 #[test]
@@ -207,7 +116,7 @@ fn tensor_cores_multiply_whole_steps_of_what_is_there() {
     assert_eq!(multiplied_rows(&module, &UNEVEN), 16 + 128 + 128 + 144 + 304 + 32);
     assert_eq!(multiplied_rows(&module, &[0; 70]), 0);
     for [depth, columns] in [[8, 1], [40, 24], [64, 272]] {
-        let work = product(&module, DType::Bf16, &UNEVEN, [depth, columns]);
+        let work = work(product(&module, Asked::of(DType::Bf16), &UNEVEN, [depth, columns]));
         let area = columns.next_multiple_of(STEP) * depth.next_multiple_of(DEPTH);
         assert_eq!(work.multiply_adds as usize, padded(&UNEVEN, STEP) * area, "{columns} columns, {depth} deep");
     }
@@ -217,7 +126,7 @@ const F32_SIZES: [[usize; 2]; 4] = [[16, 8], [17, 8], [16, 64], [33, 200]];
 
 /// Nothing counts f32's multiplications, but they read their factors from shared memory.
 fn f32_read(module: &Arc<Module>, sizes: [usize; 2]) -> usize {
-    product(module, DType::F32, &UNEVEN, sizes).shared_read_bytes as usize
+    work(product(module, Asked::of(DType::F32), &UNEVEN, sizes)).shared_read_bytes as usize
 }
 
 /// What has to be read for [`UNEVEN`] rows, a depth and columns. A warp has 16 rows and 32 columns of each half of a tile's
@@ -252,10 +161,10 @@ fn gradients_cost_their_experts_rows() {
     let module = compile(&kernels("weight_gradient_sm80.cu"));
     // Whole steps of 32 rows; nothing for experts without any.
     let area = 129usize.next_multiple_of(STEP) * 400;
-    let work = gradient(&module, &[1, 31, 0, 32, 33, 0, 300], [129, 400]);
-    assert_eq!(work.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
+    let uneven = work(gradient(&module, false, &[1, 31, 0, 32, 33, 0, 300], [129, 400]));
+    assert_eq!(uneven.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
     for (counts, goal) in fine_and_marin().into_iter().zip([1.15, 1.01]) {
-        let multiplied = gradient(&module, &counts, [STEP, STEP]).multiply_adds as usize / (STEP * STEP);
+        let multiplied = work(gradient(&module, false, &counts, [STEP, STEP])).multiply_adds as usize / (STEP * STEP);
         assert_eq!(multiplied, padded(&counts, DEPTH));
         assert!(multiplied as f64 <= goal * counts.iter().sum::<usize>() as f64, "{multiplied}");
     }
@@ -374,7 +283,8 @@ fn waste_is_found() {
     }
     let gradients = kernels("weight_gradient_sm80.cu");
     let area = STEP * STEP;
-    let multiplied = |compiler: &Compiler| gradient(&compile(compiler), &[40], [STEP, STEP]).multiply_adds as usize;
+    let multiplied =
+        |compiler: &Compiler| work(gradient(&compile(compiler), false, &[40], [STEP, STEP])).multiply_adds as usize;
     assert_eq!(multiplied(&gradients), 64 * area);
     for (file, from, to, times) in [
         ("mma_loop.cuh", "if (i < rows_) {", "if (rows_ > 0) {", 4),

@@ -25,7 +25,8 @@ PTX_FN void cp_async_16(uint32_t target, const void* source, int source_bytes) {
 
 // As above: all 16 bytes, or zeros.
 PTX_FN void cp_async_16_if(uint32_t target, const void* source, bool is_there) {
-    asm volatile("{\n.reg .pred ignore;\nsetp.eq.u32 ignore, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, ignore;\n}" ::"r"(target),
+    asm volatile("{ .reg .pred ignore; setp.eq.u32 ignore, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, ignore; }" ::"r"(
+                     target),
                  "l"(source), "r"(static_cast<uint32_t>(is_there))
                  : "memory");
 }
@@ -36,12 +37,6 @@ PTX_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memor
 template <int GROUPS>
 PTX_FN void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
-}
-
-// The same value. What is made of it is computed here, and not kept in registers from before a loop that leaves none.
-PTX_FN int computed_here(int value) {
-    asm volatile("" : "+r"(value));
-    return value;
 }
 
 // Four 8 × 8 matrices of 16-bit elements; lane l gives the address of row l mod 8 of matrix l / 8.
@@ -115,7 +110,6 @@ template <int GROUPS>
 PTX_FN void cp_async_wait() {
     emu::cp_async_wait(GROUPS);
 }
-PTX_FN int computed_here(int value) { return value; }
 PTX_FN void ldmatrix_x4(uint32_t (&out)[4], uint32_t row) { emu::ldmatrix(4, false, row, out); }
 PTX_FN void ldmatrix_x4_trans(uint32_t (&out)[4], uint32_t row) { emu::ldmatrix(4, true, row, out); }
 PTX_FN void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -12,7 +12,6 @@
 #pragma once
 
 #include "../abi.h"
-#include "../device/ptx.cuh"
 #include "../device/storage.cuh"
 #include "../device/warp.cuh"
 #include "operands.cuh"
@@ -82,7 +81,7 @@ public:
     template <int HALF>
     __device__ __forceinline__ Products half_of_products() const {
         Products products(shared_);
-        const int thread = ptx::computed_here(static_cast<int>(threadIdx.x));
+        const int thread = this_thread();
 #pragma unroll
         for (int i = 0; i < NEIGHBOURS; i++) {
             const float(&of_row)[OWN] = products_[HALF * NEIGHBOURS + i];
@@ -111,27 +110,33 @@ private:
         return (first < vectors ? 1 : 0) + (first + APART < vectors ? 1 : 0);
     }
 
+    // What is made of it is computed for every step, because the products leave no registers to keep it in.
+    __device__ __forceinline__ static int this_thread() { return computed_here(static_cast<int>(threadIdx.x)); }
+
     // What one thread copies: eight neighbours in memory, along the depth or across it.
     template <class Source, bool ACROSS = Source::ACROSS>
     class Copy {
     public:
-        __device__ __forceinline__ Copy(const Source& from, int depth) : row_(from.row(vector())), depth_(depth) {}
+        __device__ __forceinline__ Copy(const Source& from, int depth)
+            : row_(from.row(static_cast<int>(threadIdx.x) % TILE_ROWS)), depth_(depth) {}
 
         __device__ __forceinline__ void load(int step) {
-            const int count = row_.is_there ? min(max(depth_ - step - first(), 0), OUTPUT_CHUNK) : 0;
-            next_ = raw_chunk(row_.at + step + first(), count);
+            const int from = step + first(this_thread());
+            const int count = row_.is_there ? min(max(depth_ - from, 0), OUTPUT_CHUNK) : 0;
+            next_ = raw_chunk(row_.at + from, count);
         }
 
         __device__ __forceinline__ void store(float* to) const {
+            const int thread = this_thread();
+            to += first(thread) * PITCH + thread % TILE_ROWS;
 #pragma unroll
             for (int i = 0; i < OUTPUT_CHUNK; i++) {
-                to[(first() + i) * PITCH + vector()] = to_float(next_.elements[i]);
+                to[i * PITCH] = to_float(next_.elements[i]);
             }
         }
 
     private:
-        __device__ __forceinline__ static int vector() { return static_cast<int>(threadIdx.x) % TILE_ROWS; }
-        __device__ __forceinline__ static int first() { return static_cast<int>(threadIdx.x) / TILE_ROWS * OUTPUT_CHUNK; }
+        __device__ __forceinline__ static int first(int thread) { return thread / TILE_ROWS * OUTPUT_CHUNK; }
 
         const Row<typename Source::Element> row_;
         int depth_;
@@ -142,29 +147,36 @@ private:
     class Copy<Source, true> {
     public:
         // A source has no rows past the depth.
-        __device__ __forceinline__ Copy(const Source& from, int) : from_(from), picked_(from.pick(k())) {}
+        __device__ __forceinline__ Copy(const Source& from, int)
+            : from_(from), picked_(from.pick(k(static_cast<int>(threadIdx.x)))) {}
 
         __device__ __forceinline__ void load(int step) {
+            const int thread = this_thread();
             const auto row = from_.picked(picked_);
             takes_part_ = from_.takes_part(picked_);
-            picked_ = from_.pick(step + STEP + k());
-            const int count = row.is_there ? min(max(from_.width() - first(), 0), OUTPUT_CHUNK) : 0;
-            next_ = raw_chunk(row.at + first(), count);
+            picked_ = from_.pick(step + STEP + k(thread));
+            const int count = row.is_there ? min(max(from_.width() - first(thread), 0), OUTPUT_CHUNK) : 0;
+            next_ = raw_chunk(row.at + first(thread), count);
         }
 
         __device__ __forceinline__ void store(float* to) const {
+            const int thread = this_thread();
+            to += k(thread) * PITCH + first(thread);
 #pragma unroll
-            for (int i = 0; i < OUTPUT_CHUNK; i++) {
-                to[k() * PITCH + first() + i] = takes_part_ ? to_float(next_.elements[i]) : 0.0f;
+            for (int i = 0; i < OUTPUT_CHUNK; i += NEIGHBOURS) {
+                Vector<float, NEIGHBOURS> four;
+#pragma unroll
+                for (int j = 0; j < NEIGHBOURS; j++) {
+                    four.elements[j] = takes_part_ ? to_float(next_.elements[i + j]) : 0.0f;
+                }
+                four.store(to + i);
             }
         }
 
     private:
         static constexpr int THREADS_A_ROW = TILE_COLUMNS / OUTPUT_CHUNK;
-        __device__ __forceinline__ static int k() { return static_cast<int>(threadIdx.x) / THREADS_A_ROW; }
-        __device__ __forceinline__ static int first() {
-            return static_cast<int>(threadIdx.x) % THREADS_A_ROW * OUTPUT_CHUNK;
-        }
+        __device__ __forceinline__ static int k(int thread) { return thread / THREADS_A_ROW; }
+        __device__ __forceinline__ static int first(int thread) { return thread % THREADS_A_ROW * OUTPUT_CHUNK; }
 
         const Source& from_;
         int picked_;
@@ -187,13 +199,14 @@ private:
 
     template <int ROWS, int COLUMNS>
     __device__ __forceinline__ void multiply_halves(const float* stage, int k, int end) {
-        const float* a = stage + row(static_cast<int>(threadIdx.x));
-        const float* b = stage + STEP * PITCH + column(static_cast<int>(threadIdx.x));
+        const int thread = this_thread();
+        const float* a = stage + k * PITCH + row(thread);
+        const float* b = stage + (STEP + k) * PITCH + column(thread);
         // Not unrolled: registers for a second set of factors would cost the second block a multiprocessor, whose warps are
         // what these wait behind.
 #pragma unroll 1
-        for (; k < end; k++) {
-            multiply_one<ROWS, COLUMNS>(a + k * PITCH, b + k * PITCH);
+        for (; k < end; k++, a += PITCH, b += PITCH) {
+            multiply_one<ROWS, COLUMNS>(a, b);
         }
     }
 

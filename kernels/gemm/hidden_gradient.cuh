@@ -24,10 +24,9 @@ public:
     __device__ __forceinline__ void write(const Tile& tile, const Products& products) const {
         constexpr int CHUNKS = Products::COLUMNS / OUTPUT_CHUNK;
         static_assert(WARP % CHUNKS == 0 || CHUNKS % WARP == 0, "a warp has whole rows, or one");
-        const int64_t part_count = (p_.product.columns + Products::COLUMNS - 1) / Products::COLUMNS;
         const int end = min(tile.rows, Products::ROWS) * CHUNKS;
         const int step = static_cast<int>(blockDim.x);
-        const int thread = ptx::computed_here(static_cast<int>(threadIdx.x));
+        const int thread = computed_here(static_cast<int>(threadIdx.x));
         Hidden next;
         if (AHEAD) {
             load(next, tile, thread / CHUNKS, thread % CHUNKS, thread < end);
@@ -51,6 +50,8 @@ public:
                 part += __shfl_xor_sync(FULL_WARP, part, distance);
             }
             if (i < end && chunk == 0) {
+                const int columns = computed_here(p_.product.columns);
+                const int64_t part_count = (columns + Products::COLUMNS - 1) / Products::COLUMNS;
                 p_.parts[(tile.row + row) * part_count + tile.column / Products::COLUMNS] = part;
             }
         }

@@ -108,7 +108,7 @@ public:
     template <int HALF>
     __device__ __forceinline__ Products half_of_products() const {
         Products products(reinterpret_cast<float*>(shared_));
-        const int thread = ptx::computed_here(static_cast<int>(threadIdx.x));
+        const int thread = computed_here(static_cast<int>(threadIdx.x));
         const int lane = thread % WARP;
         const int first_row = thread / WARP / SideB::WARPS * MMA_FRAGMENT + lane / 4;
         const int first_column = thread / WARP % SideB::WARPS * MMA_FRAGMENT + lane % 4 * 2;

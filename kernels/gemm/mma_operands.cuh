@@ -170,16 +170,25 @@ public:
 
     __device__ __forceinline__ void fill(int stage, int step) {
         const Row<S> row = from_.picked(picked_);
-        picked_ = from_.pick((step + 1) * ROWS + copied_row());
-        const int width = row.is_there ? from_.width() : 0;
         // Chunks that a thread copies are eight apart, which leaves their places' turns alone.
         const int at = stage + place(copied_row(), copied_chunk());
+        if (ALIGNED && from_.width() >= Side::VECTORS) {
+#pragma unroll
+            for (int copy = 0; copy < COPIES; copy++) {
+                const S* chunk = row.at + (copied_chunk() + copy * THREADS_A_ROW) * CHUNK;
+                copy_whole<ALIGNED>(shared_, address_, at + copy * THREADS_A_ROW * 16, chunk, row.is_there);
+            }
+        } else {
+            const int width = row.is_there ? from_.width() : 0;
 #pragma unroll(ALIGNED ? COPIES : 1)
-        for (int copy = 0; copy < COPIES; copy++) {
-            const int first = (copied_chunk() + copy * THREADS_A_ROW) * CHUNK;
-            const S* chunk = row.at + (first < width ? first : 0);
-            copy_chunk<ALIGNED>(shared_, address_, at + copy * THREADS_A_ROW * 16, chunk, width - first);
+            for (int copy = 0; copy < COPIES; copy++) {
+                const int first = (copied_chunk() + copy * THREADS_A_ROW) * CHUNK;
+                const S* chunk = row.at + (first < width ? first : 0);
+                copy_chunk<ALIGNED>(shared_, address_, at + copy * THREADS_A_ROW * 16, chunk, width - first);
+            }
         }
+        // Last, so that it takes the register that the row before it has left, and is waited for in the next step alone.
+        picked_ = from_.pick((step + 1) * ROWS + copied_row());
     }
 
     __device__ __forceinline__ void fragment(uint32_t (&out)[4], int stage, int f, int k) const {

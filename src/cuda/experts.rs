@@ -58,11 +58,6 @@ impl Unit {
             Unit::Scalar => [abi::GEMM_F32_TILE as usize; 2],
         }
     }
-
-    /// Blocks that a multiprocessor holds at once, by their registers.
-    pub fn blocks_a_multiprocessor(self) -> usize {
-        if self == Unit::Scalar { 2 } else { 1 }
-    }
 }
 
 /// The one launch of a product; none where there is nothing to write. `operands` are the types of both, one type
@@ -80,6 +75,11 @@ pub fn calls(
         .into_iter()
 }
 
+/// Blocks of a product that a multiprocessor holds at once, by their registers (held against the compiled kernels).
+fn blocks_a_multiprocessor(kernel: &str) -> usize {
+    if kernel.starts_with("grouped_gemm_f32_") && !kernel.ends_with("_dh") { 2 } else { 1 }
+}
+
 /// Blocks that take the tiles of a product; none where there is no tile. `paired`: the weights' rows come in pairs, so
 /// that a tile has half as many columns.
 pub(super) fn persistent(
@@ -89,7 +89,7 @@ pub(super) fn persistent(
     multiprocessors: usize,
     p: &abi::GroupedGemm,
 ) -> Option<Launch> {
-    let blocks = most_tiles(unit, paired, p).min(multiprocessors * unit.blocks_a_multiprocessor());
+    let blocks = most_tiles(unit, paired, p).min(multiprocessors * blocks_a_multiprocessor(kernel));
     let grid = [blocks as u32, 1, 1];
     (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared() })
 }
