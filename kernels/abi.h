@@ -742,12 +742,15 @@ enum Activation {
     ACTIVATION_REGLU = 7,
 };
 
-/** Rows of a tile of the grouped product on tensor cores, and its columns unless gated. */
-#define GEMM_TILE 128
-/** As `GEMM_TILE`, for f32 products. */
-#define GEMM_F32_TILE 64
-/** Dynamic shared memory of a block on tensor cores: four stages of two operands, each 128 rows of 64 bytes. */
-#define GEMM_SHARED_BYTES 65536
+/** Rows of a tile of the grouped product on tensor cores. */
+#define GEMM_TILE_ROWS 128
+/** Its columns; when gated, half of them are the gate's. */
+#define GEMM_TILE_COLUMNS 256
+/** Rows, and columns, of a tile of f32 products. */
+#define GEMM_F32_TILE 128
+/** Dynamic shared memory of a block on tensor cores: four stages of as many vectors of 64 bytes as a tile has rows and
+ * columns. */
+#define GEMM_SHARED_BYTES 98304
 
 /** A product of rows with their experts' weights (SPEC §5): `grouped_gemm_*`. */
 struct GroupedGemm {
@@ -848,7 +851,7 @@ struct RoutedOperand {
     const void* rows;
     /** `[rows]` row of `rows` for each row of the plan, or null: the same. */
     const int32_t* row_token;
-    /** `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold. */
+    /** `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold. Only products in f32 look at it. */
     const uint8_t* mask;
     /** Distance between rows. */
     int64_t stride;
@@ -864,7 +867,7 @@ struct WeightGradient {
     struct RoutedOperand left;
     /** Its columns are those of `out`. */
     struct RoutedOperand right;
-    /** `[E + 1]`, or null: one expert has all rows. */
+    /** `[E + 1]`, or null: expert e has `share` rows from `e * share` on, as far as there are. */
     const int32_t* offsets;
     /** Out: `[E, left columns, right columns]`; in too unless `beta` is 0. */
     void* out;
@@ -880,6 +883,28 @@ struct WeightGradient {
     int32_t out_f32;
     /** Factor on what `out` holds: 0 or 1. */
     float beta;
+    /** Rows of an expert where there are no `offsets`. */
+    int32_t share;
+    /** Keeps the struct free of padding. */
+    int32_t reserved;
+};
+
+/** A weight's gradient whose rows were divided, added up, `out = beta * out + sum of parts`: `weight_gradient_sum_*`. */
+struct WeightGradientSum {
+    /** `[part_count, elements]`. */
+    const float* parts;
+    /** Out: `[elements]`; in too unless `beta` is 0. */
+    void* out;
+    /** Elements of the gradient. */
+    int64_t elements;
+    /** Parts. */
+    int32_t part_count;
+    /** Whether `out` is f32 instead of the storage type. */
+    int32_t out_f32;
+    /** Factor on what `out` holds: 0 or 1. */
+    float beta;
+    /** Keeps the struct free of padding. */
+    int32_t reserved;
 };
 
 /** As `WeightGradient` for a bias, `out[e] = beta * out[e] + sum of weight * row`: `bias_gradient_*`. */

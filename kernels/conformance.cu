@@ -76,6 +76,20 @@ extern "C" __global__ void __launch_bounds__(32) conformance_cp_async(const uint
 }
 GPU_KERNEL(conformance_cp_async)
 
+// Two of three lanes copy their piece, one has zeros. A lane reads what its neighbour copied.
+extern "C" __global__ void __launch_bounds__(32) conformance_cp_async_if(const uint4* in, uint4* out) {
+    SHARED_ARRAY(uint4, pieces, WARP);
+    const int lane = lane_index();
+    pieces[lane] = make_uint4(~0u, ~0u, ~0u, ~0u);
+    __syncwarp();
+    ptx::cp_async_16_if(ptx::shared_address(pieces + lane), in + lane, lane % 3 != 0);
+    ptx::cp_async_commit();
+    ptx::cp_async_wait<0>();
+    __syncwarp();
+    out[lane] = pieces[lane ^ 1];
+}
+GPU_KERNEL(conformance_cp_async_if)
+
 extern "C" __global__ void __launch_bounds__(32) conformance_ldmatrix(const uint4* in, uint32_t* out) {
     ldmatrix<false>(in, out);
 }

@@ -8,17 +8,24 @@
 //
 // Persistent: grid (blocks that fit the device), block 256, roles and barriers as in grouped_gemm_sm80.cu, whose scheduler
 // and main loops these are. Sums are in the order of the depth, whatever block computes them.
-// Operations: 2·depth·columns a row, in steps of 16 rows, of 4 in f32; bytes: weights of every expert that has rows, rows of
-// A and of the output, for `dh` also h, dh and g·a; floor: the larger of operations over the units' rate and bytes over
-// bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: da 0.21 ms and dx 0.42 ms at 989 TFLOP/s, 0.34 and
-// 0.67 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.3 and 0.2 ms at 3 TB/s.
+// Operations: 2·depth·columns a row, in steps of 16 rows; bytes: weights of every expert that has rows, rows of A and of the
+// output, for `dh` also h, dh and g·a; of L2: both factors of every tile, and those.
+// For marin (T 8192, 16384 rows, D 2048, F 3072, swiglu, 8 experts) the cost model (`da-moe plan`) has these floors of an H100,
+// in ms: bytes at 3 TB/s; bytes of every tile at the 5.5 TB/s of L2; wavefronts of shared memory; instructions of the main
+// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
+//
+//                 memory      L2   banks   issue   units
+//   da, bf16        0.29    0.57    0.37    0.20    0.42
+//   dx, bf16        0.18    0.90    0.72    0.40    0.83
+//   da, f32         0.45    1.35    3.66    4.08    3.44
+//   dx, f32         0.31    2.37    7.31    8.16    6.87
 
 #include "gemm/f32_loop.cuh"
 #include "gemm/grouped.cuh"
 #include "gemm/mma_loop.cuh"
 
 #define MMA_BACK(storage, name, product, Parameters, aligned)                                      \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ Parameters p) {                                \
         DYN_SMEM(shared, 128);                                                                     \
         using A = da_moe::RowsOfA<storage>;                                                        \
@@ -36,16 +43,19 @@ MMA_BACK(da_moe::bf16, bf16_nn_any, grouped_gemm, GroupedGemm, false)
 MMA_BACK(da_moe::f16, f16_nn, grouped_gemm, GroupedGemm, true)
 MMA_BACK(da_moe::f16, f16_nn_any, grouped_gemm, GroupedGemm, false)
 
-#define F32_BACK(weights, name, product, Parameters)                                               \
-    extern "C" __global__ void __launch_bounds__(256, 2)                                           \
+// Two blocks a multiprocessor, one where what becomes of the products takes registers.
+#define F32_BACK(weights, name, product, Parameters, blocks)                                       \
+    extern "C" __global__ void __launch_bounds__(256, blocks)                                      \
         grouped_gemm_##name(const __grid_constant__ Parameters p) {                                \
         using A = da_moe::RowsOfA<float>;                                                          \
         using B = da_moe::ColumnsOfB<weights>;                                                     \
-        da_moe::product<da_moe::F32Loop<A, B>, A, B>(p, nullptr);                                  \
+        using Loop = da_moe::F32Loop<A, B>;                                                        \
+        F32_SHARED(shared, Loop);                                                                  \
+        da_moe::product<Loop, A, B>(p, shared);                                                    \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
-F32_BACK(float, f32_dh, hidden_gradient, HiddenGradient)
-F32_BACK(float, f32_nn, grouped_gemm, GroupedGemm)
-F32_BACK(da_moe::bf16, f32_nn_bf16_weights, grouped_gemm, GroupedGemm)
-F32_BACK(da_moe::f16, f32_nn_f16_weights, grouped_gemm, GroupedGemm)
+F32_BACK(float, f32_dh, hidden_gradient, HiddenGradient, 1)
+F32_BACK(float, f32_nn, grouped_gemm, GroupedGemm, 2)
+F32_BACK(da_moe::bf16, f32_nn_bf16_weights, grouped_gemm, GroupedGemm, 2)
+F32_BACK(da_moe::f16, f32_nn_f16_weights, grouped_gemm, GroupedGemm, 2)

@@ -5,23 +5,29 @@
 //   grouped_gemm_f32_{plain,gated}                f32 products and sums
 //   grouped_gemm_f32_plain_{bf16,f16}_rows        the same for 16-bit rows of A and f32 weights: a router kept in f32
 //
-// The first product gathers the rows of x by token while it loads them and applies bias and activation in registers, the
-// gate and the up projection of a column in one thread; the second one is `plain` without an activation.
+// The first product gathers the rows of x by token while it loads them and applies bias and activation on its way out, the
+// gate and the up projection of a column in one tile; the second one is `plain` without an activation.
 //
 // Persistent: grid (blocks that fit the device), block 256; a block takes tile after tile from the scheduler, which reads
 // the plan's offsets on the device. Products per tile are added in the order of the depth, whatever block computes it.
 //
-// Roles: on tensor cores all eight warps load, share a tile's 128 rows and have 16 of its columns each; in f32 a thread has
-// 4 × 4 products of a tile of 64 × 64. Barriers of a tile on tensor cores: one before its first step, one a step (32
-// elements of the depth, 16 of TF32), which guards a ring of four stages, one after the last, one between the products' way
-// into shared memory and out of it; in f32 two a step of 16 and that last one. gemm/mma_loop.cuh and gemm/f32_loop.cuh say
-// what each guards.
+// Roles: on tensor cores all eight warps load, and divide a tile of 128 rows and 256 columns two by four; in f32 a thread has
+// 8 × 8 products of a tile of 128 × 128. Barriers of a tile: one before its first step; one a step (32 elements of the depth
+// on tensor cores, 16 of TF32 and in f32), which guards a ring of four stages, of two in f32; on tensor cores one after the
+// last; and for each half of its rows one between the products' way into shared memory and out of it, and one after that.
+// gemm/mma_loop.cuh and gemm/f32_loop.cuh say what each guards.
 //
-// Operations: 2·depth·columns (twice that when gated) a row, in steps of 16 rows, of 4 in f32; bytes: weights of every
-// expert that has rows, rows of A and of the output; floor: the larger of operations over the units' rate and bytes over
-// bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu, 8 experts) in bf16: 0.42 ms and 0.21 ms at 989 TFLOP/s, 0.67 and
-// 0.34 ms at the 62% of them that mma.sync is said to reach on Hopper, the 0.64 GB of both 0.2 ms at 3 TB/s; in f32 6.2 ms
-// and 3.1 ms at 67 TFLOP/s.
+// Operations: 2·depth·columns (twice that when gated) a row, in steps of 16 rows; bytes: weights of every expert that has
+// rows, rows of A and of the output; of L2: both factors of every tile.
+// For marin (T 8192, 16384 rows, D 2048, F 3072, swiglu, 8 experts) the cost model (`da-moe plan`) has these floors of an H100,
+// in ms: bytes at 3 TB/s; bytes of every tile at the 5.5 TB/s of L2; wavefronts of shared memory; instructions of the main
+// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
+//
+//                 memory      L2   banks   issue   units
+//   W_in, bf16      0.12    0.90    0.74    0.40    0.83
+//   W_out, bf16     0.09    0.45    0.37    0.20    0.42
+//   W_in, f32       0.25    2.38    7.33    8.16    6.87
+//   W_out, f32      0.18    1.20    3.66    4.08    3.44
 
 #include "gemm/f32_loop.cuh"
 #include "gemm/grouped.cuh"
@@ -30,30 +36,28 @@
 namespace da_moe {
 namespace {
 
-// Rows of the gate that are followed by as many of the up projection: those that one thread gets in a fragment.
-constexpr int MMA_GROUP = 8;
-constexpr int F32_GROUP = 2;
-
 template <class S, bool GATED, bool ALIGNED>
 __device__ __forceinline__ void on_tensor_cores(const GroupedGemm& p, unsigned char* shared) {
     using A = RowsOfA<S>;
-    using B = RowsOfB<S, GATED, MMA_GROUP>;
+    using B = RowsOfB<S, GATED>;
     grouped_gemm<MmaLoop<ALIGNED, A, B>, A, B>(p, shared);
 }
 
 template <class S, bool GATED>
 __device__ __forceinline__ void in_f32(const GroupedGemm& p) {
     using A = RowsOfA<S>;
-    using B = RowsOfB<float, GATED, F32_GROUP>;
-    grouped_gemm<F32Loop<A, B>, A, B>(p, nullptr);
+    using B = RowsOfB<float, GATED>;
+    using Loop = F32Loop<A, B>;
+    F32_SHARED(shared, Loop);
+    grouped_gemm<Loop, A, B>(p, shared);
 }
 
 }  // namespace
 }  // namespace da_moe
 
-// Two blocks a multiprocessor; one of those that load element by element, which takes registers.
+// One block a multiprocessor: half of its registers are products.
 #define MMA_GEMM(storage, name, gated, aligned)                                                    \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ GroupedGemm p) {                               \
         DYN_SMEM(shared, 128);                                                                     \
         da_moe::on_tensor_cores<storage, gated, aligned>(p, shared);                               \

@@ -4,16 +4,27 @@
 //   grouped_gemm_{bf16,f16}_tn[_any]         tensor cores, f32 accumulators; `_any` for rows at any address
 //   grouped_gemm_f32_tn[_{bf16,f16}_rows]    f32 products and sums; the right factor's rows may be of a 16-bit type
 //   grouped_gemm_f32_tn_f16_left             the same with the left factor's rows of a 16-bit type
+//   weight_gradient_sum_{f32,bf16,f16}       adds up the parts of a gradient whose rows were divided
 //
 // Grid (column tiles · row tiles · E), block 256: one tile of one expert's gradient, whose depth is the expert's rows, so
 // that a block's work is its expert's; blocks of an expert without rows write their zeros and end. Experts follow one
 // another, so that blocks that run at the same time share rows. Rows are gathered by token while they are loaded, and are
-// added in their order. Roles and barriers are the main loop's, and one between its products and their way out.
-// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once for each column of tiles that
-// does not find them in the L2, and every gradient once; floor: the larger of operations over the units' rate and bytes
-// over bandwidth. For marin (16384 rows, D 2048, F 3072, swiglu) in bf16: dW_in 0.42 ms and dW_out 0.21 ms at 989 TFLOP/s,
-// 0.67 and 0.34 ms at the 62% of them that mma.sync is said to reach on Hopper; their bytes 0.15 and 0.1 ms at 3 TB/s.
+// added in their order. Roles and barriers are the main loop's, and those of its products' way out. The router's gradient,
+// which has few tiles, has its rows divided into parts by sizes alone, which are added up in their order.
+// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once, and every gradient once; of L2:
+// both factors of every tile, and the gradients.
+// For marin (T 8192, 16384 rows, D 2048, F 3072, swiglu, 8 experts) the cost model (`da-moe plan`) has these floors of an H100,
+// in ms: bytes at 3 TB/s; bytes of every tile at the 5.5 TB/s of L2; wavefronts of shared memory; instructions of the main
+// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
+//
+//                 memory      L2   banks   issue   units
+//   dW_in, bf16     0.16    0.92    0.74    0.40    0.83
+//   dW_out, bf16    0.09    0.46    0.37    0.20    0.42
+//   dW_in, f32      0.31    2.42    7.33    8.16    6.87
+//   dW_out, f32     0.18    1.21    3.66    4.08    3.44
+//   dW_r, bf16 x    0.01    0.01    0.02    0.01    0.00
 
+#include "device/gradient.cuh"
 #include "gemm/f32_loop.cuh"
 #include "gemm/mma_loop.cuh"
 #include "gemm/operands.cuh"
@@ -25,19 +36,44 @@ namespace {
 template <class S, class Loop, class Left, class Right>
 __device__ __forceinline__ void weight_gradient(const WeightGradient& p, unsigned char* shared) {
     const WeightTile tile = weight_tile<Loop::TILE_ROWS, Loop::TILE_COLUMNS>(p, static_cast<int>(blockIdx.x));
-    const Segment rows = segment(p.offsets, p.rows, tile.expert);
+    const Segment rows = p.offsets == nullptr ? share(p.rows, p.share, tile.expert) : segment(p.offsets, p.rows, tile.expert);
     Loop loop(shared);
-    loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), p.left.columns - tile.row, rows.count);
-    const auto products = loop.products();
-    __syncthreads();
-    WeightOutput<S>(p).write(tile, products);
+    const int height = min(p.left.columns - tile.row, Loop::TILE_ROWS);
+    loop.run(Left(p.left, rows, tile.row), Right(p.right, rows, tile.column), height, rows.count);
+    hand_out(loop, height, [&](int first, const auto& products) {
+        WeightOutput<S>(p).write({tile.expert, tile.row + first, tile.column}, products);
+    });
+}
+
+// Parts are asked for this many at a time, and added in their order.
+constexpr int PARTS_AT_ONCE = 8;
+
+template <class S>
+__device__ __forceinline__ void sum_parts(const WeightGradientSum& p) {
+    const int64_t element = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (element >= p.elements) {
+        return;
+    }
+    float sum = 0.0f;
+    for (int first = 0; first < p.part_count; first += PARTS_AT_ONCE) {
+        float parts[PARTS_AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < PARTS_AT_ONCE; i++) {
+            parts[i] = first + i < p.part_count ? p.parts[(first + i) * p.elements + element] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < PARTS_AT_ONCE; i++) {
+            sum += first + i < p.part_count ? parts[i] : 0.0f;
+        }
+    }
+    write_gradient<S, 1>(p.out, p.out_f32, element, {{sum}}, p.beta);
 }
 
 }  // namespace
 }  // namespace da_moe
 
 #define MMA_TN(storage, name, aligned)                                                             \
-    extern "C" __global__ void __launch_bounds__(256, (aligned) ? 2 : 1)                           \
+    extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         DYN_SMEM(shared, 128);                                                                     \
         using Rows = da_moe::RoutedRows<storage>;                                                  \
@@ -55,7 +91,9 @@ MMA_TN(da_moe::f16, f16_tn_any, false)
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         using Left = da_moe::RoutedRows<left>;                                                     \
         using Right = da_moe::RoutedRows<right>;                                                   \
-        da_moe::weight_gradient<storage, da_moe::F32Loop<Left, Right>, Left, Right>(p, nullptr);   \
+        using Loop = da_moe::F32Loop<Left, Right>;                                                 \
+        F32_SHARED(shared, Loop);                                                                  \
+        da_moe::weight_gradient<storage, Loop, Left, Right>(p, shared);                            \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
@@ -63,3 +101,14 @@ F32_TN(float, float, float, f32_tn)
 F32_TN(da_moe::bf16, float, da_moe::bf16, f32_tn_bf16_rows)
 F32_TN(da_moe::f16, float, da_moe::f16, f32_tn_f16_rows)
 F32_TN(da_moe::f16, da_moe::f16, float, f32_tn_f16_left)
+
+#define SUM(storage, name)                                                                         \
+    extern "C" __global__ void __launch_bounds__(256)                                              \
+        weight_gradient_sum_##name(const __grid_constant__ WeightGradientSum p) {                  \
+        da_moe::sum_parts<storage>(p);                                                             \
+    }                                                                                              \
+    GPU_KERNEL(weight_gradient_sum_##name)
+
+SUM(float, f32)
+SUM(da_moe::bf16, bf16)
+SUM(da_moe::f16, f16)

@@ -56,6 +56,20 @@ fn several_tiles_in_every_direction() {
     }
 }
 
+/// Rows of weights and of gradients that fill a tile.
+#[test]
+fn whole_columns() {
+    for tokens in [40, 70] {
+        agrees(&Case { lengths: vec![tokens], ..Case::plain(config(256, 256, 1, 1, Activation::Gelu)) });
+    }
+}
+
+/// So many that the router's gradient is divided into parts, the last of them shorter, and some tokens are padding.
+#[test]
+fn parts_of_the_routers_gradient() {
+    agrees(&Case { lengths: vec![531], masked_every: 5, ..Case::plain(config(9, 7, 3, 1, Activation::Relu)) });
+}
+
 #[test]
 fn one_expert_has_every_row_of_many() {
     let case = Case { skew: 50.0, lengths: vec![19], ..Case::plain(config(8, 8, 512, 1, Activation::Gelu)) };

@@ -26,7 +26,13 @@ fn layer(hidden: usize, width: usize, act: Activation) -> LayerConfig {
 /// Rows that start at multiples of 16 bytes: copied in the background.
 fn aligned() -> Case {
     let lengths = vec![30];
-    Case { dtype: DType::Bf16, lengths, biases: true, ..Case::plain(layer(200, 72, Activation::Swiglu)) }
+    Case { dtype: DType::Bf16, lengths, biases: true, ..Case::plain(layer(272, 72, Activation::Swiglu)) }
+}
+
+/// More than half of a tile's rows, and more columns than one tile has.
+fn tall() -> Case {
+    let lengths = vec![140];
+    Case { dtype: DType::Bf16, lengths, biases: true, ..Case::plain(layer(272, 72, Activation::Swiglu)) }
 }
 
 fn anywhere() -> Case {
@@ -57,8 +63,8 @@ const BUGS: &[Bug] = &[
         file: "gemm/scheduler.cuh",
         from: "tile % tiles * TILE_ROWS;",
         to: "tile / tiles * TILE_ROWS;",
-        shows: RACE,
-        call: in_f32,
+        shows: UNINITIALISED,
+        call: tall,
     },
     // Operands.
     Bug {
@@ -77,15 +83,15 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/operands.cuh",
-        from: "        if (column >= p_.columns) {\n            return nullptr;\n        }\n",
-        to: "",
+        from: "const bool is_there = column < p_.columns;",
+        to: "const bool is_there = true;",
         shows: BOUNDS,
         call: anywhere,
     },
     Bug {
         file: "gemm/operands.cuh",
-        from: "return static_cast<const S*>(p_.b) + tile_.expert * p_.b_expert_stride",
-        to: "return static_cast<const S*>(p_.b) + (tile_.expert ^ 1) * p_.b_expert_stride",
+        from: "tile_.expert * p_.b_expert_stride + row * p_.b_stride;",
+        to: "(tile_.expert ^ 1) * p_.b_expert_stride + row * p_.b_stride;",
         shows: Report("out of bounds"),
         call: anywhere,
     },
@@ -105,82 +111,124 @@ const BUGS: &[Bug] = &[
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
-        from: "        // No thread may fill a stage from which another still writes the tile before.\n        __syncthreads();\n",
-        to: "",
+        file: "gemm/product_tile.cuh",
+        from: "        write(first, products);\n        __syncthreads();\n",
+        to: "        write(first, products);\n",
         shows: RACE,
         call: aligned,
     },
     Bug {
         file: "gemm/mma_loop.cuh",
-        from: "fill(step + STAGES - 1);",
-        to: "fill(step + STAGES);",
+        from: "fill(step + STAGES);",
+        to: "fill(step + STAGES + 1);",
         shows: Report("race|asynchronous|uninitialised"),
         call: aligned,
     },
     Bug {
         file: "gemm/mma_operands.cuh",
-        from: "rows_[copy], first, depth_ - first);",
-        to: "rows_[copy], first, CHUNK);",
+        from: "is_there(copy) ? count : 0);",
+        to: "is_there(copy) ? CHUNK : 0);",
         shows: Report("out of bounds|uninitialised"),
         call: anywhere,
     },
     Bug {
         file: "gemm/mma_loop.cuh",
-        from: "if (f < fragments_) {",
-        to: "if (f + 1 < fragments_) {",
+        from: "if (i < rows_) {",
+        to: "if (i + 1 < rows_) {",
         shows: Wrong,
         call: aligned,
     },
     Bug {
         file: "gemm/mma_operands.cuh",
-        from: "2 * k + lane / 16));",
-        to: "2 * k + lane / 8 % 2));",
+        from: "IS_A ? lane_index() / 16 :",
+        to: "IS_A ? lane_index() / 8 % 2 :",
         shows: Wrong,
         call: aligned,
     },
     Bug {
         file: "gemm/mma_loop.cuh",
-        from: "{{of_b[0], of_b[1]}, {of_b[2], of_b[3]}}",
-        to: "{{of_b[0], of_b[2]}, {of_b[1], of_b[3]}}",
+        from: "of_a, {of_b[0], of_b[1]});",
+        to: "of_a, {of_b[0], of_b[2]});",
         shows: Wrong,
+        call: aligned,
+    },
+    // Whole tiles, whose fragments are loaded a half of a step ahead.
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "load_rows<ROWS, 1 - HALF>(f, a, next);",
+        to: "load_rows<ROWS, 1 - HALF>(f, a, 0);",
+        shows: Report("race|asynchronous|uninitialised"),
+        call: tall,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "return multiply_rows<3, HALF>(f, a, b, next);",
+        to: "return multiply_rows<2, HALF>(f, a, b, next);",
+        shows: Wrong,
+        call: tall,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "stage(min(step + 1, steps - 1))",
+        to: "stage(step + 1)",
+        shows: UNINITIALISED,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/product_tile.cuh",
+        from: "loop.template half_of_products<1>();",
+        to: "loop.template half_of_products<0>();",
+        shows: Wrong,
+        call: tall,
+    },
+    Bug {
+        file: "gemm/product_tile.cuh",
+        from: "h * (COLUMNS / 2) + place * HALF;",
+        to: "place * HALF;",
+        shows: RACE,
         call: aligned,
     },
     // The f32 loop.
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "            copy_b.fill(b, step, depth);\n            __syncthreads();",
-        to: "            copy_b.fill(b, step, depth);",
+        from: "            }\n            __syncthreads();",
+        to: "            }",
         shows: Report("race|uninitialised"),
         call: in_f32,
     },
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "step += STEP) {\n            __syncthreads();",
-        to: "step += STEP) {",
+        from: "(step / STEP + 1) % 2 * STAGE",
+        to: "step / STEP % 2 * STAGE",
         shows: RACE,
         call: in_f32,
     },
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "step + k < depth;",
-        to: "step + k <= depth;",
+        from: "max(depth_ - step - first(), 0)",
+        to: "max(depth_ - step - first() + 1, 0)",
         shows: Report("out of bounds"),
         call: in_f32,
     },
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "first_row() < rows &&",
-        to: "first_row() + OWN < rows &&",
+        from: "(first < vectors ? 1 : 0)",
+        to: "(first + 16 < vectors ? 1 : 0)",
         shows: Wrong,
         call: in_f32,
     },
-    Bug { file: "gemm/f32_loop.cuh", from: "if (k < last) {", to: "if (k + 1 < last) {", shows: Wrong, call: in_f32 },
+    Bug {
+        file: "gemm/f32_loop.cuh",
+        from: "for (; k < end; k++)",
+        to: "for (; k + 1 < end; k++)",
+        shows: Wrong,
+        call: in_f32,
+    },
     // What is not there is not multiplied.
     Bug {
-        file: "gemm/mma_loop.cuh",
-        from: "warp_index() * 16 < from_b.vectors()",
-        to: "warp_index() * 16 + 16 <= from_b.vectors()",
+        file: "gemm/mma_operands.cuh",
+        from: "(vectors + MMA_FRAGMENT - 1) / MMA_FRAGMENT",
+        to: "vectors / MMA_FRAGMENT",
         shows: Wrong,
         call: anywhere,
     },
@@ -193,9 +241,9 @@ const BUGS: &[Bug] = &[
     },
     // On the way out.
     Bug {
-        file: "gemm/grouped.cuh",
-        from: "        const auto products = loop.products();\n        __syncthreads();",
-        to: "        const auto products = loop.products();",
+        file: "gemm/product_tile.cuh",
+        from: "    while (true) {\n        __syncthreads();",
+        to: "    while (true) {",
         shows: RACE,
         call: aligned,
     },
@@ -208,8 +256,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/epilogue.cuh",
-        from: "i < tile.rows * CHUNKS;",
-        to: "i < (tile.rows + 1) * CHUNKS;",
+        from: "i < rows * CHUNKS;",
+        to: "i < (rows + 1) * CHUNKS;",
         shows: Report("race|out of bounds|uninitialised"),
         call: aligned,
     },
@@ -229,8 +277,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/epilogue.cuh",
-        from: "load(up, products, tile.expert, row, from, GROUP, p_.columns + column, count);",
-        to: "load(up, products, tile.expert, row, from, GROUP, column, count);",
+        from: "add_bias(up, tile.expert, p_.columns + column, count);",
+        to: "add_bias(up, tile.expert, column, count);",
         shows: Wrong,
         call: aligned,
     },
@@ -250,8 +298,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/epilogue.cuh",
-        from: "column / GROUP * 2 * GROUP + column % GROUP + offset",
-        to: "column + offset",
+        from: "products.chunk(up, row, 2 * chunk + 1);",
+        to: "products.chunk(up, row, 2 * chunk);",
         shows: Wrong,
         call: in_f32,
     },
@@ -285,5 +333,5 @@ fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
 
 #[test]
 fn the_kernels_without_a_bug_pass_every_call() {
-    [aligned, anywhere, in_f32].into_iter().for_each(assert_clean);
+    [aligned, tall, anywhere, in_f32].into_iter().for_each(assert_clean);
 }

@@ -64,6 +64,16 @@ fn several_columns_of_tiles_with_a_shared_expert() {
     agrees(&Case { lengths: vec![37], masked_every: 5, ..Case::plain(wide) });
 }
 
+/// Tiles with all of their columns are multiplied by code of their own for every number of rows that a warp has.
+#[test]
+fn whole_columns_of_every_height() {
+    for tokens in [16, 48, 72, 90, 140] {
+        let mut one = config(256, 128, 1, Activation::Swiglu);
+        one.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 1 });
+        agrees(&Case { lengths: vec![tokens], ..Case::plain(one) });
+    }
+}
+
 #[test]
 fn strided_rows_and_capacity() {
     for padding in [3, 8] {

@@ -25,6 +25,11 @@ const GOLDEN: &[Golden] = &[
         instruction: "cp.async.cg.shared.global [%0], [%1], 16, %2;",
         operands: r#":"r"(target),"l"(source),"r"(source_bytes):"memory""#,
     },
+    Golden {
+        name: "cp_async_16_if",
+        instruction: "{ .reg .pred ignore; setp.eq.u32 ignore, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, ignore; }",
+        operands: r#":"r"(target),"l"(source),"r"(static_cast<uint32_t>(is_there)):"memory""#,
+    },
     Golden { name: "cp_async_commit", instruction: "cp.async.commit_group;", operands: r#"::"memory""# },
     Golden { name: "cp_async_wait", instruction: "cp.async.wait_group %0;", operands: r#":"n"(GROUPS):"memory""# },
     Golden {
@@ -174,6 +179,7 @@ fn a_changed_instruction_is_noticed() {
         (r#""r"(target), "l"(source)"#, r#""l"(source), "r"(target)"#, "cp_async_16"),
         ("bf16.bf16.f32 {%0, %1", "bf16.bf16.f32 {%1, %0", "mma_bf16"),
         (r#""r"(a[1]), "r"(a[2])"#, r#""r"(a[2]), "r"(a[1])"#, "mma_bf16"),
+        ("ignore, %2, 0;", "ignore, %2, 1;", "cp_async_16_if"),
         (
             r#"asm volatile("cp.async.commit_group;" ::: "memory");"#,
             r#"asm volatile("cp.async.commit_group;");"#,
@@ -202,7 +208,7 @@ fn every_operand_is_named_in_its_instruction() {
         let numbers: BTreeSet<String> = (0..count).map(|number| number.to_string()).collect();
         assert_eq!(named, numbers.iter().map(String::as_str).collect(), "{name}");
         // What reads or writes memory says so, or accesses of the same memory would move past it.
-        let moves = ["cp.async", "ldmatrix"].iter().any(|family| instruction.starts_with(family));
+        let moves = ["cp.async", "ldmatrix"].iter().any(|family| instruction.contains(family));
         assert_eq!(moves, operands.ends_with("\"memory\""), "{name}");
     }
 }

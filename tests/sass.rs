@@ -5,13 +5,18 @@
 //! Without compiled kernels, or without `cuobjdump` to read them, one line on standard error says that nothing was
 //! checked; with `DA_MOE_CUDA=1` that is a failure.
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "harness/instructions.rs"]
+mod instructions;
 #[path = "harness/machine_code.rs"]
 mod machine_code;
+#[path = "harness/ptxas.rs"]
+mod ptxas;
 
-use da_moe::cuda::abi;
+use instructions::{Instruction, Listing, family, listings, matches};
 use machine_code::{cuobjdump, images, readable_images};
+use ptxas::{Resources, blocks, resources};
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::OnceLock;
 
 /// Kernels that must read global memory 16 bytes at a time somewhere; `*` stands for anything.
@@ -37,35 +42,14 @@ const MADE_OF: &[(&str, &[(&str, usize)])] = &[
     ("importance_query_key_*f16_64", &[("HMMA", 64), ("LDSM", 24), ("LDGSTS", 16)]),
     ("importance_query_key_*f16_128", &[("HMMA", 128), ("LDSM", 48), ("LDGSTS", 28)]),
     ("importance_query_key_f32", &[("FFMA", 512), ("LDS", 24), ("LDGSTS", 12)]),
-    ("grouped_gemm_*16_plain", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_*16_gated", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_tf32_plain", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_tf32_gated", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_*_any", &[("HMMA", 32), ("LDSM", 18)]),
-    ("grouped_gemm_*16_dh", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_*16_nn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 16)]),
-    ("grouped_gemm_*16_tn", &[("HMMA", 32), ("LDSM", 18), ("LDGSTS", 8)]),
-    // Half of them are the activations', which gradients of weights have none of.
-    ("grouped_gemm_f32_plain*", &[("FFMA", 512), ("LDS", 32)]),
-    ("grouped_gemm_f32_gated", &[("FFMA", 512), ("LDS", 32)]),
-    ("grouped_gemm_f32_nn*", &[("FFMA", 512), ("LDS", 32)]),
-    ("grouped_gemm_f32_dh", &[("FFMA", 512), ("LDS", 32)]),
-    ("grouped_gemm_f32_tn*", &[("FFMA", 256), ("LDS", 32)]),
+    // What a whole tile takes is asked for in tests/products_sass.rs.
+    ("grouped_gemm_*_any", &[("HMMA", 64), ("LDSM", 40)]),
 ];
 
 /// Threads of a block, bytes of shared memory that are asked for at the launch, and the blocks that a multiprocessor is
 /// to hold at once.
 const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("importance_query_key_*", 128, 0, 2),
-    ("grouped_gemm_*16_plain", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_*16_gated", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_tf32_plain", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_tf32_gated", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_*16_dh", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_*16_nn", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_*16_tn", 256, abi::GEMM_SHARED_BYTES as u32, 2),
-    ("grouped_gemm_*_any", 256, abi::GEMM_SHARED_BYTES as u32, 1),
-    ("grouped_gemm_f32_*", 256, 0, 2),
     ("bias_gradient_*", 256, 0, 8),
     ("row_weight_gradient_*", 256, 0, 8),
     ("importance_received_*", 256, 0, 3),
@@ -91,119 +75,29 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("permute_backward_*_wide", 256, 0, 4),
 ];
 
-/// What a multiprocessor of sm_80 has, the smaller of the two: registers, handed out to a warp in portions of 256, and
-/// bytes of shared memory, of which every block costs 1 KiB more than it asks for.
-const REGISTERS: u32 = 65536;
-const SHARED_BYTES: u32 = 164 << 10;
-
 /// Machine code that has to be there; PTX is code for every later architecture.
 const MACHINES: [&str; 2] = ["sm_80", "sm_90a"];
 
-/// What ptxas says of one function.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Resources {
-    kernel: String,
-    machine: String,
-    /// Those of a function that a kernel calls are counted with the kernel's: none here.
-    registers: Option<u32>,
-    /// Bytes of static shared memory of a block.
-    shared: u32,
-    /// Stack frame, spill stores, spill loads, in bytes.
-    local: [u32; 3],
-}
-
-impl fmt::Display for Resources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [stack, stores, loads] = self.local;
-        let registers = self.registers.map_or("called".into(), |count| format!("{count:>3} registers"));
-        write!(f, "{:>7} {registers:>13}", self.machine)?;
-        write!(f, "  {stack:>4} stack {stores:>4} spill stores {loads:>4} spill loads  {}", self.kernel)
-    }
-}
-
-/// One entry for each function and machine of `ptxas --verbose`.
-fn resources(ptxas: &str) -> Vec<Resources> {
-    let (mut all, mut machine) = (Vec::<Resources>::new(), "");
-    for line in ptxas.lines() {
-        if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            machine = rest.split('\'').nth(2).unwrap_or_default();
-        } else if let Some((_, name)) = line.split_once("Function properties for ") {
-            all.push(Resources { kernel: name.trim().into(), machine: machine.into(), ..Resources::default() });
-        } else if let Some(last) = all.last_mut() {
-            let numbers: Vec<u32> = line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
-            match numbers.as_slice() {
-                &[stack, stores, loads] if line.contains("bytes stack frame") => last.local = [stack, stores, loads],
-                [registers, ..] if line.contains(" registers") => {
-                    last.registers = Some(*registers);
-                    let shared = line.split(", ").find_map(|part| part.strip_suffix(" bytes smem"));
-                    last.shared = shared.map_or(0, |bytes| bytes.parse().expect("a number of bytes"));
-                }
-                _ => {}
-            }
-        }
-    }
-    all
-}
-
-/// The instructions of one kernel on one machine, without operands: `LDG.E.128.CONSTANT`.
-struct Code {
-    kernel: String,
-    machine: String,
-    instructions: Vec<String>,
-}
-
-/// One entry for each function in what `cuobjdump -sass` prints.
-fn code(sass: &str) -> Vec<Code> {
-    let (mut all, mut machine) = (Vec::<Code>::new(), "");
-    for line in sass.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("code for ") {
-            machine = name;
-        } else if let Some(name) = line.strip_prefix("Function : ") {
-            all.push(Code { kernel: name.into(), machine: machine.into(), instructions: Vec::new() });
-        } else if let (Some(last), Some((_, text))) =
-            (all.last_mut(), line.strip_prefix("/*").and_then(|line| line.split_once("*/")))
-        {
-            // A predicate such as `@!P0` comes first; a line with an encoding alone has no instruction.
-            let opcode = text.split([' ', ';']).find(|word| !word.is_empty() && !word.starts_with('@'));
-            last.instructions.extend(opcode.filter(|word| word.starts_with(char::is_alphabetic)).map(String::from));
-        }
-    }
-    all
-}
-
-/// What an instruction is, without how: `LDG` of `LDG.E.128.CONSTANT`.
-fn family(instruction: &str) -> &str {
-    instruction.split('.').next().unwrap_or_default()
-}
-
 /// Whether an instruction is one of some families, `LDG` or `LDGSTS`, on 128 bits.
-fn is_wide(instruction: &str, families: &[&str]) -> bool {
-    families.contains(&family(instruction)) && instruction.split('.').any(|part| part == "128")
+fn is_wide(instruction: &Instruction, families: &[&str]) -> bool {
+    families.contains(&instruction.family()) && instruction.has("128")
 }
 
 /// Whether an instruction may add floating-point numbers in the order of arrival: an atomic on such a type, or the
 /// compare-and-swap that the compiler makes one of where memory has none (shared f32, f64).
-fn is_unordered(instruction: &str) -> bool {
+fn is_unordered(opcode: &str) -> bool {
     // Among them `F16x2`, `BF16_V2` and `CAST`.
     let is_such = |part: &str| ["F16", "BF16", "F32", "F64", "CAS"].iter().any(|start| part.starts_with(start));
-    ["ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDS", "UTMAREDG", "UBLKRED"].contains(&family(instruction))
-        && instruction.split('.').any(is_such)
-}
-
-/// Whether a name is what a pattern with at most one `*` says.
-fn matches(name: &str, pattern: &str) -> bool {
-    match pattern.split_once('*') {
-        Some((start, end)) => name.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
-        None => name == pattern,
-    }
+    ["ATOM", "ATOMG", "ATOMS", "RED", "REDG", "REDS", "UTMAREDG", "UBLKRED"].contains(&family(opcode))
+        && opcode.split('.').any(is_such)
 }
 
 /// The instructions of every kernel, read once for all tests.
-fn machine_code() -> Option<&'static [Code]> {
-    static ALL: OnceLock<Option<Vec<Code>>> = OnceLock::new();
+fn machine_code() -> Option<&'static [Listing]> {
+    static ALL: OnceLock<Option<Vec<Listing>>> = OnceLock::new();
     let read = || {
         let (images, program) = readable_images()?;
-        Some(images.iter().flat_map(|image| code(&cuobjdump(&program, "-sass", image))).collect())
+        Some(images.iter().flat_map(|image| listings(&cuobjdump(&program, "-sass", image))).collect())
     };
     ALL.get_or_init(read).as_deref()
 }
@@ -245,9 +139,12 @@ fn nothing_is_in_local_memory() {
     let Some(all) = machine_code() else { return };
     let machines: BTreeSet<&str> = all.iter().map(|code| code.machine.as_str()).collect();
     assert_eq!(machines, BTreeSet::from(MACHINES), "machines with kernels");
-    for Code { kernel, machine, instructions } in all {
-        assert!(instructions.iter().any(|name| name == "EXIT"), "{kernel}: no machine code that is understood");
-        let local = instructions.iter().filter(|name| name.starts_with("LDL") || name.starts_with("STL")).count();
+    for Listing { kernel, machine, instructions } in all {
+        assert!(
+            instructions.iter().any(|instruction| instruction.opcode == "EXIT"),
+            "{kernel}: no machine code that is understood"
+        );
+        let local = instructions.iter().filter(|instruction| ["LDL", "STL"].contains(&instruction.family())).count();
         assert_eq!(local, 0, "accesses to local memory in {kernel} on {machine}");
     }
 }
@@ -255,12 +152,12 @@ fn nothing_is_in_local_memory() {
 #[test]
 fn no_floating_point_atomics() {
     let Some(all) = machine_code() else { return };
-    for Code { kernel, machine, instructions } in all {
-        let unordered = instructions.iter().find(|name| is_unordered(name));
+    for Listing { kernel, machine, instructions } in all {
+        let unordered = instructions.iter().find(|instruction| is_unordered(&instruction.opcode));
         assert_eq!(unordered, None, "{kernel} on {machine}");
     }
     // The counts of the gate, at least, are atomics that are none of those.
-    assert!(all.iter().any(|code| code.instructions.iter().any(|name| name.starts_with("ATOMS"))));
+    assert!(all.iter().flat_map(|code| &code.instructions).any(|instruction| instruction.family() == "ATOMS"));
 }
 
 #[test]
@@ -272,8 +169,8 @@ fn wide_kernels_are_wide() {
         for pattern in table {
             let mut kernels = all.iter().filter(|code| matches(&code.kernel, pattern)).peekable();
             assert!(kernels.peek().is_some(), "no kernel is named `{pattern}`");
-            for Code { kernel, machine, instructions } in kernels {
-                let wide = instructions.iter().any(|name| is_wide(name, families));
+            for Listing { kernel, machine, instructions } in kernels {
+                let wide = instructions.iter().any(|instruction| is_wide(instruction, families));
                 assert!(wide, "{kernel} on {machine} has no {what} of 16 bytes");
             }
         }
@@ -286,10 +183,10 @@ fn kernels_have_the_instructions_they_are_made_of() {
     for (pattern, wanted) in MADE_OF {
         let mut kernels = all.iter().filter(|code| matches(&code.kernel, pattern)).peekable();
         assert!(kernels.peek().is_some(), "no kernel is named `{pattern}`");
-        for (Code { kernel, machine, instructions }, (wanted, least)) in
+        for (Listing { kernel, machine, instructions }, (wanted, least)) in
             kernels.flat_map(|code| wanted.iter().map(move |wanted| (code, wanted)))
         {
-            let count = instructions.iter().filter(|name| family(name) == *wanted).count();
+            let count = instructions.iter().filter(|instruction| instruction.family() == *wanted).count();
             assert!(count >= *least, "{kernel} on {machine} has {count} {wanted} of {least}");
         }
     }
@@ -306,13 +203,6 @@ fn multiprocessors_hold_as_many_blocks_as_planned() {
             assert!(blocks >= *planned, "{blocks} blocks of {threads} threads instead of {planned}: {entry}");
         }
     }
-}
-
-/// Blocks of so many threads that a multiprocessor's registers and shared memory have room for.
-fn blocks(entry: &Resources, threads: u32, shared: u32) -> u32 {
-    let of_warp = (entry.registers.unwrap_or(255) * 32).next_multiple_of(256);
-    let by_registers = REGISTERS / (of_warp * threads.div_ceil(32));
-    by_registers.min(SHARED_BYTES / (entry.shared + shared + 1024))
 }
 
 #[test]
@@ -347,11 +237,12 @@ fn machine_code_is_understood() {
         /*0010*/                   STL [R1], R2 ;                      /* 0x0000000402087981 */
         /*0020*/                   EXIT ;                              /* 0x0000000402087981 */
 ";
-    let all = code(text);
+    let all = listings(text);
     assert_eq!((all[0].kernel.as_str(), all[0].machine.as_str()), ("gate", "sm_80"));
-    assert_eq!(all[0].instructions, ["LDG.E.128.CONSTANT", "STL", "EXIT"]);
-    assert!(is_wide("LDGSTS.E.BYPASS.128", &["LDG", "LDGSTS"]) && !is_wide("STG.E.128", &["LDG"]));
-    assert!(!is_wide("LDG.E.64", &["LDG"]));
+    let [load, store, exit] = &all[0].instructions[..] else { panic!("{:?}", all[0].instructions) };
+    assert_eq!((load.address, load.predicate.as_str(), load.opcode.as_str()), (0, "!P0", "LDG.E.128.CONSTANT"));
+    assert_eq!((load.register(0), load.names(2), load.names(64), exit.family()), (Some(8), true, false, "EXIT"));
+    assert!(is_wide(load, &["LDG", "LDGSTS"]) && !is_wide(load, &["STG"]) && !is_wide(store, &["STL"]));
     for found in
         ["RED.E.ADD.F32.FTZ.RN.STRONG.GPU", "ATOMG.E.ADD.F16x2.RN.STRONG.GPU", "ATOMS.CAST.SPIN.64", "REDG.E.ADD.F64"]
     {

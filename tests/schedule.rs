@@ -2,63 +2,25 @@
 //! of themselves; how much is multiplied and copied is counted by the emulator while the kernels run, on the shapes that the
 //! speed goals are stated for, so that a loop that stopped skipping what is not there fails here although its results
 //! would be right.
-#![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
 
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "harness/alone.rs"]
+mod alone;
+
+use alone::{Asked, Done, compile, compiler, gradient, integers, kernels, offsets, product, run, zeros};
 use da_moe::DType;
-use da_moe::cuda::experts::{self, Factors};
-use da_moe::cuda::{Emulated, Launch, Parameters, abi, gradient_products};
+use da_moe::cuda::{Launch, abi};
 use da_moe_emulator::{Compiler, Device, Module, Schedule, Work};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 use std::sync::Arc;
 
-/// Rows, and columns, of a tile.
-const TILE: usize = 128;
+/// Rows and columns of a tile.
+const TILE: [usize; 2] = [128, 256];
 /// Rows that are multiplied at once, and columns.
 const STEP: usize = 16;
 /// Elements of the depth of a step of a main loop.
 const DEPTH: usize = 32;
-
-fn compiler(file: &Path) -> Compiler {
-    Compiler::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels")).include(Emulated::sources()).file(file)
-}
-
-fn compile(compiler: &Compiler) -> Arc<Module> {
-    compiler.compile().unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// The compiler of one of the kernels' own files.
-fn kernels(file: &str) -> Compiler {
-    compiler(&Emulated::sources().join(file))
-}
-
-/// Bytes on a device.
-fn place(device: &Device, name: &str, bytes: &[u8]) -> u64 {
-    let address = device.alloc(name, bytes.len()).unwrap();
-    device.upload(address, bytes).unwrap();
-    address
-}
-
-fn zeros(device: &Device, name: &str, bytes: usize) -> u64 {
-    place(device, name, &vec![0; bytes])
-}
-
-fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
-    place(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
-}
-
-fn run<P>(device: &Device, launch: &Launch, mut p: P) {
-    let Launch { kernel, grid, threads, shared } = *launch;
-    // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
-    unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
-}
-
-/// Where groups of so many members start, and where the last one ends.
-fn offsets(counts: &[usize]) -> Vec<i32> {
-    let mut offsets = vec![0];
-    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
-    offsets
-}
 
 /// Sizes rounded up to whole steps, and added.
 fn padded(counts: &[usize], step: usize) -> usize {
@@ -109,8 +71,8 @@ fn every_row_is_in_one_tile_whatever_the_skew() {
     for counts in [&UNEVEN[..], &one_of_many, &[0; 512], &[1; 512], &fine, &marin] {
         let rows: usize = counts.iter().sum();
         for (seed, blocks) in [1, 2, 3, 7, 64].into_iter().enumerate() {
-            let columns = [1, 128, 129, 400][seed % 4];
-            let covered = handed_out("schedule", counts, &[columns], rows * columns.div_ceil(TILE), [blocks, seed]);
+            let columns = [1, 256, 257, 800][seed % 4];
+            let covered = handed_out("schedule", counts, &[columns], rows * columns.div_ceil(TILE[1]), [blocks, seed]);
             assert!(covered.iter().all(|count| *count == 1), "{columns} columns, {blocks} blocks");
         }
     }
@@ -118,74 +80,21 @@ fn every_row_is_in_one_tile_whatever_the_skew() {
 
 #[test]
 fn every_tile_of_a_gradient_has_one_block() {
-    for (seed, [left, right]) in [[129usize, 400], [128, 128], [128, 256]].into_iter().enumerate() {
-        let tiles = UNEVEN.len() * left.div_ceil(TILE) * right.div_ceil(TILE);
+    for (seed, [left, right]) in [[129usize, 400], [128, 128], [128, 512]].into_iter().enumerate() {
+        let tiles = UNEVEN.len() * left.div_ceil(TILE[0]) * right.div_ceil(TILE[1]);
         let covered = handed_out("weight_schedule", &UNEVEN, &[left, right], tiles, [tiles, seed]);
         assert!(covered.iter().all(|count| *count == 1), "{left} by {right}");
     }
 }
 
-/// What a grouped product asks for: rows of so many experts, `[depth, columns]`.
-fn product(module: &Arc<Module>, dtype: DType, counts: &[usize], [depth, columns]: [usize; 2]) -> Work {
-    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    let (offsets, size) = (offsets(counts), dtype.size());
-    let rows = offsets[counts.len()];
-    let p = abi::GroupedGemm {
-        a: without_provenance(zeros(&device, "a", rows as usize * depth * size) as usize),
-        b: without_provenance(zeros(&device, "b", counts.len() * columns * depth * size) as usize),
-        out: without_provenance_mut(zeros(&device, "out", rows as usize * columns * size) as usize),
-        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
-        a_stride: depth as i64,
-        b_stride: depth as i64,
-        b_expert_stride: (columns * depth) as i64,
-        out_stride: columns as i64,
-        rows,
-        a_rows: rows,
-        experts: counts.len() as i32,
-        depth: depth as i32,
-        columns: columns as i32,
-        ..Default::default()
-    };
-    for call in experts::calls(dtype, Factors::F32, 3, p) {
-        let Parameters::GroupedGemm(p) = call.parameters else { panic!("{call:?}") };
-        run(&device, &call.launch, p);
-    }
-    device.work()
-}
-
-/// What the gradients of weights ask for: `[left, right]`, over so many rows an expert.
-fn gradient(module: &Arc<Module>, counts: &[usize], [left, right]: [usize; 2]) -> Work {
-    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    let offsets = offsets(counts);
-    let rows = offsets[counts.len()];
-    let operand = |name, columns: usize| abi::RoutedOperand {
-        rows: without_provenance(zeros(&device, name, rows as usize * columns * 2) as usize),
-        stride: columns as i64,
-        sources: rows,
-        columns: columns as i32,
-        ..Default::default()
-    };
-    let p = abi::WeightGradient {
-        left: operand("left", left),
-        right: operand("right", right),
-        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
-        out: without_provenance_mut(zeros(&device, "out", counts.len() * left * right * 2) as usize),
-        out_expert_stride: (left * right) as i64,
-        out_stride: right as i64,
-        rows,
-        experts: counts.len() as i32,
-        ..Default::default()
-    };
-    for call in gradient_products::weight_gradient(DType::Bf16, DType::Bf16, p) {
-        let Parameters::WeightGradient(p) = call.parameters else { panic!("{call:?}") };
-        run(&device, &call.launch, p);
-    }
-    device.work()
+/// What was asked for.
+fn work(done: Done) -> Work {
+    done.device.work()
 }
 
 /// Rows that tensor cores multiply for these, when no column and no depth is padded.
 fn multiplied_rows(module: &Arc<Module>, counts: &[usize]) -> usize {
-    product(module, DType::Bf16, counts, [DEPTH, STEP]).multiply_adds as usize / (DEPTH * STEP)
+    work(product(module, Asked::of(DType::Bf16), counts, [DEPTH, STEP])).multiply_adds as usize / (DEPTH * STEP)
 }
 
 #[test]
@@ -206,34 +115,45 @@ fn tensor_cores_multiply_whole_steps_of_what_is_there() {
     let module = compile(&kernels("grouped_gemm_sm80.cu"));
     assert_eq!(multiplied_rows(&module, &UNEVEN), 16 + 128 + 128 + 144 + 304 + 32);
     assert_eq!(multiplied_rows(&module, &[0; 70]), 0);
-    for [depth, columns] in [[8, 1], [40, 24], [64, 136]] {
-        let work = product(&module, DType::Bf16, &UNEVEN, [depth, columns]);
+    for [depth, columns] in [[8, 1], [40, 24], [64, 272]] {
+        let work = work(product(&module, Asked::of(DType::Bf16), &UNEVEN, [depth, columns]));
         let area = columns.next_multiple_of(STEP) * depth.next_multiple_of(DEPTH);
         assert_eq!(work.multiply_adds as usize, padded(&UNEVEN, STEP) * area, "{columns} columns, {depth} deep");
     }
 }
 
-/// Nothing counts f32's multiplications, but they read their factors from shared memory: what a step of 4 rows reads, and
-/// what a row reads on its way out, follow from one row and from four. Found and needed: of uneven experts, of a step and a
-/// row of eight times the columns, and of a step and a row of a depth that ends in a step.
-fn f32_reads(module: &Arc<Module>) -> [[usize; 5]; 2] {
-    let read = |counts: &[usize], sizes| product(module, DType::F32, counts, sizes).shared_read_bytes as usize;
-    let of_step = |sizes| {
-        let [one, four] = [1, 4].map(|rows| read(&[rows], sizes));
-        let row = (four - one) / 3;
-        [one - row, row]
+const F32_SIZES: [[usize; 2]; 4] = [[16, 8], [17, 8], [16, 64], [33, 200]];
+
+/// Nothing counts f32's multiplications, but they read their factors from shared memory.
+fn f32_read(module: &Arc<Module>, sizes: [usize; 2]) -> usize {
+    work(product(module, Asked::of(DType::F32), &UNEVEN, sizes)).shared_read_bytes as usize
+}
+
+/// What has to be read for [`UNEVEN`] rows, a depth and columns. A warp has 16 rows and 32 columns of each half of a tile's
+/// 128, and of either those with something in them; 16 bytes a lane are its factors of one of them. On their way out
+/// products are read once, in chunks of eight.
+fn f32_needed([depth, columns]: [usize; 2]) -> usize {
+    let halves = |vectors: usize, first: usize| [first, first + 64].iter().filter(|first| **first < vectors).count();
+    let tiles = |vectors: usize| (0..vectors).step_by(128).map(move |first| (vectors - first).min(128));
+    let of_tile = |rows: usize, columns: usize| -> usize {
+        let warps = (0..4).flat_map(|row| (0..2).map(move |column| [row * 16, column * 32]));
+        let factors = warps.map(|[row, column]| [halves(rows, row), halves(columns, column)]);
+        factors.filter(|both| !both.contains(&0)).map(|[rows, columns]| rows + columns).sum()
     };
-    let ([step, row], [wide, wide_row], [deep, deep_row]) = (of_step([16, 8]), of_step([16, 64]), of_step([17, 8]));
-    let uneven = padded(&UNEVEN, 4) / 4 * step + UNEVEN.iter().sum::<usize>() * row;
-    let needed = [uneven, 8 * step, 8 * row, step / 16 * 17, row];
-    [[read(&UNEVEN, [16, 8]), wide, wide_row, deep, deep_row], needed]
+    let factors: usize = UNEVEN
+        .iter()
+        .flat_map(|rows| tiles(*rows))
+        .flat_map(|rows| tiles(columns).map(move |columns| of_tile(rows, columns)))
+        .sum();
+    factors * depth * 32 * 16 + UNEVEN.iter().sum::<usize>() * columns.div_ceil(8) * 32
 }
 
 #[test]
-fn f32_multiplies_steps_of_four_and_no_padded_depth() {
-    let [found, needed] = f32_reads(&compile(&kernels("grouped_gemm_sm80.cu")));
-    assert_eq!(found, needed);
-    assert!(found.iter().all(|bytes| *bytes > 0));
+fn f32_multiplies_what_is_there_and_no_padded_depth() {
+    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    for sizes in F32_SIZES {
+        assert_eq!(f32_read(&module, sizes), f32_needed(sizes), "{sizes:?}");
+    }
 }
 
 #[test]
@@ -241,10 +161,10 @@ fn gradients_cost_their_experts_rows() {
     let module = compile(&kernels("weight_gradient_sm80.cu"));
     // Whole steps of 32 rows; nothing for experts without any.
     let area = 129usize.next_multiple_of(STEP) * 400;
-    let work = gradient(&module, &[1, 31, 0, 32, 33, 0, 300], [129, 400]);
-    assert_eq!(work.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
+    let uneven = work(gradient(&module, false, &[1, 31, 0, 32, 33, 0, 300], [129, 400]));
+    assert_eq!(uneven.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
     for (counts, goal) in fine_and_marin().into_iter().zip([1.15, 1.01]) {
-        let multiplied = gradient(&module, &counts, [STEP, STEP]).multiply_adds as usize / (STEP * STEP);
+        let multiplied = work(gradient(&module, false, &counts, [STEP, STEP])).multiply_adds as usize / (STEP * STEP);
         assert_eq!(multiplied, padded(&counts, DEPTH));
         assert!(multiplied as f64 <= goal * counts.iter().sum::<usize>() as f64, "{multiplied}");
     }
@@ -357,22 +277,21 @@ fn waste_is_found() {
         let masks = [Mask::CausalKeys, Mask::CausalQueries];
         assert!(masks.iter().any(|mask| walked(&module, *mask, &[300]) != least_walk(*mask, &[300])), "{to}");
     }
-    for [from, to] in [["first_row() < rows && ", ""], ["if (k < last) {", "if (last > 0) {"]] {
-        let [found, needed] =
-            f32_reads(&compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to)));
-        assert_ne!(found, needed, "{to} for {from}");
+    for [from, to] in [["(first + APART < vectors ? 1 : 0)", "1"], ["min(depth - step, STEP));", "STEP);"]] {
+        let module = compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to));
+        assert!(F32_SIZES.iter().any(|sizes| f32_read(&module, *sizes) != f32_needed(*sizes)), "{to} for {from}");
     }
     let gradients = kernels("weight_gradient_sm80.cu");
     let area = STEP * STEP;
-    let multiplied = |compiler: &Compiler| gradient(&compile(compiler), &[40], [STEP, STEP]).multiply_adds as usize;
+    let multiplied =
+        |compiler: &Compiler| work(gradient(&compile(compiler), false, &[40], [STEP, STEP])).multiply_adds as usize;
     assert_eq!(multiplied(&gradients), 64 * area);
-    for [from, to] in [
-        ["if (f < fragments_) {", "if (fragments_ > 0) {"],
-        [
-            "warp_index() * 16 < from_b.vectors() ? (rows + ROW_STEP - 1) / ROW_STEP : 0",
-            "(rows + ROW_STEP - 1) / ROW_STEP",
-        ],
+    for (file, from, to, times) in [
+        ("mma_loop.cuh", "if (i < rows_) {", "if (rows_ > 0) {", 4),
+        ("mma_loop.cuh", "if (j < columns_) {", "if (columns_ > 0) {", 3),
+        ("mma_operands.cuh", "- warp + WARPS - 1) / WARPS", "+ WARPS - 1) / WARPS", 8),
     ] {
-        assert_eq!(multiplied(&gradients.clone().replace("gemm/mma_loop.cuh", from, to)), 8 * 64 * area, "{to}");
+        let wasteful = gradients.clone().replace(&format!("gemm/{file}"), from, to);
+        assert_eq!(multiplied(&wasteful), times * 64 * area, "{to}");
     }
 }

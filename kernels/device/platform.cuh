@@ -26,4 +26,12 @@ constexpr int WARP = 32;
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
+// The same value. What is made of it is computed here, and not kept in registers from before a loop that leaves none.
+__device__ __forceinline__ int computed_here(int value) {
+#if defined(__CUDACC__)
+    asm volatile("" : "+r"(value));
+#endif
+    return value;
+}
+
 }  // namespace da_moe

@@ -23,6 +23,14 @@ PTX_FN void cp_async_16(uint32_t target, const void* source, int source_bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(source_bytes) : "memory");
 }
 
+// As above: all 16 bytes, or zeros.
+PTX_FN void cp_async_16_if(uint32_t target, const void* source, bool is_there) {
+    asm volatile("{ .reg .pred ignore; setp.eq.u32 ignore, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, ignore; }" ::"r"(
+                     target),
+                 "l"(source), "r"(static_cast<uint32_t>(is_there))
+                 : "memory");
+}
+
 PTX_FN void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most `GROUPS` of this thread's committed groups are in flight.
@@ -93,6 +101,9 @@ PTX_FN void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 PTX_FN uint32_t shared_address(const void* pointer) { return emu::shared_address(pointer); }
 PTX_FN void cp_async_16(uint32_t target, const void* source, int source_bytes) {
     emu::cp_async(target, source, 16, static_cast<uint32_t>(source_bytes));
+}
+PTX_FN void cp_async_16_if(uint32_t target, const void* source, bool is_there) {
+    emu::cp_async(target, source, 16, is_there ? 16 : 0);
 }
 PTX_FN void cp_async_commit() { emu::cp_async_commit(); }
 template <int GROUPS>

@@ -11,35 +11,37 @@
 
 namespace da_moe {
 
-// With GATED, GROUP columns of the gate are followed by the GROUP columns of the up projection that belong to the same
-// columns of the output. S is the type of the biases, and of what is written where that is not f32.
-template <class S, bool GATED, int GROUP>
+// With GATED, every chunk of the gate is followed by that of the up projection which belongs to the same columns of the
+// output. S is the type of the biases, and of what is written where that is not f32.
+template <class S, bool GATED>
 class TileOutput {
 public:
     __device__ __forceinline__ explicit TileOutput(const GroupedGemm& p) : p_(p) {}
 
-    // Called by the whole block, with a barrier before it and after it.
+    // Called by the whole block, with a barrier before it and after it, for the rows of the tile that are among `products`.
     template <class Products>
     __device__ __forceinline__ void write(const Tile& tile, const Products& products) const {
         constexpr int CHUNKS = Products::COLUMNS / (GATED ? 2 : 1) / OUTPUT_CHUNK;
+        const int rows = min(tile.rows, Products::ROWS);
 #pragma unroll 1
-        for (int i = static_cast<int>(threadIdx.x); i < tile.rows * CHUNKS; i += static_cast<int>(blockDim.x)) {
+        for (int i = static_cast<int>(threadIdx.x); i < rows * CHUNKS; i += static_cast<int>(blockDim.x)) {
             const int column = tile.column + i % CHUNKS * OUTPUT_CHUNK;
             if (column < p_.columns) {
-                write_chunk(tile, products, i / CHUNKS, i % CHUNKS * OUTPUT_CHUNK, column);
+                write_chunk(tile, products, i / CHUNKS, i % CHUNKS, column);
             }
         }
     }
 
 private:
-    // Eight columns of one row: those of the tile from `from` on, which are the output's from `column` on.
+    // One chunk of a row of the tile, which is the output's columns from `column` on.
     template <class Products>
-    __device__ __forceinline__ void write_chunk(const Tile& tile, const Products& products, int row, int from,
+    __device__ __forceinline__ void write_chunk(const Tile& tile, const Products& products, int row, int chunk,
                                                 int column) const {
         const int count = min(p_.columns - column, OUTPUT_CHUNK);
         const int64_t to = tile.row + row;
         float h[OUTPUT_CHUNK];
-        load(h, products, tile.expert, row, from, 0, column, count);
+        products.chunk(h, row, GATED ? 2 * chunk : chunk);
+        add_bias(h, tile.expert, column, count);
         keep(h, to * p_.hidden_stride + column, count);
 #pragma unroll
         for (int i = 0; i < OUTPUT_CHUNK; i++) {
@@ -47,7 +49,8 @@ private:
         }
         if constexpr (GATED) {
             float up[OUTPUT_CHUNK];
-            load(up, products, tile.expert, row, from, GROUP, p_.columns + column, count);
+            products.chunk(up, row, 2 * chunk + 1);
+            add_bias(up, tile.expert, p_.columns + column, count);
             keep(up, to * p_.hidden_stride + p_.columns + column, count);
 #pragma unroll
             for (int i = 0; i < OUTPUT_CHUNK; i++) {
@@ -57,16 +60,14 @@ private:
         store_rows<S>(p_.out, p_.out_f32, to * p_.out_stride + column, h, count);
     }
 
-    // Products and their bias, which starts at `bias`; `offset` is GROUP for the up projection.
-    template <class Products>
-    __device__ __forceinline__ void load(float (&h)[OUTPUT_CHUNK], const Products& products, int expert, int row, int from,
-                                         int offset, int bias, int count) const {
-        const S* biases = p_.bias == nullptr ? nullptr : static_cast<const S*>(p_.bias) + expert * p_.bias_stride + bias;
+    __device__ __forceinline__ void add_bias(float (&h)[OUTPUT_CHUNK], int expert, int first, int count) const {
+        if (p_.bias != nullptr) {
+            float bias[OUTPUT_CHUNK];
+            load_chunk(bias, static_cast<const S*>(p_.bias) + expert * p_.bias_stride + first, count);
 #pragma unroll
-        for (int i = 0; i < OUTPUT_CHUNK; i++) {
-            const int column = from + i;
-            h[i] = products.at(row, GATED ? column / GROUP * 2 * GROUP + column % GROUP + offset : column);
-            h[i] += biases != nullptr && i < count ? to_float(biases[i]) : 0.0f;
+            for (int i = 0; i < OUTPUT_CHUNK; i++) {
+                h[i] += bias[i];
+            }
         }
     }
 

@@ -16,16 +16,16 @@ __device__ __forceinline__ void tiles(const GroupedGemm& p, const Output& output
     Tile tile;
     while (scheduler.next(tile)) {
         loop.run(SourceA(p, tile), SourceB(p, tile), tile.rows, p.depth);
-        const auto products = loop.products();
-        __syncthreads();
-        output.write(tile, products);
+        hand_out(loop, tile.rows, [&](int first, const auto& products) {
+            output.write({tile.expert, tile.row + first, tile.rows - first, tile.column}, products);
+        });
     }
 }
 
 // Products with a bias, activated.
 template <class Loop, class SourceA, class SourceB>
 __device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char* shared) {
-    using Output = TileOutput<typename SourceB::Element, SourceB::GATED, SourceB::GROUP>;
+    using Output = TileOutput<typename SourceB::Element, SourceB::GATED>;
     tiles<Loop, SourceA, SourceB>(p, Output(p), shared);
 }
 
@@ -43,7 +43,7 @@ struct BetweenLaunches<f16> {
 template <class Loop, class SourceA, class SourceB>
 __device__ __forceinline__ void hidden_gradient(const HiddenGradient& p, unsigned char* shared) {
     using S = typename SourceB::Element;
-    using Output = HiddenGradientOutput<S, typename BetweenLaunches<S>::Type>;
+    using Output = HiddenGradientOutput<S, typename BetweenLaunches<S>::Type, Loop::ALONE>;
     tiles<Loop, SourceA, SourceB>(p.product, Output(p), shared);
 }
 

@@ -12,59 +12,96 @@
 
 namespace da_moe {
 
-// S is the type of `h` where that is not f32, Between that of what is written.
-template <class S, class Between>
+// S is the type of `h` where that is not f32, Between that of what is written. AHEAD: what is read of a chunk comes while the
+// one before is computed, where no other block hides it.
+template <class S, class Between, bool AHEAD>
 class HiddenGradientOutput {
 public:
     __device__ __forceinline__ explicit HiddenGradientOutput(const HiddenGradient& p) : p_(p) {}
 
-    // Called by the whole block, with a barrier before it and after it.
+    // Called by the whole block, with a barrier before it and after it, for the rows of the tile that are among `products`.
     template <class Products>
     __device__ __forceinline__ void write(const Tile& tile, const Products& products) const {
         constexpr int CHUNKS = Products::COLUMNS / OUTPUT_CHUNK;
-        const int64_t part_count = (p_.product.columns + Products::COLUMNS - 1) / Products::COLUMNS;
+        static_assert(WARP % CHUNKS == 0 || CHUNKS % WARP == 0, "a warp has whole rows, or one");
+        const int end = min(tile.rows, Products::ROWS) * CHUNKS;
         const int step = static_cast<int>(blockDim.x);
+        const int thread = computed_here(static_cast<int>(threadIdx.x));
+        Hidden next;
+        if (AHEAD) {
+            load(next, tile, thread / CHUNKS, thread % CHUNKS, thread < end);
+        }
 #pragma unroll 1
-        for (int first = warp_index() * WARP; first < tile.rows * CHUNKS; first += step) {
-            const int row = (first + lane_index()) / CHUNKS;
-            const int from = lane_index() % CHUNKS * OUTPUT_CHUNK;
-            const bool mine = row < tile.rows && tile.column + from < p_.product.columns;
-            float part = mine ? write_chunk(tile, products, row, from) : 0.0f;
+        for (int first = thread - thread % WARP; first < end; first += step) {
+            const int i = first + thread % WARP;
+            const int row = i / CHUNKS;
+            const int chunk = i % CHUNKS;
+            if (!AHEAD) {
+                load(next, tile, row, chunk, i < end);
+            }
+            const Hidden hidden = next;
+            if (AHEAD) {
+                load(next, tile, (i + step) / CHUNKS, chunk, i + step < end);
+            }
+            const bool mine = i < end && tile.column + chunk * OUTPUT_CHUNK < p_.product.columns;
+            float part = mine ? write_chunk(tile, products, hidden, row, chunk) : 0.0f;
 #pragma unroll
             for (int distance = CHUNKS / 2; distance > 0; distance /= 2) {
                 part += __shfl_xor_sync(FULL_WARP, part, distance);
             }
-            if (row < tile.rows && from == 0) {
+            if (i < end && chunk == 0) {
+                const int columns = computed_here(p_.product.columns);
+                const int64_t part_count = (columns + Products::COLUMNS - 1) / Products::COLUMNS;
                 p_.parts[(tile.row + row) * part_count + tile.column / Products::COLUMNS] = part;
             }
         }
     }
 
 private:
-    // Eight columns of one row, those of the tile from `from` on; returns their part of `dg`.
+    // One chunk of what forward kept, and the row's weight.
+    struct Hidden {
+        ComingChunk<S> h;
+        ComingChunk<S> up;
+        float weight;
+    };
+
+    __device__ __forceinline__ void load(Hidden& to, const Tile& tile, int row, int chunk, bool is_there) const {
+        const GroupedGemm& p = p_.product;
+        const int64_t from = tile.row + row;
+        const int column = tile.column + chunk * OUTPUT_CHUNK;
+        const int count = min(p.columns - column, OUTPUT_CHUNK);
+        if (!is_there || count <= 0) {
+            return;
+        }
+        to.weight = p_.row_weight == nullptr ? 1.0f : p_.row_weight[from];
+        to.h.load(p.hidden, p.hidden_f32, from * p.hidden_stride + column, count);
+        if (is_gated(p.activation)) {
+            to.up.load(p.hidden, p.hidden_f32, from * p.hidden_stride + p.columns + column, count);
+        }
+    }
+
+    // Eight columns of one row; returns their part of `dg`.
     template <class Products>
-    __device__ __forceinline__ float write_chunk(const Tile& tile, const Products& products, int row, int from) const {
+    __device__ __forceinline__ float write_chunk(const Tile& tile, const Products& products, const Hidden& hidden, int row,
+                                                 int chunk) const {
         const GroupedGemm& p = p_.product;
         const int64_t to = tile.row + row;
-        const int column = tile.column + from;
+        const int column = tile.column + chunk * OUTPUT_CHUNK;
         const int count = min(p.columns - column, OUTPUT_CHUNK);
-        const float g = p_.row_weight == nullptr ? 1.0f : p_.row_weight[to];
-        float h[OUTPUT_CHUNK], up[OUTPUT_CHUNK];
-        load_rows<S>(h, p.hidden, p.hidden_f32, to * p.hidden_stride + column, count);
-        if (is_gated(p.activation)) {
-            load_rows<S>(up, p.hidden, p.hidden_f32, to * p.hidden_stride + p.columns + column, count);
-        }
+        const float g = hidden.weight;
+        float h[OUTPUT_CHUNK], up[OUTPUT_CHUNK], a[OUTPUT_CHUNK], da[OUTPUT_CHUNK];
+        hidden.h.widen(h, p.hidden_f32);
+        hidden.up.widen(up, p.hidden_f32);
+        products.chunk(da, row, chunk);
         float part = 0.0f;
-        float a[OUTPUT_CHUNK];
 #pragma unroll
         for (int i = 0; i < OUTPUT_CHUNK; i++) {
-            const float da = products.at(row, from + i);
             const Curve gate = curve(p.activation, h[i]);
             const float other = is_gated(p.activation) ? up[i] : 1.0f;
-            part += i < count ? gate.value * other * da : 0.0f;
+            part += i < count ? gate.value * other * da[i] : 0.0f;
             a[i] = g * (gate.value * other);
-            h[i] = g * da * gate.slope * other;
-            up[i] = g * da * gate.value;
+            h[i] = g * da[i] * gate.slope * other;
+            up[i] = g * da[i] * gate.value;
         }
         store_chunk(static_cast<Between*>(p_.activated) + to * p_.activated_stride + column, a, count);
         Between* dh = static_cast<Between*>(p.out) + to * p.out_stride + column;

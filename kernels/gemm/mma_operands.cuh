@@ -1,75 +1,121 @@
-// How an operand of the tensor cores lies in shared memory: 128 vectors of 64 bytes a step, copied in by 256 threads, handed
-// out as the fragments that mma.sync wants. Both layouts are free of bank conflicts, copying and reading.
+// How an operand of the tensor cores lies in shared memory: so many vectors of 64 bytes a step, copied in by 256 threads,
+// handed out as the fragments that mma.sync wants. Both layouts are free of bank conflicts, copying and reading.
 //
 // A fragment is four 8 × 8 matrices. Of A: 16 vectors by 32 bytes of depth, in the order (first 8 vectors, first half),
 // (last 8, first half), (first 8, second half), (last 8, second half). Of B, whose pairs are two products' operands:
 // (first 8, first half), (first 8, second half), (last 8, first half), (last 8, second half).
+//
+// A lane's place in a fragment is computed once; where a fragment is relative to the warp's first one is known to the
+// compiler, so that a step costs an operand one addition for each half of its depth.
 #pragma once
 
 #include "../abi.h"
 #include "../device/ptx.cuh"
 #include "../device/storage.cuh"
 #include "../device/warp.cuh"
+#include "operands.cuh"
 
 namespace da_moe {
 
 constexpr int MMA_STEP_BYTES = 64;
 constexpr int MMA_THREADS = 256;
+// Vectors of a fragment.
+constexpr int MMA_FRAGMENT = 16;
 
-// Copies 16 bytes of a row from element `first` on, of which `count` elements are there; the others become zero.
-template <bool ALIGNED, class Source>
-__device__ __forceinline__ void copy_chunk(const Source& from, unsigned char* shared, uint32_t address, int at,
-                                           const typename Source::Element* row, int first, int count) {
-    using S = typename Source::Element;
+// One side of a tile: its vectors, and the warps that divide them. Fragment f is warp f mod WARPS's.
+template <bool IS_A_, int VECTORS_, int WARPS_>
+struct MmaSide {
+    static constexpr bool IS_A = IS_A_;
+    static constexpr int VECTORS = VECTORS_;
+    static constexpr int WARPS = WARPS_;
+    // Fragments of one warp, and vectors from one to its next.
+    static constexpr int FRAGMENTS = VECTORS / (MMA_FRAGMENT * WARPS);
+    static constexpr int STRIDE = MMA_FRAGMENT * WARPS;
+
+    // Of the two bits that say which of a fragment's matrices a lane has the address of: the one for the vectors, and the
+    // one for the depth.
+    __device__ __forceinline__ static int last_vectors() { return IS_A ? lane_index() / 8 % 2 : lane_index() / 16; }
+    __device__ __forceinline__ static int last_half() { return IS_A ? lane_index() / 16 : lane_index() / 8 % 2; }
+
+    // Fragments with something in them that one warp has, of so many vectors.
+    __device__ __forceinline__ static int fragments(int vectors, int warp) {
+        return (min((vectors + MMA_FRAGMENT - 1) / MMA_FRAGMENT, FRAGMENTS * WARPS) - warp + WARPS - 1) / WARPS;
+    }
+};
+
+// Copies 16 bytes to shared memory, of which `count` elements are there; the others become zero.
+template <bool ALIGNED, class S>
+__device__ __forceinline__ void copy_chunk(unsigned char* shared, uint32_t address, int at, const S* from, int count) {
     constexpr int CHUNK = 16 / static_cast<int>(sizeof(S));
-    count = row == nullptr ? 0 : min(max(count, 0), CHUNK);
+    count = min(max(count, 0), CHUNK);
     if constexpr (ALIGNED) {
-        // An address is wanted even where nothing is read.
-        const S* source = count > 0 ? row + first : from.somewhere();
-        ptx::cp_async_16(address + at, source, count * static_cast<int>(sizeof(S)));
+        ptx::cp_async_16(address + at, from, count * static_cast<int>(sizeof(S)));
     } else {
         Vector<S, CHUNK> chunk;
 #pragma unroll
         for (int i = 0; i < CHUNK; i++) {
-            chunk.elements[i] = i < count ? row[first + i] : from_float<S>(0.0f);
+            chunk.elements[i] = i < count ? from[i] : from_float<S>(0.0f);
         }
         chunk.store(reinterpret_cast<S*>(shared + at));
     }
 }
 
-template <bool ALIGNED, class Source, bool ACROSS = Source::ACROSS>
+// As above where all of the elements are there or none.
+template <bool ALIGNED, class S>
+__device__ __forceinline__ void copy_whole(unsigned char* shared, uint32_t address, int at, const S* from, bool is_there) {
+    if constexpr (ALIGNED) {
+        ptx::cp_async_16_if(address + at, from, is_there);
+    } else {
+        copy_chunk<false>(shared, address, at, from, is_there ? 16 / static_cast<int>(sizeof(S)) : 0);
+    }
+}
+
+template <bool ALIGNED, class Source, class Side, bool ACROSS = Source::ACROSS>
 class MmaOperand;
 
-// Rows along the depth: 128 rows of four 16-byte chunks, chunk c of row r at c ^ (r / 2 mod 4).
-template <bool ALIGNED, class Source>
-class MmaOperand<ALIGNED, Source, false> {
+// Rows along the depth: a row of four 16-byte chunks a vector, chunk c of row r at c ^ (r / 2 mod 4).
+template <bool ALIGNED, class Source, class Side>
+class MmaOperand<ALIGNED, Source, Side, false> {
 public:
-    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int depth)
-        : from_(from), shared_(shared), address_(address), depth_(depth) {
+    static constexpr int BYTES = Side::VECTORS * MMA_STEP_BYTES;
+
+    // `warp` is the calling warp's number on this side.
+    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int depth, int warp)
+        : shared_(shared), address_(address), depth_(depth) {
+        const int row = warp * MMA_FRAGMENT + Side::last_vectors() * 8 + lane_index() % 8;
+        lane_ = place(row, Side::last_half());
 #pragma unroll
         for (int copy = 0; copy < COPIES; copy++) {
-            rows_[copy] = from.row(copied_row(copy));
+            const Row<S> row = from.row(copied_row(copy));
+            there_ |= (row.is_there ? 1u : 0u) << copy;
+            if (copy < ADDRESSES) {
+                rows_[copy] = row.at + copied_chunk() * CHUNK;
+            }
+        }
+        distance_ = from.distance(ROWS_A_COPY);
+    }
+
+    __device__ __forceinline__ void fill(int stage, int step) const {
+        const int at = stage + place(copied_row(0), copied_chunk());
+        const int first = step * CHUNKS * CHUNK;
+        if (first + CHUNKS * CHUNK <= depth_) {
+#pragma unroll
+            for (int copy = 0; copy < COPIES; copy++) {
+                copy_whole<ALIGNED>(shared_, address_, at + copy * COPY_BYTES, row(copy) + first, is_there(copy));
+            }
+            return;
+        }
+        const int count = max(depth_ - first - copied_chunk() * CHUNK, 0);
+        const int from = count > 0 ? first : 0;
+#pragma unroll
+        for (int copy = 0; copy < COPIES; copy++) {
+            copy_chunk<ALIGNED>(shared_, address_, at + copy * COPY_BYTES, row(copy) + from, is_there(copy) ? count : 0);
         }
     }
 
-    __device__ __forceinline__ void fill(int stage, int step) {
-        const int chunk = static_cast<int>(threadIdx.x) % CHUNKS;
-        const int first = (step * CHUNKS + chunk) * CHUNK;
-#pragma unroll
-        for (int copy = 0; copy < COPIES; copy++) {
-            const int at = stage + place(copied_row(copy), chunk);
-            copy_chunk<ALIGNED>(from_, shared_, address_, at, rows_[copy], first, depth_ - first);
-        }
-    }
-
-    __device__ __forceinline__ void fragment_of_a(uint32_t (&out)[4], int stage, int first, int k) const {
-        const int lane = lane_index();
-        ptx::ldmatrix_x4(out, address_ + stage + place(first + lane % 16, 2 * k + lane / 16));
-    }
-
-    __device__ __forceinline__ void fragment_of_b(uint32_t (&out)[4], int stage, int first, int k) const {
-        const int lane = lane_index();
-        ptx::ldmatrix_x4(out, address_ + stage + place(first + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+    // Fragment `f` of the warp's own, in half `k` of the step's depth.
+    __device__ __forceinline__ void fragment(uint32_t (&out)[4], int stage, int f, int k) const {
+        ptx::ldmatrix_x4(out, address_ + stage + (lane_ ^ k * 32) + f * Side::STRIDE * MMA_STEP_BYTES);
     }
 
 private:
@@ -77,81 +123,102 @@ private:
     static constexpr int CHUNK = 16 / static_cast<int>(sizeof(S));
     static constexpr int CHUNKS = MMA_STEP_BYTES / 16;
     static constexpr int ROWS_A_COPY = MMA_THREADS / CHUNKS;
-    static constexpr int COPIES = GEMM_TILE / ROWS_A_COPY;
+    static constexpr int COPIES = Side::VECTORS / ROWS_A_COPY;
+    static constexpr int COPY_BYTES = ROWS_A_COPY * MMA_STEP_BYTES;
+    static_assert(ROWS_A_COPY % 8 == 0 && Side::STRIDE % 8 == 0, "a place's turn does not change from copy to copy");
+
+    // Rows that are not gathered are found from the first.
+    static constexpr int ADDRESSES = Source::GATHERED ? COPIES : 1;
+
+    __device__ __forceinline__ const S* row(int copy) const {
+        return Source::GATHERED ? rows_[copy % ADDRESSES] : rows_[0] + copy * distance_;
+    }
+
+    __device__ __forceinline__ bool is_there(int copy) const { return (there_ >> copy & 1) != 0; }
 
     __device__ __forceinline__ static int copied_row(int copy) {
         return copy * ROWS_A_COPY + static_cast<int>(threadIdx.x) / CHUNKS;
     }
+    __device__ __forceinline__ static int copied_chunk() { return static_cast<int>(threadIdx.x) % CHUNKS; }
 
     __device__ __forceinline__ static int place(int row, int chunk) {
         return row * MMA_STEP_BYTES + (chunk ^ (row / 2 % CHUNKS)) * 16;
     }
 
-    const Source& from_;
     unsigned char* shared_;
     uint32_t address_;
     int depth_;
-    const S* rows_[COPIES];
+    int lane_;
+    uint32_t there_ = 0;
+    int64_t distance_;
+    const S* rows_[ADDRESSES];
 };
 
-// Rows across the depth, of 16-bit elements: 32 rows of sixteen 16-byte chunks, chunk c of row r at c ^ (r mod 8), turned
-// by ldmatrix. Where the next step's rows are is asked for a step ahead, since a gathered row's token has to be read first.
-template <bool ALIGNED, class Source>
-class MmaOperand<ALIGNED, Source, true> {
+// Rows across the depth, of 16-bit elements: 32 rows with a 16-byte chunk for every 8 vectors, chunk c of row r at
+// c ^ (r mod 8), turned by ldmatrix. A row is picked a step before it is copied, since a gathered row's token has to be read
+// first.
+template <bool ALIGNED, class Source, class Side>
+class MmaOperand<ALIGNED, Source, Side, true> {
 public:
-    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int)
-        : from_(from), shared_(shared), address_(address) {
-        find_rows(0);
+    static constexpr int BYTES = Side::VECTORS * MMA_STEP_BYTES;
+
+    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int, int warp)
+        : from_(from), shared_(shared), address_(address), picked_(from.pick(copied_row())) {
+        const int row = Side::last_half() * 8 + lane_index() % 8;
+        lane_ = place(row, warp * MMA_FRAGMENT / CHUNK + Side::last_vectors());
     }
 
     __device__ __forceinline__ void fill(int stage, int step) {
-        const int chunk = static_cast<int>(threadIdx.x) % CHUNKS;
-        const int first = chunk * CHUNK;
+        const Row<S> row = from_.picked(picked_);
+        // Chunks that a thread copies are eight apart, which leaves their places' turns alone.
+        const int at = stage + place(copied_row(), copied_chunk());
+        if (ALIGNED && from_.width() >= Side::VECTORS) {
 #pragma unroll
-        for (int copy = 0; copy < COPIES; copy++) {
-            const int at = stage + place(copied_row(copy), chunk);
-            copy_chunk<ALIGNED>(from_, shared_, address_, at, rows_[copy], first, from_.width() - first);
+            for (int copy = 0; copy < COPIES; copy++) {
+                const S* chunk = row.at + (copied_chunk() + copy * THREADS_A_ROW) * CHUNK;
+                copy_whole<ALIGNED>(shared_, address_, at + copy * THREADS_A_ROW * 16, chunk, row.is_there);
+            }
+        } else {
+            const int width = row.is_there ? from_.width() : 0;
+#pragma unroll(ALIGNED ? COPIES : 1)
+            for (int copy = 0; copy < COPIES; copy++) {
+                const int first = (copied_chunk() + copy * THREADS_A_ROW) * CHUNK;
+                const S* chunk = row.at + (first < width ? first : 0);
+                copy_chunk<ALIGNED>(shared_, address_, at + copy * THREADS_A_ROW * 16, chunk, width - first);
+            }
         }
-        find_rows(step + 1);
+        // Last, so that it takes the register that the row before it has left, and is waited for in the next step alone.
+        picked_ = from_.pick((step + 1) * ROWS + copied_row());
     }
 
-    __device__ __forceinline__ void fragment_of_a(uint32_t (&out)[4], int stage, int first, int k) const {
-        const int lane = lane_index();
-        const int row = k * 16 + lane / 16 * 8 + lane % 8;
-        ptx::ldmatrix_x4_trans(out, address_ + stage + place(row, first / CHUNK + lane / 8 % 2));
-    }
-
-    __device__ __forceinline__ void fragment_of_b(uint32_t (&out)[4], int stage, int first, int k) const {
-        const int lane = lane_index();
-        ptx::ldmatrix_x4_trans(out, address_ + stage + place(k * 16 + lane % 16, first / CHUNK + lane / 16));
+    __device__ __forceinline__ void fragment(uint32_t (&out)[4], int stage, int f, int k) const {
+        // Where fragments are less than eight chunks apart, part of the way is turned.
+        constexpr int CHUNKS_APART = Side::STRIDE / CHUNK;
+        const int turned = f * CHUNKS_APART % 8;
+        const int straight = f * CHUNKS_APART - turned + k * 16 * CHUNKS;
+        ptx::ldmatrix_x4_trans(out, address_ + stage + (lane_ ^ turned * 16) + straight * 16);
     }
 
 private:
     using S = typename Source::Element;
     static_assert(sizeof(S) == 2, "ldmatrix turns 16-bit elements");
     static constexpr int CHUNK = 16 / static_cast<int>(sizeof(S));
-    static constexpr int CHUNKS = GEMM_TILE / CHUNK;
+    static constexpr int CHUNKS = Side::VECTORS / CHUNK;
     static constexpr int ROWS = MMA_STEP_BYTES / static_cast<int>(sizeof(S));
-    static constexpr int ROWS_A_COPY = MMA_THREADS / CHUNKS;
-    static constexpr int COPIES = ROWS / ROWS_A_COPY;
+    static constexpr int THREADS_A_ROW = MMA_THREADS / ROWS;
+    static constexpr int COPIES = CHUNKS / THREADS_A_ROW;
+    static_assert(THREADS_A_ROW % 8 == 0, "a place's turn does not change from copy to copy");
 
-    __device__ __forceinline__ static int copied_row(int copy) {
-        return copy * ROWS_A_COPY + static_cast<int>(threadIdx.x) / CHUNKS;
-    }
+    __device__ __forceinline__ static int copied_row() { return static_cast<int>(threadIdx.x) / THREADS_A_ROW; }
+    __device__ __forceinline__ static int copied_chunk() { return static_cast<int>(threadIdx.x) % THREADS_A_ROW; }
 
     __device__ __forceinline__ static int place(int row, int chunk) { return (row * CHUNKS + (chunk ^ row % 8)) * 16; }
-
-    __device__ __forceinline__ void find_rows(int step) {
-#pragma unroll
-        for (int copy = 0; copy < COPIES; copy++) {
-            rows_[copy] = from_.row(step * ROWS + copied_row(copy));
-        }
-    }
 
     const Source& from_;
     unsigned char* shared_;
     uint32_t address_;
-    const S* rows_[COPIES];
+    int lane_;
+    int picked_;
 };
 
 }  // namespace da_moe

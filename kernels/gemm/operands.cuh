@@ -2,13 +2,22 @@
 //
 // An operand is a set of vectors as long as the depth, whose dot products with the other's vectors are the tile. Its rows in
 // memory either run along the depth (a row is a vector) or across it (a row has one element of every vector). Asked for a
-// row, a source gives its address, or null where there is none: such a row is zeros.
+// row, a source says where it is, or that there is none: such a row is zeros. Rows across the depth are found in two steps, so
+// that what says where a row is can be read long before the row.
 #pragma once
 
 #include "../abi.h"
+#include "product_tile.cuh"
 #include "scheduler.cuh"
 
 namespace da_moe {
+
+// `at` names memory even where there is no row: a copy wants an address that it does not read.
+template <class S>
+struct Row {
+    const S* at;
+    bool is_there;
+};
 
 // Gathered rows of A, along the depth.
 template <class S>
@@ -16,47 +25,44 @@ class RowsOfA {
 public:
     using Element = S;
     static constexpr bool ACROSS = false;
+    static constexpr bool GATHERED = true;
 
     __device__ __forceinline__ RowsOfA(const GroupedGemm& p, const Tile& tile) : p_(p), tile_(tile) {}
 
-    // Null past the tile's rows and for a token that is not there.
-    __device__ __forceinline__ const S* row(int i) const {
-        if (i >= tile_.rows) {
-            return nullptr;
-        }
+    // Not there past the tile's rows and for a token that is not there.
+    __device__ __forceinline__ Row<S> row(int i) const {
         const int row = tile_.row + i;
-        const int source = p_.row_token == nullptr ? row : p_.row_token[row];
-        return source >= 0 && source < p_.a_rows ? static_cast<const S*>(p_.a) + source * p_.a_stride : nullptr;
+        const int source = i >= tile_.rows ? -1 : p_.row_token == nullptr ? row : p_.row_token[row];
+        const bool is_there = source >= 0 && source < p_.a_rows;
+        return {static_cast<const S*>(p_.a) + (is_there ? source * p_.a_stride : 0), is_there};
     }
 
-    // An address to name where nothing is read.
-    __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(p_.a); }
+    __device__ __forceinline__ static int64_t distance(int) { return 0; }
 
 private:
     const GroupedGemm& p_;
     const Tile& tile_;
 };
 
-// Rows of one expert's weights, along the depth: `out = A Bᵀ`, what forward multiplies. When gated, GROUP rows of the gate
-// are followed by the GROUP rows of the up projection that belong to the same columns, so that one thread gets both.
-template <class S, bool GATED_, int GROUP_>
+// Rows of one expert's weights, along the depth: `out = A Bᵀ`, what forward multiplies. When gated, each
+// GROUP rows of the gate are followed by those of the up projection that belong to the same columns, so that a tile has both.
+template <class S, bool GATED_>
 class RowsOfB {
 public:
     using Element = S;
     static constexpr bool ACROSS = false;
+    static constexpr bool GATHERED = false;
     static constexpr bool GATED = GATED_;
-    static constexpr int GROUP = GROUP_;
 
     __device__ __forceinline__ RowsOfB(const GroupedGemm& p, const Tile& tile) : p_(p), tile_(tile) {}
 
-    // Null past the last column of the output.
-    __device__ __forceinline__ const S* row(int i) const {
+    // Not there past the last column of the output.
+    __device__ __forceinline__ Row<S> row(int i) const {
         const int column = tile_.column + (GATED ? i / (2 * GROUP) * GROUP + i % GROUP : i);
-        if (column >= p_.columns) {
-            return nullptr;
-        }
         const int row = GATED && i / GROUP % 2 == 1 ? p_.columns + column : column;
-        return static_cast<const S*>(p_.b) + tile_.expert * p_.b_expert_stride + row * p_.b_stride;
+        const bool is_there = column < p_.columns;
+        const int64_t to = tile_.expert * p_.b_expert_stride + row * p_.b_stride;
+        return {static_cast<const S*>(p_.b) + (is_there ? to : 0), is_there};
     }
 
     // Vectors of the tile up to the last that there is.
@@ -65,9 +71,12 @@ public:
         return GATED ? (columns + GROUP - 1) / GROUP * 2 * GROUP : columns;
     }
 
-    __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(p_.b); }
+    // Elements from one row to that so many further, a multiple of both halves of a group.
+    __device__ __forceinline__ int64_t distance(int rows) const { return p_.b_stride * (GATED ? rows / 2 : rows); }
 
 private:
+    static constexpr int GROUP = OUTPUT_CHUNK;
+
     const GroupedGemm& p_;
     const Tile& tile_;
 };
@@ -79,20 +88,21 @@ public:
     using Element = S;
     static constexpr bool ACROSS = true;
     static constexpr bool GATED = false;
-    static constexpr int GROUP = 1;
 
     __device__ __forceinline__ ColumnsOfB(const GroupedGemm& p, const Tile& tile) : p_(p), tile_(tile) {}
 
-    __device__ __forceinline__ const S* row(int k) const {
+    __device__ __forceinline__ int pick(int k) const { return k < p_.depth ? k : -1; }
+
+    __device__ __forceinline__ Row<S> picked(int k) const {
         const S* first = static_cast<const S*>(p_.b) + tile_.expert * p_.b_expert_stride + tile_.column;
-        return k < p_.depth ? first + k * p_.b_stride : nullptr;
+        return {first + (k >= 0 ? k * p_.b_stride : 0), k >= 0};
     }
+
+    __device__ __forceinline__ bool takes_part(int) const { return true; }
 
     // Elements of a row from the tile's first column on.
     __device__ __forceinline__ int width() const { return p_.columns - tile_.column; }
     __device__ __forceinline__ int vectors() const { return width(); }
-
-    __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(p_.b); }
 
 private:
     const GroupedGemm& p_;
@@ -110,25 +120,31 @@ public:
     __device__ __forceinline__ RoutedRows(const RoutedOperand& from, const Segment& rows, int first)
         : from_(from), rows_(rows), first_(first) {}
 
-    // Null past the expert's rows and for a token that is not there or takes no part.
-    __device__ __forceinline__ const S* row(int k) const {
-        if (k >= rows_.count) {
-            return nullptr;
-        }
+    // The token of the expert's row k, which may not be there; below 0 past its rows.
+    __device__ __forceinline__ int pick(int k) const {
         const int row = rows_.first + k;
-        const int source = from_.row_token == nullptr ? row : from_.row_token[row];
-        if (source < 0 || source >= from_.sources || (from_.mask != nullptr && from_.mask[source] == 0)) {
-            return nullptr;
+        if (k >= rows_.count) {
+            return -1;
         }
-        return static_cast<const S*>(from_.rows) + source * from_.stride + first_;
+        return from_.row_token == nullptr ? row : from_.row_token[row];
+    }
+
+    __device__ __forceinline__ Row<S> picked(int source) const {
+        const S* first = static_cast<const S*>(from_.rows) + first_;
+        return {first + (is_there(source) ? source * from_.stride : 0), is_there(source)};
+    }
+
+    // Whether what the row holds counts; asked by the products in f32 alone.
+    __device__ __forceinline__ bool takes_part(int source) const {
+        return from_.mask == nullptr || !is_there(source) || from_.mask[source] != 0;
     }
 
     __device__ __forceinline__ int width() const { return from_.columns - first_; }
     __device__ __forceinline__ int vectors() const { return width(); }
 
-    __device__ __forceinline__ const S* somewhere() const { return static_cast<const S*>(from_.rows); }
-
 private:
+    __device__ __forceinline__ bool is_there(int source) const { return source >= 0 && source < from_.sources; }
+
     const RoutedOperand& from_;
     const Segment rows_;
     const int first_;

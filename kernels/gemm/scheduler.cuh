@@ -25,6 +25,12 @@ __device__ __forceinline__ Segment segment(const int32_t* offsets, int rows, int
     return {first, first < 0 ? 0 : max(end - first, 0)};
 }
 
+// Rows that part `index` has, where each has `share` of them.
+__device__ __forceinline__ Segment share(int rows, int share, int index) {
+    const int first = min(index * share, rows);
+    return {first, min(rows - first, share)};
+}
+
 struct Tile {
     int expert;
     // First row of the plan, and how many of the expert's rows from there on are in the tile.
@@ -51,16 +57,16 @@ public:
                 const int before = __shfl_up_sync(FULL_WARP, through, distance);
                 through += lane_index() >= distance ? before : 0;
             }
-            const unsigned holds = __ballot_sync(FULL_WARP, next_ < before_group_ + through);
+            const unsigned holds = __ballot_sync(FULL_WARP, next_ < static_cast<unsigned>(through));
             if (holds != 0) {
                 const int lane = __ffs(static_cast<int>(holds)) - 1;
-                const int first = __shfl_sync(FULL_WARP, before_group_ + through - tiles, lane);
+                const int first = __shfl_sync(FULL_WARP, through - tiles, lane);
                 const Segment of_tile = {__shfl_sync(FULL_WARP, rows.first, lane), __shfl_sync(FULL_WARP, rows.count, lane)};
                 tile = place(group_ + lane, of_tile, static_cast<int>(next_) - first);
                 next_ += gridDim.x;
                 return true;
             }
-            before_group_ += __shfl_sync(FULL_WARP, through, WARP - 1);
+            next_ -= __shfl_sync(FULL_WARP, through, WARP - 1);
             rows_before_group_ = __shfl_sync(FULL_WARP, rows.first + rows.count, WARP - 1);
             group_ += WARP;
         }
@@ -97,10 +103,10 @@ private:
 
     const GroupedGemm& p_;
     const int column_tiles_;
+    // The next tile, counted from the first of the group of 32 experts that is looked at.
     unsigned next_;
-    // The group of 32 experts that is looked at, and the tiles and rows before it.
+    // Of the group of 32 experts that is looked at, the first, and the rows before it.
     int group_ = 0;
-    unsigned before_group_ = 0;
     int rows_before_group_ = 0;
 };
 

@@ -26,7 +26,7 @@ class WeightOutput {
 public:
     __device__ __forceinline__ explicit WeightOutput(const WeightGradient& p) : p_(p) {}
 
-    // Called by the whole block, with a barrier before it.
+    // Called by the whole block, with a barrier before it and after it, for the rows of the tile that are among `products`.
     template <class Products>
     __device__ __forceinline__ void write(const WeightTile& tile, const Products& products) const {
         constexpr int CHUNKS = Products::COLUMNS / OUTPUT_CHUNK;
@@ -48,10 +48,7 @@ private:
     __device__ __forceinline__ void write_chunk(const Products& products, int row, int from, int64_t at,
                                                 int count) const {
         float sums[OUTPUT_CHUNK];
-#pragma unroll
-        for (int i = 0; i < OUTPUT_CHUNK; i++) {
-            sums[i] = products.at(row, from + i);
-        }
+        products.chunk(sums, row, from / OUTPUT_CHUNK);
         // What nobody has written is not read.
         if (p_.beta != 0.0f) {
             float old[OUTPUT_CHUNK];

@@ -9,12 +9,14 @@ use core::mem::offset_of;
 pub const MAX_CANDIDATES: i32 = 512;
 /// `BUDGET_BINS` of the kernels.
 pub const BUDGET_BINS: i32 = 2048;
-/// `GEMM_TILE` of the kernels.
-pub const GEMM_TILE: i32 = 128;
+/// `GEMM_TILE_ROWS` of the kernels.
+pub const GEMM_TILE_ROWS: i32 = 128;
+/// `GEMM_TILE_COLUMNS` of the kernels.
+pub const GEMM_TILE_COLUMNS: i32 = 256;
 /// `GEMM_F32_TILE` of the kernels.
-pub const GEMM_F32_TILE: i32 = 64;
+pub const GEMM_F32_TILE: i32 = 128;
 /// `GEMM_SHARED_BYTES` of the kernels.
-pub const GEMM_SHARED_BYTES: i32 = 65536;
+pub const GEMM_SHARED_BYTES: i32 = 98304;
 /// A [`Measure`].
 pub const MEASURE_RECEIVED_MAX: Measure = 0;
 /// A [`Measure`].
@@ -1384,7 +1386,7 @@ pub struct RoutedOperand {
     pub rows: *const ::core::ffi::c_void,
     /// `[rows]` row of `rows` for each row of the plan, or null: the same.
     pub row_token: *const i32,
-    /// `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold.
+    /// `[sources]`, or null: rows whose byte is 0 take no part, whatever they hold. Only products in f32 look at it.
     pub mask: *const u8,
     /// Distance between rows.
     pub stride: i64,
@@ -1415,7 +1417,7 @@ pub struct WeightGradient {
     pub left: RoutedOperand,
     /// Its columns are those of `out`.
     pub right: RoutedOperand,
-    /// `[E + 1]`, or null: one expert has all rows.
+    /// `[E + 1]`, or null: expert e has `share` rows from `e * share` on, as far as there are.
     pub offsets: *const i32,
     /// Out: `[E, left columns, right columns]`; in too unless `beta` is 0.
     pub out: *mut ::core::ffi::c_void,
@@ -1431,6 +1433,10 @@ pub struct WeightGradient {
     pub out_f32: i32,
     /// Factor on what `out` holds: 0 or 1.
     pub beta: f32,
+    /// Rows of an expert where there are no `offsets`.
+    pub share: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
 }
 
 impl Default for WeightGradient {
@@ -1446,6 +1452,42 @@ impl Default for WeightGradient {
             experts: 0,
             out_f32: 0,
             beta: 0.0,
+            share: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// A weight's gradient whose rows were divided, added up, `out = beta * out + sum of parts`: `weight_gradient_sum_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WeightGradientSum {
+    /// `[part_count, elements]`.
+    pub parts: *const f32,
+    /// Out: `[elements]`; in too unless `beta` is 0.
+    pub out: *mut ::core::ffi::c_void,
+    /// Elements of the gradient.
+    pub elements: i64,
+    /// Parts.
+    pub part_count: i32,
+    /// Whether `out` is f32 instead of the storage type.
+    pub out_f32: i32,
+    /// Factor on what `out` holds: 0 or 1.
+    pub beta: f32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for WeightGradientSum {
+    fn default() -> Self {
+        Self {
+            parts: ::core::ptr::null(),
+            out: ::core::ptr::null_mut(),
+            elements: 0,
+            part_count: 0,
+            out_f32: 0,
+            beta: 0.0,
+            reserved: 0,
         }
     }
 }
@@ -2169,6 +2211,26 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "experts", offset: offset_of!(WeightGradient, experts), size: size_of::<i32>() },
             Field { name: "out_f32", offset: offset_of!(WeightGradient, out_f32), size: size_of::<i32>() },
             Field { name: "beta", offset: offset_of!(WeightGradient, beta), size: size_of::<f32>() },
+            Field { name: "share", offset: offset_of!(WeightGradient, share), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(WeightGradient, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "WeightGradientSum",
+        size: size_of::<WeightGradientSum>(),
+        align: align_of::<WeightGradientSum>(),
+        fields: &[
+            Field { name: "parts", offset: offset_of!(WeightGradientSum, parts), size: size_of::<*const f32>() },
+            Field {
+                name: "out",
+                offset: offset_of!(WeightGradientSum, out),
+                size: size_of::<*mut ::core::ffi::c_void>(),
+            },
+            Field { name: "elements", offset: offset_of!(WeightGradientSum, elements), size: size_of::<i64>() },
+            Field { name: "part_count", offset: offset_of!(WeightGradientSum, part_count), size: size_of::<i32>() },
+            Field { name: "out_f32", offset: offset_of!(WeightGradientSum, out_f32), size: size_of::<i32>() },
+            Field { name: "beta", offset: offset_of!(WeightGradientSum, beta), size: size_of::<f32>() },
+            Field { name: "reserved", offset: offset_of!(WeightGradientSum, reserved), size: size_of::<i32>() },
         ],
     },
     Layout {
@@ -2193,7 +2255,8 @@ pub const LAYOUTS: &[Layout] = &[
 pub const CONSTANTS: &[(&str, i32)] = &[
     ("MAX_CANDIDATES", MAX_CANDIDATES),
     ("BUDGET_BINS", BUDGET_BINS),
-    ("GEMM_TILE", GEMM_TILE),
+    ("GEMM_TILE_ROWS", GEMM_TILE_ROWS),
+    ("GEMM_TILE_COLUMNS", GEMM_TILE_COLUMNS),
     ("GEMM_F32_TILE", GEMM_F32_TILE),
     ("GEMM_SHARED_BYTES", GEMM_SHARED_BYTES),
     ("MEASURE_RECEIVED_MAX", MEASURE_RECEIVED_MAX),

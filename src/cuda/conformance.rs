@@ -49,6 +49,7 @@ const VALUES: [u32; 2] = [4, 256];
 /// Every kernel of the file.
 pub const KERNELS: &[MicroKernel] = &[
     MicroKernel::new("conformance_cp_async", [1, WARP], [4, 8]),
+    MicroKernel::new("conformance_cp_async_if", [1, WARP], [4, 4]),
     MicroKernel::new("conformance_ldmatrix", [1, WARP], [4, 4]),
     MicroKernel::new("conformance_ldmatrix_trans", [1, WARP], [4, 4]),
     MicroKernel::new("conformance_mma_bf16", [16, WARP], [10, 4]),

@@ -2,7 +2,8 @@
 //! the time that a machine of known rates needs for them. A model to hold measurements against, not a measurement.
 
 use super::abi;
-use super::cost_products::{hidden_gradient, product, routed, weight_gradient, written};
+pub use super::cost_machine::{Bound, Machine};
+use super::cost_products::{Product, hidden_gradient, product, routed, weight_gradient, written};
 use super::device::{Call, Parameters};
 
 /// What a launch does, whatever machine does it.
@@ -16,6 +17,26 @@ pub struct Work {
     pub unit: Unit,
     /// Pieces that the work is cut into: tiles of a product, else blocks.
     pub tiles: u64,
+    /// Bytes that multiprocessors read and write: what is read by several counts for each.
+    pub l2_bytes: f64,
+    /// Wavefronts of shared memory, in products.
+    pub wavefronts: f64,
+    /// Instructions of warps that are issued in products' main loops.
+    pub instructions: f64,
+}
+
+impl From<Product> for Work {
+    fn from(product: Product) -> Self {
+        Self {
+            bytes: product.bytes(),
+            operations: product.operations,
+            unit: Unit::Scalar,
+            tiles: product.tiles(),
+            l2_bytes: product.l2_bytes(),
+            wavefronts: product.wavefronts(),
+            instructions: product.instructions(),
+        }
+    }
 }
 
 /// What multiplies.
@@ -55,6 +76,18 @@ pub struct Contents {
 
 /// The work of a launch on such contents.
 pub fn work(call: &Call, contents: &Contents) -> Work {
+    let kernel = call.launch.kernel;
+    let product = match &call.parameters {
+        Parameters::GroupedGemm(p) => product(p, kernel, contents),
+        Parameters::HiddenGradient(p) => hidden_gradient(p, kernel, contents),
+        Parameters::WeightGradient(p) => weight_gradient(p, kernel, contents),
+        _ => return other(call, contents),
+    };
+    Work { unit: Unit::of(kernel), ..product.into() }
+}
+
+/// Of a launch that is no grouped product.
+fn other(call: &Call, contents: &Contents) -> Work {
     let (launch, of_launch) = (&call.launch, call.launch.grid.iter().map(|blocks| u64::from(*blocks)).product());
     // Both 16-bit types have "f16" in their names.
     let size = if launch.kernel.contains("f16") { 2.0 } else { 4.0 };
@@ -86,13 +119,17 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             let bytes = if launch.kernel == "permute_count" { 4.0 } else { 20.0 };
             (bytes * f64::from(p.tokens) * f64::from(p.slots), 0.0, of_launch)
         }
-        Parameters::GroupedGemm(p) => product(p, launch.kernel, contents),
-        Parameters::HiddenGradient(p) => hidden_gradient(p, launch.kernel, contents),
+        Parameters::GroupedGemm(_) | Parameters::HiddenGradient(_) | Parameters::WeightGradient(_) => {
+            unreachable!("{} is a product", launch.kernel)
+        }
         Parameters::RowWeightGradient(p) => {
             let dy = if p.bias.is_null() { 0.0 } else { f64::from(p.width) * size };
             (routed(p.offsets, p.rows, contents) * (4.0 * (f64::from(p.part_count) + 1.0) + dy), 0.0, of_launch)
         }
-        Parameters::WeightGradient(p) => weight_gradient(p, launch.kernel, contents),
+        Parameters::WeightGradientSum(p) => {
+            let of_element = 4.0 * f64::from(p.part_count) + written(p.out_f32, p.beta, size);
+            (p.elements as f64 * of_element, 0.0, of_launch)
+        }
         Parameters::BiasGradient(p) => {
             let columns = f64::from(p.from.columns);
             let rows = routed(p.offsets, p.rows, contents) * columns * size;
@@ -119,7 +156,8 @@ pub fn work(call: &Call, contents: &Contents) -> Work {
             (8.0 * f64::from(p.tokens) * f64::from(p.slots) + 4.0 * given, 0.0, of_launch)
         }
     };
-    Work { bytes, operations, unit: Unit::of(launch.kernel), tiles }
+    let unit = Unit::of(launch.kernel);
+    Work { bytes, operations, unit, tiles, l2_bytes: bytes, wavefronts: 0.0, instructions: 0.0 }
 }
 
 /// Bytes of the gradient of null experts when none is chosen: ids in, zeros out.
@@ -162,70 +200,6 @@ fn query_key(p: &abi::ImportanceQueryKey, kernel: &str, heads: f64, size: f64, c
 /// Rows of one tile of queries or keys.
 const TILE_ROWS: f64 = 128.0;
 
-/// Rates of a machine.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Machine {
-    /// What it is, for people.
-    pub name: &'static str,
-    /// Bytes of memory moved in a second.
-    pub bandwidth: f64,
-    /// Operations a second that its fastest matrix product does in 16-bit types.
-    pub tensor: f64,
-    /// The part of that rate that `mma.sync` can reach.
-    pub mma_sync: f64,
-    /// Operations a second in f32 on the ordinary units.
-    pub scalar: f64,
-    /// Seconds that a launch takes at least.
-    pub launch: f64,
-    /// For the number of blocks that stay.
-    pub multiprocessors: usize,
-}
-
-/// What a launch's time is spent on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// On being launched.
-    Launch,
-    /// On memory.
-    Bytes,
-    /// On arithmetic.
-    Operations,
-}
-
-impl Machine {
-    /// What large copies and products are commonly measured to reach on this GPU. Hopper's tensor cores give their full
-    /// rate to `wgmma` alone; microbenchmarks see 62 of 100 with `mma.sync`, which is what these kernels use.
-    pub const H100: Self = Self {
-        name: "H100",
-        bandwidth: 3.0e12,
-        tensor: 800e12,
-        mma_sync: 0.62,
-        scalar: 60e12,
-        launch: 3e-6,
-        multiprocessors: 132,
-    };
-
-    /// Operations a second of one unit. TF32 has half the rate of 16-bit types.
-    pub fn rate(&self, unit: Unit) -> f64 {
-        match unit {
-            Unit::Tensor16 => self.tensor * self.mma_sync,
-            Unit::Tensor32 => self.tensor * self.mma_sync / 2.0,
-            Unit::Scalar => self.scalar,
-        }
-    }
-
-    /// Seconds of a launch, and what most of them go to: memory and arithmetic at once, the slower of the two counts.
-    pub fn time(&self, work: &Work) -> (f64, Bound) {
-        let (bytes, operations) = (work.bytes / self.bandwidth, work.operations / self.rate(work.unit));
-        let bound = match bytes.max(operations) {
-            slower if slower < self.launch => Bound::Launch,
-            _ if bytes >= operations => Bound::Bytes,
-            _ => Bound::Operations,
-        };
-        (self.launch + bytes.max(operations), bound)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,8 +237,8 @@ mod tests {
         assert_eq!(plain.bytes, 2.0 * (8.0 * 512.0 * 256.0 + 1000.0 * 256.0 + 1000.0 * 512.0));
         let gated = work_of(DType::Bf16, Factors::F32, gemm(abi::ACTIVATION_SWIGLU));
         assert_eq!(gated.operations, 2.0 * plain.operations);
-        // 125 rows an expert are one tile high, 512 columns four wide, of both halves eight.
-        assert_eq!((plain.tiles, gated.tiles), (8 * 4, 8 * 8));
+        // 125 rows an expert are one tile high, 512 columns two wide, of both halves four.
+        assert_eq!((plain.tiles, gated.tiles), (8 * 2, 8 * 4));
         let kept = abi::GroupedGemm {
             hidden: without_provenance::<u8>(256).cast_mut().cast(),
             ..gemm(abi::ACTIVATION_SWIGLU)
@@ -299,7 +273,7 @@ mod tests {
             let p = abi::GroupedGemm { offsets: std::ptr::null(), rows: 1280, experts: 1, ..gemm(activation) };
             let all = experts::calls(storage, Factors::F32, 1 << 20, p).next().unwrap();
             let tiles = work(&all, &CONTENTS).tiles;
-            let columns = tiles / if storage == DType::F32 { 20 } else { 10 };
+            let columns = tiles / 10;
             assert_eq!(u64::from(all.launch.grid[0]), tiles + columns, "{}", all.launch.kernel);
         }
     }
@@ -356,15 +330,5 @@ mod tests {
         assert_eq!(call("combine_constants_bf16", combine.into()).bytes, 4.0 * 400.0 + 2.0 * 64.0 * 2.0);
         let routing = abi::RoutingBackward { tokens: 100, slots: 4, columns: 3, ..Default::default() };
         assert_eq!(call("routing_backward", routing.into()).bytes, 8.0 * 400.0 + 4.0 * 300.0);
-    }
-
-    #[test]
-    fn the_slower_of_memory_and_arithmetic_counts() {
-        let work = |bytes, operations| Work { bytes, operations, unit: Unit::Tensor16, tiles: 1 };
-        let h100 = Machine::H100;
-        let of_memory = h100.time(&work(3e9, 1e9));
-        assert!((of_memory.0 - 1.003e-3).abs() < 1e-9 && of_memory.1 == Bound::Bytes);
-        let of_products = h100.time(&work(3e6, 496e9));
-        assert!((of_products.0 - 1.003e-3).abs() < 1e-9 && of_products.1 == Bound::Operations);
     }
 }

@@ -2,6 +2,8 @@
 
 use super::abi;
 use super::cost::{Contents, Unit};
+use super::cost_tiles::{TileWork, Tiles, tile_work, tiles_of};
+use super::experts;
 
 /// Rows that there are.
 pub(super) fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
@@ -26,43 +28,92 @@ fn operand_sizes(kernel: &str) -> [f64; 2] {
     }
 }
 
+/// Rows and columns of a kernel's tiles.
+fn tile(kernel: &str) -> [usize; 2] {
+    match Unit::of(kernel) {
+        Unit::Scalar => experts::Unit::Scalar,
+        Unit::Tensor16 | Unit::Tensor32 => experts::Unit::TensorCores,
+    }
+    .tile()
+}
+
+/// What a product moves and multiplies.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Product {
+    /// Bytes of its factors, each read once.
+    inputs: f64,
+    /// Bytes of what is written, and of what is read to write it.
+    outputs: f64,
+    pub operations: f64,
+    tiles: Vec<Tiles>,
+    of_tiles: TileWork,
+}
+
+impl Product {
+    fn new(kernel: &str, tiles: Vec<Tiles>, depth: f64, [inputs, outputs, operations]: [f64; 3]) -> Self {
+        let of_tiles = tile_work(Unit::of(kernel), tiles.iter().copied(), depth, operand_sizes(kernel));
+        Self { inputs, outputs, operations, tiles, of_tiles }
+    }
+
+    pub fn bytes(&self) -> f64 {
+        self.inputs + self.outputs
+    }
+
+    pub fn tiles(&self) -> u64 {
+        self.tiles.iter().map(|tiles| tiles.count).sum::<f64>() as u64
+    }
+
+    /// With every tile's factors for itself.
+    pub fn l2_bytes(&self) -> f64 {
+        self.of_tiles.l2_bytes + self.outputs
+    }
+
+    pub fn wavefronts(&self) -> f64 {
+        self.of_tiles.wavefronts
+    }
+
+    pub fn instructions(&self) -> f64 {
+        self.of_tiles.instructions
+    }
+}
+
 /// The product, and beside it `h` in, `dh` and `g·a` out.
-pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+pub(super) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> Product {
     let [_, size] = operand_sizes(kernel);
     // See `between`.
     let out_size = if kernel.starts_with("grouped_gemm_f16_") { 4.0 } else { size };
     let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
-    let (bytes, operations, tiles) = product(&plain, kernel, contents);
+    let product = product(&plain, kernel, contents);
     let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
     let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
     let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
-    // One output of the plain product is g·a.
-    (bytes + elements * (halves * (hidden + out_size) + out_size - size), operations, tiles)
+    Product { outputs: elements * (halves * (hidden + out_size) + out_size), ..product }
 }
 
-pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
+pub(super) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> Product {
     let [left, right] = operand_sizes(kernel);
-    let side = if Unit::of(kernel) == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let (rows, [m, n]) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns));
-    let tiles = (m as usize).div_ceil(side) * (n as usize).div_ceil(side) * p.experts as usize;
-    let (m, n) = (f64::from(m), f64::from(n));
-    let gradients = f64::from(p.experts) * m * n * written(p.out_f32, p.beta, left.min(right));
-    (rows * (m * left + n * right) + gradients, 2.0 * rows * m * n, tiles as u64)
+    let (rows, sides) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns as usize));
+    let experts = f64::from(p.experts);
+    let [m, n] = sides.map(|side| side as f64);
+    let gradients = experts * m * n * written(p.out_f32, p.beta, left.min(right));
+    let tiles = tiles_of(experts, sides, tile(kernel));
+    let depth = rows / experts.max(1.0);
+    Product::new(kernel, tiles, depth, [rows * (m * left + n * right), gradients, 2.0 * rows * m * n])
 }
 
 fn gated(activation: i32) -> bool {
     [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&activation)
 }
 
-pub(super) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> (f64, f64, u64) {
-    let (unit, [size, weight_size]) = (Unit::of(kernel), operand_sizes(kernel));
+pub(super) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> Product {
+    let [size, weight_size] = operand_sizes(kernel);
     let halves = if gated(p.activation) { 2 } else { 1 };
     let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
     let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
-    let side = if unit == Unit::Scalar { abi::GEMM_F32_TILE } else { abi::GEMM_TILE } as usize;
-    let of_expert = |rows: usize| (rows.div_ceil(side) * (columns * halves).div_ceil(side)) as u64;
+    let of_experts = |experts: usize, rows: usize| tiles_of(experts as f64, [rows, columns * halves], tile(kernel));
     let more = rows % experts;
-    let tiles = more as u64 * of_expert(rows / experts + 1) + (experts - more) as u64 * of_expert(rows / experts);
+    let mut tiles = of_experts(more, rows / experts + 1);
+    tiles.extend(of_experts(experts - more, rows / experts));
 
     let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
     let out_size = if p.out_f32 == 0 { size } else { 4.0 };
@@ -73,7 +124,8 @@ pub(super) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -
     };
     let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);
     let a = rows as f64 * f64::from(p.depth);
-    (weight_size * weights + size * a + out, 2.0 * a * (columns * halves) as f64, tiles)
+    let counts = [weight_size * weights + size * a, out, 2.0 * a * (columns * halves) as f64];
+    Product::new(kernel, tiles, f64::from(p.depth), counts)
 }
 
 #[cfg(test)]
@@ -97,15 +149,22 @@ mod tests {
             experts: 8,
             ..Default::default()
         };
-        let (bytes, operations, tiles) = weight_gradient(&p, "grouped_gemm_bf16_tn", &CONTENTS);
-        assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
-        assert_eq!(bytes, 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
-        assert_eq!(tiles, 8 * 2 * 4);
+        let gradient = weight_gradient(&p, "grouped_gemm_bf16_tn", &CONTENTS);
+        assert_eq!(gradient.operations, 2.0 * 1000.0 * 256.0 * 512.0);
+        assert_eq!(gradient.bytes(), 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
+        assert_eq!(gradient.tiles(), 8 * 2 * 2);
+        // Every tile reads 128 columns of one factor and 256 of the other.
+        let factors = 2.0 * 1000.0 * (4.0 * 128.0 + 4.0 * 256.0);
+        assert_eq!(gradient.l2_bytes(), factors + 2.0 * 8.0 * 256.0 * 512.0);
         // Sums that go on are read too.
         let more = abi::WeightGradient { beta: 1.0, out_f32: 1, ..p };
-        assert_eq!(weight_gradient(&more, "grouped_gemm_bf16_tn", &CONTENTS).0 - bytes, 6.0 * 8.0 * 256.0 * 512.0);
-        let (bytes, _, tiles) = weight_gradient(&p, "grouped_gemm_f32_tn_bf16_rows", &CONTENTS);
-        assert_eq!((bytes, tiles), (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 4 * 8));
+        let more = weight_gradient(&more, "grouped_gemm_bf16_tn", &CONTENTS);
+        assert_eq!(more.bytes() - gradient.bytes(), 6.0 * 8.0 * 256.0 * 512.0);
+        let mixed = weight_gradient(&p, "grouped_gemm_f32_tn_bf16_rows", &CONTENTS);
+        assert_eq!(
+            (mixed.bytes(), mixed.tiles()),
+            (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 2 * 4)
+        );
     }
 
     #[test]
@@ -120,10 +179,13 @@ mod tests {
             ..Default::default()
         };
         let p = abi::HiddenGradient { product, ..Default::default() };
-        let (bytes, operations, _) = hidden_gradient(&p, "grouped_gemm_bf16_dh", &CONTENTS);
-        assert_eq!(operations, 2.0 * 1000.0 * 256.0 * 512.0);
+        let gradient = hidden_gradient(&p, "grouped_gemm_bf16_dh", &CONTENTS);
+        assert_eq!(gradient.operations, 2.0 * 1000.0 * 256.0 * 512.0);
         let elements = 1000.0 * 512.0;
-        assert_eq!(bytes, 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + elements * 2.0 * 6.0);
+        let hidden = elements * 2.0 * 6.0;
+        assert_eq!(gradient.bytes(), 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + hidden);
+        // Seven tiles of 128 rows and one of 104, of two columns of tiles.
+        assert_eq!(gradient.l2_bytes(), 2.0 * 256.0 * (2.0 * 1000.0 + 8.0 * 512.0) + 2.0 * elements + hidden);
     }
 
     #[test]

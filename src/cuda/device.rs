@@ -71,6 +71,7 @@ parameters!(
     HiddenGradient,
     RowWeightGradient,
     WeightGradient,
+    WeightGradientSum,
     BiasGradient,
     Permute,
     Combine,

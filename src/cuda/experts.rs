@@ -6,8 +6,6 @@ use super::workspace::Workspace;
 use crate::{Activation, DType, Sizes};
 
 pub(super) const THREADS: u32 = 256;
-/// Blocks that a multiprocessor holds at once.
-const BLOCKS_A_MULTIPROCESSOR: usize = 2;
 
 /// How f32 operands are multiplied. Sums are f32 always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,9 +51,12 @@ impl Unit {
         if self == Unit::Scalar { 0 } else { abi::GEMM_SHARED_BYTES as u32 }
     }
 
-    /// Rows of a tile, and columns of the weights' rows.
-    pub fn tile(self) -> usize {
-        if self == Unit::Scalar { abi::GEMM_F32_TILE as usize } else { abi::GEMM_TILE as usize }
+    /// Rows and columns of a tile.
+    pub fn tile(self) -> [usize; 2] {
+        match self {
+            Unit::TensorCores => [abi::GEMM_TILE_ROWS as usize, abi::GEMM_TILE_COLUMNS as usize],
+            Unit::Scalar => [abi::GEMM_F32_TILE as usize; 2],
+        }
     }
 }
 
@@ -74,6 +75,11 @@ pub fn calls(
         .into_iter()
 }
 
+/// Blocks of a product that a multiprocessor holds at once, by their registers (held against the compiled kernels).
+fn blocks_a_multiprocessor(kernel: &str) -> usize {
+    if kernel.starts_with("grouped_gemm_f32_") && !kernel.ends_with("_dh") { 2 } else { 1 }
+}
+
 /// Blocks that take the tiles of a product; none where there is no tile. `paired`: the weights' rows come in pairs, so
 /// that a tile has half as many columns.
 pub(super) fn persistent(
@@ -83,7 +89,7 @@ pub(super) fn persistent(
     multiprocessors: usize,
     p: &abi::GroupedGemm,
 ) -> Option<Launch> {
-    let blocks = most_tiles(unit, paired, p).min(multiprocessors * BLOCKS_A_MULTIPROCESSOR);
+    let blocks = most_tiles(unit, paired, p).min(multiprocessors * blocks_a_multiprocessor(kernel));
     let grid = [blocks as u32, 1, 1];
     (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared() })
 }
@@ -119,8 +125,8 @@ fn is_gated(p: &abi::GroupedGemm) -> bool {
 
 /// Tiles that there are when every expert's rows end in a tile of their own.
 fn most_tiles(unit: Unit, paired: bool, p: &abi::GroupedGemm) -> usize {
-    let tile_rows = unit.tile();
-    let tile_columns = if paired { tile_rows / 2 } else { tile_rows };
+    let [tile_rows, tile_columns] = unit.tile();
+    let tile_columns = if paired { tile_columns / 2 } else { tile_columns };
     let (rows, columns) = (p.rows as usize, (p.columns as usize).div_ceil(tile_columns));
     let ragged = if p.offsets.is_null() { 1 } else { (p.experts as usize).min(rows) };
     // A whole tile and a ragged one for each expert cover any division of the rows.
@@ -181,10 +187,11 @@ mod tests {
 
     #[test]
     fn blocks_fill_the_device_and_no_more_than_there_are_tiles() {
-        assert_eq!(launch(DType::Bf16, product(16384, 8, 3072, abi::ACTIVATION_SWIGLU)).grid, [264, 1, 1]);
+        assert_eq!(launch(DType::Bf16, product(16384, 8, 3072, abi::ACTIVATION_SWIGLU)).grid, [132, 1, 1]);
         // At most one whole tile and eight ragged ones, of two columns of tiles.
-        assert_eq!(launch(DType::Bf16, product(200, 8, 200, abi::ACTIVATION_NONE)).grid, [18, 1, 1]);
-        assert_eq!(launch(DType::F32, product(1, 8, 65, abi::ACTIVATION_RELU)).grid, [2, 1, 1]);
+        assert_eq!(launch(DType::Bf16, product(200, 8, 300, abi::ACTIVATION_NONE)).grid, [18, 1, 1]);
+        assert_eq!(launch(DType::F32, product(1, 8, 129, abi::ACTIVATION_RELU)).grid, [2, 1, 1]);
+        assert_eq!(launch(DType::F32, product(32768, 1, 3072, abi::ACTIVATION_SWIGLU)).grid, [264, 1, 1]);
         assert_eq!(calls(DType::F32, Factors::F32, 132, product(0, 8, 64, abi::ACTIVATION_RELU)).count(), 0);
     }
 

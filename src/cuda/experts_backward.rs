@@ -301,8 +301,10 @@ impl Backward {
             out_stride: to.stride,
             rows: self.rows as i32,
             experts: self.experts as i32,
+            share: self.rows as i32,
             out_f32: i32::from(self.gradients_f32),
             beta: self.beta,
+            ..Default::default()
         }
     }
 

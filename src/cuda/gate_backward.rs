@@ -3,6 +3,7 @@
 
 use super::columns::{self, are_aligned, are_whole, of_type};
 use super::device::{Call, Launch};
+use super::gradient_products::parts;
 use super::workspace::Workspace;
 use super::{abi, gate};
 use crate::{DType, LayerConfig, Sizes};
@@ -50,10 +51,11 @@ pub fn dx_calls(storage: DType, p: abi::GateDx) -> impl Iterator<Item = Call> {
 const DX: [[&str; 2]; 3] =
     [["gate_dx_f32", "gate_dx_f32_wide"], ["gate_dx_bf16", "gate_dx_bf16_wide"], ["gate_dx_f16", "gate_dx_f16_wide"]];
 
-/// Room for the router's part of `dx`.
+/// Room for the router's part of `dx`, and for the parts of its gradient.
 pub fn workspace(sizes: &Sizes) -> Workspace {
-    let elements = sizes.tokens.saturating_mul(sizes.hidden);
-    Workspace::scratch(elements.saturating_mul(size_of::<f32>()).saturating_add(256))
+    let rows = sizes.tokens.saturating_mul(sizes.hidden);
+    let elements = rows.saturating_add(parts(sizes.tokens, [sizes.candidates, sizes.hidden]));
+    Workspace::scratch(elements.saturating_mul(size_of::<f32>()).saturating_add(2 * 256))
 }
 
 #[cfg(test)]

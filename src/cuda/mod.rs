@@ -19,7 +19,9 @@ pub mod combine_backward;
 pub mod conformance;
 mod copies;
 pub mod cost;
+mod cost_machine;
 mod cost_products;
+mod cost_tiles;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;

@@ -96,8 +96,10 @@ impl<D: Device> Staged<D> {
             out_stride: n as i64,
             rows: args.rows as i32,
             experts: experts as i32,
+            share: args.rows as i32,
             out_f32,
             beta: args.beta,
+            ..Default::default()
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
         unsafe { tray.run(weight_gradient(left, storage, p)) }?;

@@ -42,6 +42,7 @@ impl Case {
 /// In the order of the file.
 pub const CASES: &[Case] = &[
     Case { kernel: "conformance_cp_async", draw: Draw::words, expect: copies },
+    Case { kernel: "conformance_cp_async_if", draw: Draw::words, expect: copies_of_some },
     Case { kernel: "conformance_ldmatrix", draw: Draw::words, expect: |words| matrices(words, false) },
     Case { kernel: "conformance_ldmatrix_trans", draw: Draw::words, expect: |words| matrices(words, true) },
     Case {
@@ -82,6 +83,12 @@ fn copies(words: &[u32]) -> Vec<Expected> {
     };
     let word = |half, reader, w: usize| u32::from_le_bytes([0, 1, 2, 3].map(|b| byte(half, reader, w * 4 + b)));
     all_bits((0..2).flat_map(|half| (0..WARP).flat_map(move |lane| (0..4).map(move |w| word(half, lane, w)))))
+}
+
+/// All lanes but every third copy their 16 bytes, and read what their neighbours have.
+fn copies_of_some(words: &[u32]) -> Vec<Expected> {
+    let word = |reader: usize, w: usize| if (reader ^ 1) % 3 == 0 { 0 } else { words[(reader ^ 1) * 4 + w] };
+    all_bits((0..WARP).flat_map(|reader| (0..4).map(move |w| word(reader, w))))
 }
 
 /// Matrix q has eight rows of eight; a lane gets two neighbours in row `lane / 4`, or in that column.

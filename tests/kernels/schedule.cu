@@ -9,7 +9,7 @@
 extern "C" __global__ void schedule(const int32_t* offsets, int32_t rows, int32_t experts, int32_t columns,
                                     int32_t* covered) {
     using namespace da_moe;
-    using Loop = MmaLoop<true, RowsOfA<bf16>, RowsOfB<bf16, false, 8>>;
+    using Loop = MmaLoop<true, RowsOfA<bf16>, RowsOfB<bf16, false>>;
     GroupedGemm p = {};
     p.offsets = offsets;
     p.rows = rows;

@@ -84,6 +84,8 @@ fn way_back<D: Device>(
         beta,
         ..Default::default()
     };
+    let parts = gradient_products::parts(tokens, [candidates, width]) * size_of::<f32>();
+    let parts = tray.scratch("parts of d.router.weight", parts)? as *mut f32;
     let product = abi::GroupedGemm {
         a: dz.rows,
         b: weight,
@@ -103,7 +105,7 @@ fn way_back<D: Device>(
     let operands = Operands { rows: DType::F32, weights };
     // SAFETY: every address is of an allocation as large as the tensor or scratch it stands for.
     unsafe {
-        tray.run(gradient_products::weight_gradient(DType::F32, storage, gradient))?;
+        tray.run(gradient_products::divided_weight_gradient(storage, gradient, parts))?;
         tray.run(gradient_products::across(operands, tray.multiprocessors(), product))?;
     }
     tray.take(d_logits)?;

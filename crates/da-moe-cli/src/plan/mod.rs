@@ -51,6 +51,7 @@ struct Priced {
     stage: &'static str,
     launch: Launch,
     work: Work,
+    floors: [(Bound, f64); 5],
     seconds: f64,
     bound: Bound,
 }
@@ -70,7 +71,7 @@ impl Plan {
         let priced = |(stage, call)| {
             let work = work(&call, &contents);
             let (seconds, bound) = MACHINE.time(&work);
-            Priced { stage, launch: call.launch, work, seconds, bound }
+            Priced { stage, launch: call.launch, work, floors: MACHINE.floors(&work), seconds, bound }
         };
         let (tokens, dtype) = (shape.tokens, arguments.dtype);
         let calls = launches::forward(&config, tokens, dtype, MACHINE.multiprocessors)?;

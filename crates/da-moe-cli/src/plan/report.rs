@@ -9,8 +9,10 @@ use da_moe::cuda::cost::{Bound, Machine, Unit};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-const HEADINGS: [&str; 10] =
-    ["stage", "kernel", "grid", "threads", "shared", "tiles", "MiB", "GFLOP", "us", "bound by"];
+const HEADINGS: [&str; 15] = [
+    "stage", "kernel", "grid", "threads", "shared", "tiles", "MiB", "GFLOP", "memory", "L2", "banks", "issue", "units",
+    "us", "bound by",
+];
 
 /// A table for each shape, and what the times are made of.
 pub(super) fn table(plans: &[Plan], machine: &Machine) -> String {
@@ -77,8 +79,9 @@ fn experts(experts: Experts) -> String {
     }
 }
 
-fn cells(priced: &Priced, stage: &str) -> [String; 10] {
+fn cells(priced: &Priced, stage: &str) -> [String; 15] {
     let (launch, work) = (&priced.launch, &priced.work);
+    let [memory, l2, banks, issue, units] = priced.floors.map(|(_, seconds)| format!("{:.1}", seconds * 1e6));
     [
         stage.into(),
         launch.kernel.into(),
@@ -88,23 +91,33 @@ fn cells(priced: &Priced, stage: &str) -> [String; 10] {
         work.tiles.to_string(),
         format!("{:.2}", work.bytes / 1048576.0),
         format!("{:.2}", work.operations / 1e9),
+        memory,
+        l2,
+        banks,
+        issue,
+        units,
         format!("{:.1}", priced.seconds * 1e6),
         bound(priced.bound).into(),
     ]
 }
 
-fn row([stage, kernel, grid, threads, shared, tiles, bytes, operations, time, bound]: &[String; 10]) -> String {
+fn row(cells: &[String; 15]) -> String {
+    let [stage, kernel, grid, threads, shared, tiles, bytes, operations, memory, l2, banks, issue, units, time, bound] =
+        cells;
     format!(
-        "  {stage:<10}  {kernel:<30}  {grid:>11}  {threads:>7}  {shared:>6}  {tiles:>7}  {bytes:>9}  {operations:>9}  \
-         {time:>9}  {bound}\n"
+        "  {stage:<10}  {kernel:<32}  {grid:>11}  {threads:>7}  {shared:>6}  {tiles:>7}  {bytes:>9}  {operations:>9}  \
+         {memory:>7}  {l2:>7}  {banks:>7}  {issue:>7}  {units:>7}  {time:>7}  {bound}\n"
     )
 }
 
 fn bound(bound: Bound) -> &'static str {
     match bound {
         Bound::Launch => "launch",
-        Bound::Bytes => "bytes",
-        Bound::Operations => "operations",
+        Bound::Bytes => "memory",
+        Bound::L2 => "L2",
+        Bound::Shared => "banks",
+        Bound::Issue => "issue",
+        Bound::Operations => "units",
     }
 }
 
@@ -112,14 +125,17 @@ fn model(machine: &Machine) -> String {
     let tera = |rate: f64| rate / 1e12;
     format!(
         "model, not a measurement; not yet run on a GPU\n\
-         time      {:.0} us a launch, and the longer of moving its bytes and doing its operations\n\
-         {:<8}  {:.1} TB/s; {:.0} TFLOP/s in 16 bits, the {:.0}% of {:.0} that mma.sync reaches; {:.0} in TF32; {:.0} in \
+         time      {:.0} us a launch, and the longest of these: its bytes through memory and through L2, where tiles of a\n          \
+         product read their factors for themselves; wavefronts of shared memory (banks); instructions of main loops\n          \
+         (issue); operations (units)\n\
+         {:<8}  {:.1} TB/s, {:.1} TB/s of L2; {:.0} TFLOP/s in 16 bits, the {:.0}% of {:.0} that mma.sync reaches; {:.0} in TF32; {:.0} in \
          f32; {} multiprocessors\n\
          call      rows spread evenly over experts; importance is received-max of queries and keys with their\n          \
          log-sum-exp: D/{HEAD_WIDTH} heads, {HEAD_WIDTH} wide, and sequences of {SEQUENCE} tokens\n",
         machine.launch * 1e6,
         machine.name,
         tera(machine.bandwidth),
+        tera(machine.l2),
         tera(machine.rate(Unit::Tensor16)),
         100.0 * machine.mma_sync,
         tera(machine.tensor),
@@ -141,6 +157,7 @@ struct Model {
     machine: &'static str,
     measured: bool,
     bytes_per_second: f64,
+    l2_bytes_per_second: f64,
     tensor_flops: f64,
     mma_sync_share: f64,
     f32_flops: f64,
@@ -203,6 +220,11 @@ struct LaunchPlan {
     tiles: u64,
     bytes: f64,
     operations: f64,
+    l2_bytes: f64,
+    wavefronts: f64,
+    instructions: f64,
+    /// What each part of the machine needs.
+    floors_us: BTreeMap<&'static str, f64>,
     us: f64,
     bound: &'static str,
 }
@@ -213,6 +235,7 @@ pub(super) fn json(plans: &[Plan], machine: &Machine) -> Result<String> {
         machine: machine.name,
         measured: false,
         bytes_per_second: machine.bandwidth,
+        l2_bytes_per_second: machine.l2,
         tensor_flops: machine.tensor,
         mma_sync_share: machine.mma_sync,
         f32_flops: machine.scalar,
@@ -274,6 +297,10 @@ fn launch_plan(priced: &Priced) -> LaunchPlan {
         tiles: work.tiles,
         bytes: work.bytes,
         operations: work.operations,
+        l2_bytes: work.l2_bytes,
+        wavefronts: work.wavefronts,
+        instructions: work.instructions,
+        floors_us: priced.floors.iter().map(|(part, seconds)| (bound(*part), seconds * 1e6)).collect(),
         us: priced.seconds * 1e6,
         bound: bound(priced.bound),
     }

@@ -1,0 +1,138 @@
+//! Kernels of the products launched by themselves on the emulator, on zeros, to count what they do.
+#![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
+
+use da_moe::DType;
+use da_moe::cuda::experts::{self, Factors};
+use da_moe::cuda::{Call, Emulated, Launch, Parameters, abi, gradient_products};
+use da_moe_emulator::{Compiler, Device, Module, Schedule};
+use std::path::Path;
+use std::ptr::{without_provenance, without_provenance_mut};
+use std::sync::Arc;
+
+pub fn compiler(file: &Path) -> Compiler {
+    Compiler::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels")).include(Emulated::sources()).file(file)
+}
+
+pub fn compile(compiler: &Compiler) -> Arc<Module> {
+    compiler.compile().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The compiler of one of the kernels' own files.
+pub fn kernels(file: &str) -> Compiler {
+    compiler(&Emulated::sources().join(file))
+}
+
+/// Bytes on a device.
+pub fn place(device: &Device, name: &str, bytes: &[u8]) -> u64 {
+    let address = device.alloc(name, bytes.len()).unwrap();
+    device.upload(address, bytes).unwrap();
+    address
+}
+
+pub fn zeros(device: &Device, name: &str, bytes: usize) -> u64 {
+    place(device, name, &vec![0; bytes])
+}
+
+pub fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
+    place(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
+}
+
+pub fn run<P>(device: &Device, launch: &Launch, mut p: P) {
+    let Launch { kernel, grid, threads, shared } = *launch;
+    // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
+    unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
+}
+
+/// Where groups of so many members start, and where the last one ends.
+pub fn offsets(counts: &[usize]) -> Vec<i32> {
+    let mut offsets = vec![0];
+    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
+    offsets
+}
+
+/// A device after a launch, and the launch: none where there is nothing to do.
+pub struct Done {
+    pub device: Device,
+    pub call: Option<Call>,
+}
+
+/// How a product is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub dtype: DType,
+    pub factors: Factors,
+    pub activation: i32,
+    /// Whether its traffic is counted, which takes long.
+    pub counted: bool,
+}
+
+impl Asked {
+    /// Plainly.
+    pub fn of(dtype: DType) -> Self {
+        Self { dtype, factors: Factors::F32, activation: abi::ACTIVATION_NONE, counted: false }
+    }
+}
+
+/// A grouped product of rows of so many experts, `[depth, columns]`.
+pub fn product(module: &Arc<Module>, asked: Asked, counts: &[usize], [depth, columns]: [usize; 2]) -> Done {
+    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
+    device.count_traffic(asked.counted);
+    let (offsets, size) = (offsets(counts), asked.dtype.size());
+    let rows = offsets[counts.len()];
+    let halves = if asked.activation >= abi::ACTIVATION_SWIGLU { 2 } else { 1 };
+    let p = abi::GroupedGemm {
+        a: without_provenance(zeros(&device, "a", rows as usize * depth * size) as usize),
+        b: without_provenance(zeros(&device, "b", counts.len() * halves * columns * depth * size) as usize),
+        out: without_provenance_mut(zeros(&device, "out", rows as usize * columns * size) as usize),
+        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
+        a_stride: depth as i64,
+        b_stride: depth as i64,
+        b_expert_stride: (halves * columns * depth) as i64,
+        out_stride: columns as i64,
+        rows,
+        a_rows: rows,
+        experts: counts.len() as i32,
+        depth: depth as i32,
+        columns: columns as i32,
+        activation: asked.activation,
+        ..Default::default()
+    };
+    let call = experts::calls(asked.dtype, asked.factors, 3, p).next();
+    if let Some(call) = &call {
+        let Parameters::GroupedGemm(p) = call.parameters else { panic!("{call:?}") };
+        run(&device, &call.launch, p);
+    }
+    Done { device, call }
+}
+
+/// The gradients of weights `[left, right]`, over so many rows an expert.
+pub fn gradient(module: &Arc<Module>, counted: bool, counts: &[usize], [left, right]: [usize; 2]) -> Done {
+    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
+    device.count_traffic(counted);
+    let offsets = offsets(counts);
+    let rows = offsets[counts.len()];
+    let operand = |name, columns: usize| abi::RoutedOperand {
+        rows: without_provenance(zeros(&device, name, rows as usize * columns * 2) as usize),
+        stride: columns as i64,
+        sources: rows,
+        columns: columns as i32,
+        ..Default::default()
+    };
+    let p = abi::WeightGradient {
+        left: operand("left", left),
+        right: operand("right", right),
+        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
+        out: without_provenance_mut(zeros(&device, "out", counts.len() * left * right * 2) as usize),
+        out_expert_stride: (left * right) as i64,
+        out_stride: right as i64,
+        rows,
+        experts: counts.len() as i32,
+        ..Default::default()
+    };
+    let call = gradient_products::weight_gradient(DType::Bf16, DType::Bf16, p).next();
+    if let Some(call) = &call {
+        let Parameters::WeightGradient(p) = call.parameters else { panic!("{call:?}") };
+        run(&device, &call.launch, p);
+    }
+    Done { device, call }
+}
