@@ -71,7 +71,7 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("grouped_gemm_*16_tn", 256, abi::GEMM_SHARED_BYTES as u32, 2),
     ("grouped_gemm_*_any", 256, abi::GEMM_SHARED_BYTES as u32, 1),
     ("grouped_gemm_f32_*", 256, 0, 2),
-    ("bias_gradient_*", 256, 0, 8),
+    ("bias_gradient_*", 256, 0, 3),
     ("row_weight_gradient_*", 256, 0, 8),
     ("importance_received_*", 256, 0, 3),
     ("importance_given_*", 256, 0, 4),
