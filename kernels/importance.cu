@@ -4,14 +4,16 @@
 //   importance_router_entropy   H(softmax z_t) / ln E                 (T / 8), 256     none         4·T·(C + 1)
 //   importance_reduce           heads or table, `none` and `affine`   (T / 256), 256   none         T·(4·H + 9)
 //   importance_normalize        `max`, `min-max` of a sequence        (B), 1024        four         14·T
-//   importance_rank             average rank in a sequence            (T / 256), 256   two a tile   9·T; 5·T·n/256 of the L2
+//   importance_rank             average rank in a sequence            (T / 64), 256    two a tile   9·T; 5·T·n/64 of the L2
 //   importance_running          min-max against carried statistics    (1), 1024        four         14·T
 //
-// A warp has a token of router_entropy; a thread has one of reduce and rank, and every 1024th of a sequence, or of all, in
-// the others, whose barriers are those of a smallest and a largest value. rank's keep 256 values of others in shared memory.
+// A warp has a token of router_entropy; a thread has one of reduce, and every 1024th of a sequence, or of all, in normalize
+// and running, whose barriers are those of a smallest and a largest value. In rank sixteen threads share four tokens, and a
+// tile is 1024 values of others in shared memory.
 //
 // Floor: bytes over the memory bandwidth, for T 32768 at 3 TB/s 6 µs of router_entropy with C 128, and 0.8 µs of reduce with
-// H 16, less than a launch. Of normalize and running, one block's share of the bandwidth; of rank, its n² comparisons.
+// H 16, less than a launch. Of normalize and running, one block's share of the bandwidth; of rank, its n² comparisons of
+// five instructions, 0.18 ms for T 32768 in one sequence at an instruction a clock of each of 528 schedulers at 1.75 GHz.
 //
 // A sum over parts (`mix`) is built by `weight` and `accumulate`. Importance that is NaN or negative counts as 0 before
 // every rule and after it; masked tokens take no part and get 0.
@@ -25,6 +27,13 @@ namespace {
 
 constexpr int THREADS = 256;
 constexpr int SEQUENCE_THREADS = 1024;
+// Tokens of a block that ranks them, values of a thread, threads that share the comparisons of one, and values of others
+// that are in shared memory at once.
+constexpr int RANK_TOKENS = 64;
+constexpr int RANK_VALUES = 4;
+constexpr int RANK_SHARERS = THREADS * RANK_VALUES / RANK_TOKENS;
+constexpr int RANK_TILE = 1024;
+static_assert(RANK_SHARERS <= WARP, "who shares comparisons adds them up by a warp's shuffles");
 
 __device__ __forceinline__ float sane(float value) { return value > 0.0f ? value : 0.0f; }
 
@@ -61,16 +70,80 @@ struct Extremes {
     float high;
 };
 
+// Calls `visit(token, value, part)` for the tokens of a range with their sane values and whether they take part, among the
+// threads of a block of SEQUENCE_THREADS. What a thread reads for BATCH of them is on its way at once.
+template <class Visit>
+__device__ __forceinline__ void each_token(const float* values, const uint8_t* mask, Range range, Visit visit) {
+    constexpr int BATCH = 4;
+    for (int start = range.first + static_cast<int>(threadIdx.x); start < range.end;
+         start += BATCH * SEQUENCE_THREADS) {
+        float read[BATCH];
+        bool parts[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int token = start + i * SEQUENCE_THREADS;
+            read[i] = token < range.end ? values[token] : 0.0f;
+            parts[i] = token < range.end && takes_part(mask, token);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            const int token = start + i * SEQUENCE_THREADS;
+            if (token < range.end) {
+                visit(token, sane(read[i]), parts[i]);
+            }
+        }
+    }
+}
+
 // Smallest and largest sane value of the unmasked tokens in a range, over the whole block.
 __device__ __forceinline__ Extremes extremes(const float* values, const uint8_t* mask, Range range, float* scratch) {
     Extremes found = {INFINITY, 0.0f};
-    for (int t = range.first + static_cast<int>(threadIdx.x); t < range.end; t += static_cast<int>(blockDim.x)) {
-        if (takes_part(mask, t)) {
-            found.low = fminf(found.low, sane(values[t]));
-            found.high = fmaxf(found.high, sane(values[t]));
+    each_token(values, mask, range, [&](int, float value, bool part) {
+        found.low = part ? fminf(found.low, value) : found.low;
+        found.high = part ? fmaxf(found.high, value) : found.high;
+    });
+    return {block_min(found.low, scratch), block_max(found.high, scratch)};
+}
+
+// What stands for a masked token among the bits of sane values, which are in the order of the values: above them all.
+constexpr int NOBODY = 0x7fffffff;
+
+// 1 where a < b, else 0, for two that are not negative: the sign of the difference, which costs one instruction less to
+// add to a count than a predicate does.
+__device__ __forceinline__ unsigned is_below(int a, int b) { return static_cast<unsigned>(a - b) >> 31; }
+
+// What some others say of VALUES values: twice the others below one and once those equal to it; and how many there are.
+template <int VALUES>
+struct Standing {
+    unsigned ranks[VALUES];
+    unsigned others;
+
+    __device__ __forceinline__ void compare(const int (&values)[VALUES], int other) {
+        others += is_below(other, NOBODY);
+#pragma unroll
+        for (int v = 0; v < VALUES; v++) {
+            ranks[v] += is_below(other, values[v]);
+            ranks[v] += is_below(other, values[v] + 1);
         }
     }
-    return {block_min(found.low, scratch), block_max(found.high, scratch)};
+
+    // With every so-manieth of the others from `first` to before `end`, which are numbered as a tile's.
+    __device__ __forceinline__ void compare_all(const int (&values)[VALUES], const int* others_of_tile, int first,
+                                                int end) {
+        const int own = static_cast<int>(threadIdx.x) % RANK_SHARERS;
+#pragma unroll 4
+        for (int i = max(first, 0) + own; i < min(end, RANK_TILE); i += RANK_SHARERS) {
+            compare(values, others_of_tile[i]);
+        }
+    }
+};
+
+__device__ __forceinline__ unsigned sum_of_sharers(unsigned value) {
+#pragma unroll
+    for (int distance = RANK_SHARERS / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(FULL_WARP, value, distance);
+    }
+    return value;
 }
 
 }  // namespace
@@ -134,49 +207,70 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     const Range range = sequences.range(sequence);
     const Extremes found = extremes(p.values, p.mask, range, scratch);
     const float low = p.rule == RULE_MIN_MAX ? found.low : 0.0f;
-    for (int t = range.first + static_cast<int>(threadIdx.x); t < range.end; t += SEQUENCE_THREADS) {
-        // A quotient 0/0 is NaN, which is not sane: 0.
-        const float value = takes_part(p.mask, t) ? sane((sane(p.values[t]) - low) / (found.high - low)) : 0.0f;
-        if (sequences.of(t) == sequence) {
-            put(p, t, value);
+    each_token(p.values, p.mask, range, [&](int token, float value, bool part) {
+        if (sequences.of(token) == sequence) {
+            // A quotient 0/0 is NaN, which is not sane: 0.
+            put(p, token, part ? sane((value - low) / (found.high - low)) : 0.0f);
         }
-    }
+    });
 }
 GPU_KERNEL(importance_normalize)
 
-// Every thread compares its value with its whole sequence, 256 values at a time from shared memory. n² comparisons, below
-// 40 µs for 32k tokens of one sequence on a device of 30 T comparisons/s.
+// Sixteen threads share the comparisons of four tokens with their whole sequence, 1024 values at a time from shared memory.
 extern "C" __global__ void __launch_bounds__(da_moe::THREADS)
     importance_rank(const __grid_constant__ ImportanceNormalize p) {
     using namespace da_moe;
-    SHARED_ARRAY(float, others, THREADS);
-    const int first = static_cast<int>(blockIdx.x) * THREADS;
-    const int last = min(first + THREADS, p.tokens) - 1;
-    const int token = min(first + static_cast<int>(threadIdx.x), last);
+    SHARED_ARRAY(int, others, RANK_TILE);
     const Partition sequences = sequences_of(p);
-    const Range own = sequences.range(sequences.of(token));
-    const float value = sane(p.values[token]);
-    int below = 0;
-    int equal = 0;
-    int unmasked = 0;
-    const int end = sequences.range(sequences.of(last)).end;
-    for (int tile = sequences.range(sequences.of(first)).first; tile < end; tile += THREADS) {
-        const int other = tile + static_cast<int>(threadIdx.x);
-        // Masked tokens are NaN, which is neither below nor equal to anything.
-        others[threadIdx.x] = other < end && takes_part(p.mask, other) ? sane(p.values[other]) : NAN;
+    const int block_first = static_cast<int>(blockIdx.x) * RANK_TOKENS;
+    const int block_last = min(block_first + RANK_TOKENS, p.tokens) - 1;
+    const int first = block_first + static_cast<int>(threadIdx.x) / RANK_SHARERS * RANK_VALUES;
+    int values[RANK_VALUES];
+    Range own[RANK_VALUES];
+#pragma unroll
+    for (int v = 0; v < RANK_VALUES; v++) {
+        const int token = min(first + v, block_last);
+        values[v] = __float_as_int(sane(p.values[token]));
+        own[v] = sequences.range(sequences.of(token));
+    }
+    const bool alike = own[0].first == own[RANK_VALUES - 1].first && own[0].end == own[RANK_VALUES - 1].end;
+    Standing<RANK_VALUES> together = {};
+    Standing<1> alone[RANK_VALUES] = {};
+    const int end = sequences.range(sequences.of(block_last)).end;
+    for (int tile = sequences.range(sequences.of(block_first)).first; tile < end; tile += RANK_TILE) {
+        float read[RANK_TILE / THREADS];
+        bool parts[RANK_TILE / THREADS];
+#pragma unroll
+        for (int i = 0; i < RANK_TILE / THREADS; i++) {
+            const int other = tile + i * THREADS + static_cast<int>(threadIdx.x);
+            read[i] = other < end ? p.values[other] : 0.0f;
+            parts[i] = other < end && takes_part(p.mask, other);
+        }
+#pragma unroll
+        for (int i = 0; i < RANK_TILE / THREADS; i++) {
+            others[i * THREADS + static_cast<int>(threadIdx.x)] = parts[i] ? __float_as_int(sane(read[i])) : NOBODY;
+        }
         __syncthreads();
-        const int stop = min(own.end - tile, THREADS);
-        for (int i = max(own.first - tile, 0); i < stop; i++) {
-            below += others[i] < value;
-            equal += others[i] == value;
-            unmasked += others[i] == others[i];
+        if (alike) {
+            together.compare_all(values, others, own[0].first - tile, own[0].end - tile);
+        } else {
+#pragma unroll
+            for (int v = 0; v < RANK_VALUES; v++) {
+                alone[v].compare_all({values[v]}, others, own[v].first - tile, own[v].end - tile);
+            }
         }
         __syncthreads();
     }
-    if (first + static_cast<int>(threadIdx.x) <= last) {
-        // The mean of the ranks below + 1 ..= below + equal.
-        const float average = static_cast<float>(below + 1 + below + equal) / 2.0f;
-        put(p, token, takes_part(p.mask, token) ? average / static_cast<float>(unmasked) : 0.0f);
+#pragma unroll
+    for (int v = 0; v < RANK_VALUES; v++) {
+        const unsigned ranks = sum_of_sharers(alike ? together.ranks[v] : alone[v].ranks[0]);
+        const unsigned unmasked = sum_of_sharers(alike ? together.others : alone[v].others);
+        const int token = first + v;
+        if (token <= block_last && static_cast<int>(threadIdx.x) % RANK_SHARERS == v) {
+            // The mean of the ranks below + 1 ..= below + equal.
+            const float average = static_cast<float>(ranks + 1) / 2.0f;
+            put(p, token, takes_part(p.mask, token) ? average / static_cast<float>(unmasked) : 0.0f);
+        }
     }
 }
 GPU_KERNEL(importance_rank)
@@ -190,10 +284,9 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     const float low = fresh ? 0.0f : p.state[STATE_MINIMUM];
     const float high = fresh ? 1.0f : p.state[STATE_MAXIMUM];
     const Extremes found = extremes(p.values, p.mask, {0, p.tokens}, scratch);
-    for (int t = static_cast<int>(threadIdx.x); t < p.tokens; t += SEQUENCE_THREADS) {
-        const float value = sane((sane(p.values[t]) - low) / (high - low));
-        p.out[t] = takes_part(p.mask, t) ? fminf(value, 1.0f) : 0.0f;
-    }
+    each_token(p.values, p.mask, {0, p.tokens}, [&](int token, float value, bool part) {
+        p.out[token] = part ? fminf(sane((value - low) / (high - low)), 1.0f) : 0.0f;
+    });
     // A batch without an unmasked token is no step; it alone leaves the minimum infinite above the maximum.
     if (threadIdx.x == 0 && p.training && found.low <= found.high) {
         const float keep = fresh ? 0.0f : p.momentum;

@@ -16,8 +16,8 @@
 //
 // Grid (T / 128 + B, H), which lengths on the device do not change (attention/place.cuh), block 4 warps: 128 rows, 32 a
 // warp, against 64 columns at a time. Under a causal mask tiles that no row sees are not in the loop, warps that see none
-// of a tile do not multiply, and only tiles on the diagonal compare positions. Masked tokens and tails are rows of zeros
-// whose column's shift is −∞.
+// of a tile do not multiply, and only tiles on the diagonal compare positions. A column's shift of −∞ hides masked tokens,
+// whose rows are read like all others, and tails, which are rows of zeros.
 //
 // Barriers: one a chunk (64 elements of the width; 32 for any width), over a ring of three stages filled by cp.async:
 // 24 KiB of shared memory, 36 KiB for any width. A row's columns are spread over four lanes, which are combined in their

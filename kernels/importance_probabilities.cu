@@ -5,7 +5,7 @@
 //
 // Block 8 warps. received: grid (B · S / (32·VEC), H), a lane has VEC keys and a warp every eighth query, four of them in
 // flight; one barrier, before the warps' results are combined in their order. given: grid (B · S / 8, H), a warp has one
-// query and its lanes every 32nd vector of keys, two of them in flight; with a mask two barriers for every 4096 keys, whose
+// query and its lanes every 32nd vector of keys, two of them in flight; with a mask two barriers for every 2048 keys, whose
 // part in it the block first makes bits of.
 //
 // Both read every visible probability once (given-self only the diagonal) and write one f32 a head and token, which
@@ -190,7 +190,7 @@ __device__ __forceinline__ float surprise(float probable) {
 
 // Which of some keys take part: a bit each, in shared memory.
 struct KeyBits {
-    static constexpr int KEYS = 4096;
+    static constexpr int KEYS = 2048;
     uint32_t* words;
 
     // From key `first` up to `end`, by the whole block; every warp reads its words of the mask before it needs the first.

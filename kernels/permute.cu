@@ -10,7 +10,8 @@
 // Barriers of count: one when the block's counts are zero, one when they are complete, two before it is known to be the
 // last; the last has two, and four for every 256 candidates (running sums). Of scatter: one when every warp's counts are
 // complete, one when they have become rows; one of a warp, and two more a round of counting. Bytes: 4·T·K read for counting, 8·T·K read and 12·T·K written for
-// scattering; floor: 24·T·K over the memory bandwidth, 2 µs at 3 TB/s for T 32768, K 8.
+// scattering, a thread's eight entries at once; floor: 24·T·K over the memory bandwidth, 2 µs at 3 TB/s for T 32768, K 8,
+// and what waits for one another: four accesses of a block, and one for every 2^15 entries in the last block of count.
 //
 // permute_drop: grid (E), block 512, a thread every 512th row of its expert. Barriers: two for every 512 rows (a running
 // sum); by weight two more, and six for each of the four digits of the weight that is cut at. Bytes: 8 read and 12 written
@@ -34,20 +35,59 @@ constexpr int NOBODY = -1;
 
 __device__ __forceinline__ int entry_count(const Permute& p) { return p.tokens * p.slots; }
 
-// The candidate that an entry names; NOBODY for an empty slot and past the last entry.
-__device__ __forceinline__ int candidate_at(const Permute& p, int64_t entry) {
-    if (entry >= entry_count(p)) {
-        return NOBODY;
-    }
-    const int token = static_cast<int>(entry) / p.slots;
-    const int expert = p.experts[token * p.experts_stride + (static_cast<int>(entry) - token * p.slots)];
-    return expert >= 0 && expert < p.candidates ? expert : NOBODY;
-}
+// A lane's entries, one of each round of its warp.
+struct Entries {
+    // Of the first round. The last block's may go past the last that there is, and past what is an int.
+    unsigned first;
+    int tokens[ROUNDS];
+    int slots[ROUNDS];
 
-__device__ __forceinline__ float weight_at(const Permute& p, int entry) {
-    const int token = entry / p.slots;
-    return p.weights[token * p.weights_stride + (entry - token * p.slots)];
-}
+    // A round further on is WARP entries: so many tokens and slots of one, by one division.
+    __device__ __forceinline__ explicit Entries(const Permute& p)
+        : first(blockIdx.x * BLOCK_ENTRIES + static_cast<unsigned>(warp_index() * WARP_ENTRIES + lane_index())) {
+        // Without slots there are no entries.
+        const int width = max(p.slots, 1);
+        const int tokens_further = WARP / width;
+        const int slots_further = WARP % width;
+        tokens[0] = static_cast<int>(first / static_cast<unsigned>(width));
+        slots[0] = static_cast<int>(first % static_cast<unsigned>(width));
+#pragma unroll
+        for (int round = 1; round < ROUNDS; round++) {
+            const int slot = slots[round - 1] + slots_further;
+            const bool next = slot >= width;
+            slots[round] = next ? slot - width : slot;
+            tokens[round] = tokens[round - 1] + tokens_further + (next ? 1 : 0);
+        }
+    }
+
+    __device__ __forceinline__ bool exists(const Permute& p, int round) const {
+        return first + round * WARP < static_cast<unsigned>(entry_count(p));
+    }
+
+    __device__ __forceinline__ int entry(int round) const { return static_cast<int>(first + round * WARP); }
+
+    // The candidates that the entries name; NOBODY for an empty slot and past the last entry.
+    __device__ __forceinline__ void read_candidates(const Permute& p, int (&candidates)[ROUNDS]) const {
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++) {
+            const int64_t place = tokens[round] * p.experts_stride + slots[round];
+            candidates[round] = exists(p, round) ? p.experts[place] : NOBODY;
+        }
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++) {
+            const bool is_one = candidates[round] >= 0 && candidates[round] < p.candidates;
+            candidates[round] = is_one ? candidates[round] : NOBODY;
+        }
+    }
+
+    __device__ __forceinline__ void read_weights(const Permute& p, float (&weights)[ROUNDS]) const {
+#pragma unroll
+        for (int round = 0; round < ROUNDS; round++) {
+            const int64_t place = tokens[round] * p.weights_stride + slots[round];
+            weights[round] = exists(p, round) ? p.weights[place] : 0.0f;
+        }
+    }
+};
 
 __device__ __forceinline__ bool has_capacity(const Permute& p) { return p.capacity_factor >= 0.0; }
 
@@ -136,10 +176,6 @@ __device__ __forceinline__ int count_round(int* counts, int candidate) {
     return before + __popc(equal & lanes_below());
 }
 
-__device__ __forceinline__ int64_t first_entry() {
-    return static_cast<int64_t>(blockIdx.x) * BLOCK_ENTRIES + warp_index() * WARP_ENTRIES;
-}
-
 // Over all threads: the running count of a block's flags, from one tile to the next.
 struct RunningCount {
     int before;
@@ -205,12 +241,13 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) permute_count(cons
     for (int e = static_cast<int>(threadIdx.x); e < p.candidates; e += THREADS) {
         counts[e] = 0;
     }
+    int candidates[ROUNDS];
+    Entries(p).read_candidates(p, candidates);
     __syncthreads();
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());
-        if (candidate != NOBODY) {
-            atomicAdd(&counts[candidate], 1);
+        if (candidates[round] != NOBODY) {
+            atomicAdd(&counts[candidates[round]], 1);
         }
     }
     __syncthreads();
@@ -229,17 +266,22 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) permute_scatter(co
     // First each warp's counts, then the first row of each warp's entries of a candidate.
     SHARED_ARRAY(int, of_warps, WARPS * MAX_CANDIDATES);
     int* own = of_warps + warp_index() * MAX_CANDIDATES;
+    const Entries entries(p);
+    int candidates[ROUNDS];
+    float weights[ROUNDS];
+    entries.read_candidates(p, candidates);
+    entries.read_weights(p, weights);
     for (int e = lane_index(); e < p.routed; e += WARP) {
         own[e] = 0;
     }
     __syncwarp();
-    int candidates[ROUNDS];
+    // How many entries of the warp name an entry's expert before it.
+    int before[ROUNDS];
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());
         // Null experts have no rows.
-        candidates[round] = candidate < p.routed ? candidate : NOBODY;
-        count_round(own, candidates[round]);
+        candidates[round] = candidates[round] < p.routed ? candidates[round] : NOBODY;
+        before[round] = count_round(own, candidates[round]);
     }
     __syncthreads();
     const int32_t* offsets = has_capacity(p) ? p.sorted_offsets : p.offsets;
@@ -254,21 +296,22 @@ extern "C" __global__ void __launch_bounds__(da_moe::THREADS) permute_scatter(co
     __syncthreads();
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const int row = count_round(own, candidates[round]);
-        const int64_t entry = first_entry() + round * WARP + lane_index();
-        if (entry >= entry_count(p)) {
+        if (!entries.exists(p, round)) {
             continue;
         }
-        const int place = static_cast<int>(entry);
+        const int entry = entries.entry(round);
         if (candidates[round] == NOBODY) {
-            p.token_row[place] = -1;
-        } else if (has_capacity(p)) {
-            p.sorted_entry[row] = place;
-            p.sorted_weight[row] = weight_at(p, place);
+            p.token_row[entry] = -1;
+            continue;
+        }
+        const int row = own[candidates[round]] + before[round];
+        if (has_capacity(p)) {
+            p.sorted_entry[row] = entry;
+            p.sorted_weight[row] = weights[round];
         } else {
-            p.token_row[place] = row;
-            p.row_token[row] = place / p.slots;
-            p.row_weight[row] = weight_at(p, place);
+            p.token_row[entry] = row;
+            p.row_token[row] = entries.tokens[round];
+            p.row_weight[row] = weights[round];
         }
     }
 }

@@ -116,8 +116,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "attention/tile.cuh",
-        from: "const bool there = row < rows.count &&",
-        to: "const bool there =",
+        from: "first + row + further < rows.count ? elements : 0;",
+        to: "elements;",
         shows: BOUNDS,
         call: wide,
     },

@@ -340,7 +340,7 @@ fn memory_that_is_not_left_alone_is_seen() {
         ("importance_probabilities.cu", "min(tokens, p.side)", "tokens", Attend::Probabilities, BOUNDS[3]),
         ("importance_probabilities.cu", "tile == 0 && row < tokens", "false", Attend::Probabilities, BOUNDS[2]),
         ("importance_probabilities.cu", "sequences.of(token) == sequence", "true", Attend::Probabilities, BOUNDS[4]),
-        ("importance.cu", "sequences.of(t) == sequence", "true", Attend::Probabilities, BOUNDS[4]),
+        ("importance.cu", "sequences.of(token) == sequence", "true", Attend::Probabilities, BOUNDS[4]),
         ("attention/walk.cuh", "sequences_of(p).of(token) != place.index", "false", Attend::QueryKey, BOUNDS[4]),
     ];
     for (file, from, to, attend, bounds) in bugs.into_iter().filter(|_| is_emulator_wanted()) {

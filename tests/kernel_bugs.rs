@@ -105,6 +105,13 @@ fn ranked() -> Case {
     Case { lengths: vec![280, 7], ..normalized(AttentionSource::ReceivedMax, Normalize::Rank) }
 }
 
+/// Further than a block compares at once.
+fn ranked_far() -> Case {
+    let mut config = with_policy(Policy::Proportional { scale: None });
+    config.importance.normalize = Normalize::Rank;
+    Case { lengths: vec![1100], ..Case::plain(config) }
+}
+
 fn padded() -> Case {
     Case { routing: 1, masked_every: 5, ..Case::plain(small_config()) }
 }
@@ -294,18 +301,12 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "permute.cu",
-        from: "    if (entry >= entry_count(p)) {\n        return NOBODY;\n    }\n",
-        to: "",
+        from: "exists(p, round) ? p.experts[place] : NOBODY;",
+        to: "p.experts[place];",
         shows: BOUNDS,
         call: plain,
     },
-    Bug {
-        file: "permute.cu",
-        from: "            p.token_row[place] = -1;\n",
-        to: "            ;\n",
-        shows: Unwritten,
-        call: plain,
-    },
+    Bug { file: "permute.cu", from: "            p.token_row[entry] = -1;\n", to: "", shows: Unwritten, call: plain },
     Bug {
         file: "permute.cu",
         from: "return before + __popc(equal & lanes_below());",
@@ -329,8 +330,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "permute.cu",
-        from: "    for (int round = 0; round < ROUNDS; round++) {\n        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());\n        // Null",
-        to: "    for (int round = 0; round <= ROUNDS; round++) {\n        const int candidate = candidate_at(p, first_entry() + round * WARP + lane_index());\n        // Null",
+        from: "    for (int round = 0; round < ROUNDS; round++) {\n        // Null",
+        to: "    for (int round = 0; round <= ROUNDS; round++) {\n        // Null",
         shows: BOUNDS,
         call: plain,
     },
@@ -429,15 +430,29 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "importance.cu",
-        from: "            unmasked += others[i] == others[i];\n        }\n        __syncthreads();",
-        to: "            unmasked += others[i] == others[i];\n        }",
+        from: "                alone[v].compare_all({values[v]}, others, own[v].first - tile, own[v].end - tile);\n            }\n        }\n        __syncthreads();",
+        to: "                alone[v].compare_all({values[v]}, others, own[v].first - tile, own[v].end - tile);\n            }\n        }",
         shows: RACE,
+        call: ranked_far,
+    },
+    Bug {
+        file: "importance.cu",
+        from: "static_cast<float>(ranks + 1)",
+        to: "static_cast<float>(ranks)",
+        shows: Wrong,
         call: ranked,
     },
     Bug {
         file: "importance.cu",
-        from: "below + 1 + below + equal",
-        to: "below + below + equal",
+        from: "others += is_below(other, NOBODY);",
+        to: "others += 1;",
+        shows: Wrong,
+        call: ranked,
+    },
+    Bug {
+        file: "importance.cu",
+        from: "max(first, 0) + own;",
+        to: "max(first, 0) + own / 2 * 2;",
         shows: Wrong,
         call: ranked,
     },
@@ -461,6 +476,6 @@ fn every_planted_bug_is_found_in_every_order() {
 fn the_kernels_without_a_bug_pass_every_call() {
     let gates = [plain, thresholds, above_scores, top_p, budget, groups];
     let plans = [capacity, many_entries, copies, padded];
-    let importances = [received, mean, given, entropy, causal, undecided, ranked];
+    let importances = [received, mean, given, entropy, causal, undecided, ranked, ranked_far];
     [&gates[..], &plans, &importances].concat().into_iter().for_each(assert_clean);
 }

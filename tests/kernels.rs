@@ -135,6 +135,25 @@ fn attention_wider_than_a_tile_in_every_type_and_alignment() {
     }
 }
 
+/// More keys than a block knows at once which of them take part.
+#[test]
+fn masks_longer_than_a_block_holds() {
+    for (measure, dtype) in [(AttentionSource::GivenEntropy, DType::Bf16), (AttentionSource::GivenPeak, DType::F32)] {
+        let mut config = narrow(4, 3);
+        config.importance.source = attention_source(measure);
+        (config.importance.causal, config.importance.allow_future) = (dtype == DType::F32, true);
+        let attend = Attend::Probabilities;
+        let keep = Keep::Nothing;
+        let case = Case { dtype, lengths: vec![2055], attend, heads: [1, 1, 1], keep, ..Case::plain(config) };
+        let mut data = Data::new(&case);
+        let takes_part = |t: usize| u8::from(t % 401 == 3 || t > 2045);
+        data.mask = Some((0..data.tokens).map(takes_part).collect::<Vec<u8>>().into());
+        for subject in subjects() {
+            assert_data_agrees(&*subject, &data, &case);
+        }
+    }
+}
+
 #[test]
 fn ranks_across_tiles_and_sequences() {
     for lengths in [vec![700], vec![100, 0, 200, 1, 300], vec![0, 256, 256, 0]] {

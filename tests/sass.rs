@@ -50,7 +50,7 @@ const MADE_OF: &[(&str, &[(&str, usize)])] = &[
 /// to hold at once.
 const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("importance_query_key_*", 128, 0, 2),
-    ("bias_gradient_*", 256, 0, 8),
+    ("bias_gradient_*", 256, 0, 3),
     ("row_weight_gradient_*", 256, 0, 8),
     ("importance_received_*", 256, 0, 3),
     ("importance_given_*", 256, 0, 4),

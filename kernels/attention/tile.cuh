@@ -23,8 +23,6 @@ template <class S>
 struct Rows {
     const S* data;
     int64_t stride;
-    // Of the sequence's first token, or null.
-    const uint8_t* mask;
     int count;
 };
 
@@ -33,39 +31,47 @@ __device__ __forceinline__ Rows<S> rows_of(const ImportanceQueryKey& p, const Pl
     const int head = static_cast<int>(blockIdx.y) / (keys ? p.heads_per_key : 1);
     const int64_t stride = keys ? p.k_token_stride : p.q_token_stride;
     const S* data = static_cast<const S*>(keys ? p.k : p.q) + head * (keys ? p.k_head_stride : p.q_head_stride);
-    const uint8_t* mask = p.mask == nullptr ? nullptr : p.mask + place.sequence;
-    return {data + place.sequence * stride, stride, mask, place.length};
+    return {data + place.sequence * stride, stride, place.length};
 }
 
-// Starts the copy of COUNT rows from row `first`, elements from `column`. What is past the rows or the width becomes zero,
-// and so do rows that take no part, whose contents may be anything. Only what is read is written: rows before `end`, and
-// the pieces that a product of STEP elements needs.
-template <int COUNT, int PIECES, int STEP, class S>
+// Starts the copy of COUNT rows from row `first`, elements from `column`. What is past the rows or the width becomes zero.
+// Only what is read is written: `count` rows, and the pieces that a product of STEP elements needs.
+//
+// A thread copies one piece of every so-manieth row, so that what it asks of a copy is where the row is and whether it is
+// there; nothing that has to be loaded before.
+template <int COUNT, int PIECES, int STEP, bool WIDE, class S>
 __device__ __forceinline__ void load_tile(const ImportanceQueryKey& p, uint4* tile, const Rows<S>& rows, int first,
-                                          int end, int column) {
+                                          int count, int column) {
     constexpr int N = PIECE_BYTES / static_cast<int>(sizeof(S));
-    static_assert(COUNT * PIECES % THREADS == 0, "every thread copies as many pieces");
-#pragma unroll
-    for (int i = 0; i < COUNT * PIECES / THREADS; i++) {
-        const int index = i * THREADS + static_cast<int>(threadIdx.x);
-        const int row = first + index / PIECES;
-        const int from = column + index % PIECES * N;
-        if (row >= end || from / STEP * STEP >= p.width) {
-            continue;
+    constexpr int APART = THREADS / PIECES;
+    static_assert(THREADS % PIECES == 0 && COUNT % APART == 0, "every thread copies as many pieces");
+    static_assert(APART % 8 == 0, "a thread's pieces lie at the same place in their rows");
+    const int piece = static_cast<int>(threadIdx.x) % PIECES;
+    const int row = static_cast<int>(threadIdx.x) / PIECES;
+    const int from = column + piece * N;
+    if (from / STEP * STEP >= p.width) {
+        return;
+    }
+    const int elements = min(max(p.width - from, 0), N);
+    const S* source = rows.data + (first + row) * rows.stride + from;
+    uint4* target = tile + piece_at<PIECES>(row, piece);
+#pragma unroll(WIDE ? COUNT / APART : 1)
+    for (int further = 0; further < COUNT; further += APART) {
+        if (row + further >= count) {
+            break;
         }
-        const bool there = row < rows.count && (rows.mask == nullptr || rows.mask[row] != 0);
-        const int elements = there ? min(max(p.width - from, 0), N) : 0;
-        const S* source = rows.data + (elements > 0 ? row * rows.stride + from : 0);
-        uint4* target = tile + piece_at<PIECES>(index / PIECES, index % PIECES);
-        if (p.wide) {
-            ptx::cp_async_16(ptx::shared_address(target), source, elements * static_cast<int>(sizeof(S)));
+        const S* of_row = source + further * rows.stride;
+        const int copied = first + row + further < rows.count ? elements : 0;
+        uint4* to = target + further * PIECES;
+        if constexpr (WIDE) {
+            ptx::cp_async_16(ptx::shared_address(to), of_row, copied * static_cast<int>(sizeof(S)));
         } else {
-            Vector<S, N> piece;
+            Vector<S, N> values;
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                piece.elements[n] = n < elements ? source[n] : from_float<S>(0.0f);
+                values.elements[n] = n < copied ? of_row[n] : from_float<S>(0.0f);
             }
-            piece.store(reinterpret_cast<S*>(target));
+            values.store(reinterpret_cast<S*>(to));
         }
     }
 }

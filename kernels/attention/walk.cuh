@@ -11,8 +11,8 @@ namespace da_moe {
 
 constexpr int RING = 3;
 
-// The chunks of the walk in order, on their way to shared memory.
-template <class Engine>
+// The chunks of the walk in order, on their way to shared memory. WIDE: every row starts at a multiple of 16 bytes.
+template <class Engine, bool WIDE>
 struct Feed {
     using S = typename Engine::Storage;
     static constexpr int WALK_PIECES = WALK * Engine::PIECES;
@@ -34,14 +34,14 @@ struct Feed {
     // A chunk of the rows of every warp that has any.
     __device__ __forceinline__ void load_own(const ImportanceQueryKey& p, uint4* to, int chunk) const {
         const int rows = (own.count - own_row + WARP - 1) / WARP * WARP;
-        load_tile<OWN, Engine::PIECES, Engine::STEP>(p, to, own, own_row, own_row + rows, chunk * Engine::CHUNK);
+        load_tile<OWN, Engine::PIECES, Engine::STEP, WIDE>(p, to, own, own_row, rows, chunk * Engine::CHUNK);
     }
 
     // One chunk, and one group of copies even past the end, so that groups can be counted.
     __device__ __forceinline__ void fetch(const ImportanceQueryKey& p) {
         if (row < end) {
             uint4* to = ring + stage * STAGE;
-            load_tile<WALK, Engine::PIECES, Engine::STEP>(p, to, walk, row, row + WALK, chunk * Engine::CHUNK);
+            load_tile<WALK, Engine::PIECES, Engine::STEP, WIDE>(p, to, walk, row, WALK, chunk * Engine::CHUNK);
             if constexpr (Engine::CHUNKS == 0) {
                 load_own(p, to + WALK_PIECES, chunk);
             }
@@ -57,9 +57,9 @@ struct Feed {
 };
 
 // Own rows to registers, through the ring while it is free.
-template <class Engine>
+template <class Engine, bool WIDE>
 __device__ __forceinline__ void keep_own(const ImportanceQueryKey& p, const Place& place, Engine& engine,
-                                         const Feed<Engine>& feed) {
+                                         const Feed<Engine, WIDE>& feed) {
     if constexpr (Engine::CHUNKS > 0) {
 #pragma unroll
         for (int chunk = 0; chunk < Engine::CHUNKS; chunk++) {
@@ -120,6 +120,17 @@ __device__ __forceinline__ void absorb_tile(const ImportanceQueryKey& p, const P
 #pragma unroll
         for (int r = 0; r < Engine::R; r++) {
             x[r][c] = engine.score(r, c) * scale + shift;
+        }
+    }
+    // What a token that takes no part holds may be anything, and so may its scores.
+    if (p.mask != nullptr) {
+#pragma unroll
+        for (int c = 0; c < Engine::C; c++) {
+            const bool hidden = shifts[Engine::column(c)] == -INFINITY;
+#pragma unroll
+            for (int r = 0; r < Engine::R; r++) {
+                x[r][c] = hidden ? -INFINITY : x[r][c];
+            }
         }
     }
     if (sight == Sight::Some) {
@@ -188,23 +199,15 @@ __device__ __forceinline__ void finish(const ImportanceQueryKey& p, const Place&
     p.values[static_cast<int64_t>(blockIdx.y) * p.tokens + token] = value;
 }
 
-template <class Engine>
-__device__ __forceinline__ void measure(const ImportanceQueryKey& p) {
-    SHARED_ARRAY(uint4, ring, RING * Feed<Engine>::STAGE);
-    SHARED_ARRAY(float, shifts, 2 * WALK);
-    static_assert(Engine::LANES * OWN <= RING * Feed<Engine>::STAGE, "what the lanes have seen fits in the ring");
-    // Under a causal mask the last queries have the longest walk: they begin.
-    const bool backwards = p.causal && !keeps_keys(p);
-    const Place place = find_place(p, static_cast<int>(backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
-    if (place.row >= place.length) {
-        return;
-    }
+template <class Engine, bool WIDE>
+__device__ __forceinline__ void walk(const ImportanceQueryKey& p, const Place& place, uint4* ring, float* shifts) {
+    using Chunks = Feed<Engine, WIDE>;
     const Span span = walk_of(p, place);
     const int chunks = Engine::CHUNKS > 0 ? Engine::CHUNKS : (p.width + Engine::CHUNK - 1) / Engine::CHUNK;
     const bool keys = keeps_keys(p);
     const auto own = rows_of<typename Engine::Storage>(p, place, keys);
-    const auto walk = rows_of<typename Engine::Storage>(p, place, !keys);
-    Feed<Engine> feed = {ring, own, walk, place.row, span.end, chunks, span.first, 0, 0};
+    const auto met = rows_of<typename Engine::Storage>(p, place, !keys);
+    Chunks feed = {ring, own, met, place.row, span.end, chunks, span.first, 0, 0};
     Engine engine;
     keep_own(p, place, engine, feed);
     Seen seen[Engine::R];
@@ -232,9 +235,9 @@ __device__ __forceinline__ void measure(const ImportanceQueryKey& p) {
             __syncthreads();
             feed.fetch(p);
             // The copies just started go where the last stage was; this one comes after it.
-            const uint4* now = ring + feed.stage * Feed<Engine>::STAGE;
+            const uint4* now = ring + feed.stage * Chunks::STAGE;
             if (sight != Sight::None) {
-                engine.multiply(now + Feed<Engine>::WALK_PIECES, now, chunk, p.width);
+                engine.multiply(now + Chunks::WALK_PIECES, now, chunk, p.width);
             }
         }
         if (sight != Sight::None) {
@@ -242,6 +245,25 @@ __device__ __forceinline__ void measure(const ImportanceQueryKey& p) {
         }
     }
     finish<Engine>(p, place, seen, reinterpret_cast<float4*>(ring));
+}
+
+template <class Engine>
+__device__ __forceinline__ void measure(const ImportanceQueryKey& p) {
+    constexpr int PIECES = RING * Feed<Engine, true>::STAGE;
+    SHARED_ARRAY(uint4, ring, PIECES);
+    SHARED_ARRAY(float, shifts, 2 * WALK);
+    static_assert(Engine::LANES * OWN <= PIECES, "what the lanes have seen fits in the ring");
+    // Under a causal mask the last queries have the longest walk: they begin.
+    const bool backwards = p.causal && !keeps_keys(p);
+    const Place place = find_place(p, static_cast<int>(backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
+    if (place.row >= place.length) {
+        return;
+    }
+    if (p.wide) {
+        walk<Engine, true>(p, place, ring, shifts);
+    } else {
+        walk<Engine, false>(p, place, ring, shifts);
+    }
 }
 
 }  // namespace da_moe

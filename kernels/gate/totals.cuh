@@ -18,10 +18,19 @@ __device__ __forceinline__ void column_sums(const Part* parts, int columns, Sum*
         const int column = static_cast<int>(threadIdx.x) % width;
         const int sharer = static_cast<int>(threadIdx.x) / width;
         Sum sum = 0;
-        if (sharer < sharers) {
-#pragma unroll 8
-            for (int b = sharer; b < blocks; b += sharers) {
-                sum += static_cast<Sum>(parts[static_cast<int64_t>(b) * columns + first + column]);
+        // Read in batches: nobody else is left to work while one load waits for another.
+        constexpr int BATCH = 16;
+        for (int start = sharer < sharers ? sharer : blocks; start < blocks; start += BATCH * sharers) {
+            Part batch[BATCH];
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                const int b = start + i * sharers;
+                // Counted in 32 bits: there is less of this than of the logits.
+                batch[i] = b < blocks ? parts[static_cast<unsigned>(b * columns + first + column)] : Part(0);
+            }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++) {
+                sum += static_cast<Sum>(batch[i]);
             }
         }
         scratch[threadIdx.x] = sum;

@@ -9,6 +9,8 @@ use crate::DType;
 /// Threads of a warp, and of a block of the kernels that multiply nothing.
 const WARP: usize = 32;
 const WARPS: usize = 8;
+/// Columns of a bias that a block adds up.
+const BIAS_COLUMNS: usize = 8 * WARP;
 
 /// The one launch of `out = A B`, whose weights are read across their rows: `b` is `[E, depth, columns]`.
 pub fn across(
@@ -149,7 +151,7 @@ pub fn bias_gradient(rows: DType, storage: DType, p: abi::BiasGradient) -> impl 
         DType::F16 => "bias_gradient_f16",
         _ => "bias_gradient_f32",
     };
-    let grid = [(p.from.columns as usize).div_ceil(WARP) as u32, p.experts as u32, 1];
+    let grid = [(p.from.columns as usize).div_ceil(BIAS_COLUMNS) as u32, p.experts as u32, 1];
     let launch = Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0 };
     (grid[0] > 0 && grid[1] > 0).then(|| Call::new(launch, p)).into_iter()
 }
@@ -190,7 +192,7 @@ mod tests {
         let launch = only(weight_gradient(DType::F32, DType::F32, gradient(129, 128, 3)));
         assert_eq!((launch.kernel, launch.grid, launch.shared), ("grouped_gemm_f32_tn", [6, 1, 1], 0));
         assert_eq!(weight_gradient(DType::F32, DType::F32, gradient(0, 64, 3)).count(), 0);
-        let from = operand(33, 256);
+        let from = operand(257, 256);
         let bias = abi::BiasGradient { from, experts: 5, ..Default::default() };
         assert_eq!(only(bias_gradient(DType::F16, DType::F16, bias)).grid, [2, 5, 1]);
     }

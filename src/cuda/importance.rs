@@ -9,6 +9,8 @@ use crate::{Error, Heads, ImportanceConfig, Normalize, Result, Source};
 
 const THREADS: usize = 256;
 const WARPS: usize = 8;
+/// Tokens that a block ranks.
+const RANKED: usize = 64;
 /// Threads of a block that has a whole sequence.
 const SEQUENCE_THREADS: u32 = 1024;
 
@@ -256,7 +258,7 @@ impl Plan<'_> {
             ..Default::default()
         };
         let launch = match rule {
-            Normalize::Rank => Launch::linear("importance_rank", t.tokens.div_ceil(THREADS) as u32, THREADS as u32),
+            Normalize::Rank => Launch::linear("importance_rank", t.tokens.div_ceil(RANKED) as u32, THREADS as u32),
             _ => Launch::linear("importance_normalize", t.sequences as u32, SEQUENCE_THREADS),
         };
         run(Call::new(launch, p))
@@ -341,7 +343,7 @@ mod tests {
         let reduce = ("importance_reduce", [3, 1, 1]);
         assert_eq!(launches(attention(AttentionSource::ReceivedMax), Normalize::None, 512), [received, reduce]);
         let ranked = launches(attention(AttentionSource::ReceivedMax), Normalize::Rank, 512);
-        assert_eq!(ranked, [received, reduce, ("importance_rank", [3, 1, 1])]);
+        assert_eq!(ranked, [received, reduce, ("importance_rank", [10, 1, 1])]);
         let odd = launches(attention(AttentionSource::GivenPeak), Normalize::Max, 511);
         assert_eq!(odd, [("importance_given_bf16", [192, 4, 1]), reduce, ("importance_normalize", [3, 1, 1])]);
     }
