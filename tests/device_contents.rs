@@ -319,13 +319,13 @@ fn sequences_that_are_none_leave_memory_alone() {
         [(&attention[..], Attend::QueryKey), (&attention, Attend::Probabilities), (&others, Attend::QueryKey)];
     for (index, rule) in rules.iter().enumerate().filter(|_| is_emulator_wanted()) {
         for (source, attend) in sources.iter().flat_map(|(sources, attend)| sources.iter().map(move |s| (s, *attend))) {
-            let case = sequences(source, rule.clone(), attend);
+            let case = sequences(source, *rule, attend);
             for (other, bounds) in BOUNDS.iter().enumerate() {
                 let kernels = emulated((8 * index + other) as u64).kernels().clone();
                 importance(&kernels, &case, bounds).unwrap_or_else(|e| panic!("{bounds:?}, {case:?}: {e}"));
             }
         }
-        let case = sequences(&attention_source(AttentionSource::ReceivedMean), rule.clone(), Attend::QueryKey);
+        let case = sequences(&attention_source(AttentionSource::ReceivedMean), *rule, Attend::QueryKey);
         importance(emulated(1).kernels(), &case, &[0]).unwrap();
     }
 }
