@@ -57,8 +57,9 @@ __device__ __forceinline__ void load_tile(const ImportanceQueryKey& p, uint4* ti
     uint4* target = tile + piece_at<PIECES>(row, piece);
 #pragma unroll(WIDE ? COUNT / APART : 1)
     for (int further = 0; further < COUNT; further += APART) {
-        if (row + further >= count) {
-            break;
+        // Known when it is compiled where all rows are wanted.
+        if (count < COUNT && row + further >= count) {
+            continue;
         }
         const S* of_row = source + further * rows.stride;
         const int copied = first + row + further < rows.count ? elements : 0;

@@ -80,13 +80,21 @@ __device__ __forceinline__ float lse_of(const ImportanceQueryKey& p, int token) 
     return p.lse[blockIdx.y * p.lse_stride + token] * LOG2_E;
 }
 
-// The shift of a column: −∞ past the end and where the token takes no part.
-__device__ __forceinline__ float shift_of(const ImportanceQueryKey& p, const Place& place, int row, int end) {
-    if (row >= end || !takes_part(p, place.sequence + row)) {
-        return -INFINITY;
+// What a column's shift is made of, read a tile before it is looked at: nothing waits for it.
+struct Shift {
+    // 0 past the end and where the token takes no part.
+    uint8_t part;
+    // Where columns are queries; in exponents of two.
+    float lse;
+
+    __device__ __forceinline__ static Shift of(const ImportanceQueryKey& p, const Place& place, int row, int end) {
+        const int token = place.sequence + min(row, end - 1);
+        const uint8_t part = row < end ? (p.mask == nullptr ? 1 : p.mask[token]) : 0;
+        return {part, keeps_keys(p) ? lse_of(p, token) : 0.0f};
     }
-    return keeps_keys(p) ? -lse_of(p, place.sequence + row) : 0.0f;
-}
+
+    __device__ __forceinline__ float value() const { return part != 0 ? -lse : -INFINITY; }
+};
 
 // Which of a tile's columns a warp's rows see under a causal mask.
 enum class Sight { None, Some, All };
@@ -219,13 +227,13 @@ __device__ __forceinline__ void walk(const ImportanceQueryKey& p, const Place& p
         feed.fetch(p);
     }
     const int thread = static_cast<int>(threadIdx.x);
-    float shift = thread < WALK ? shift_of(p, place, span.first + thread, span.end) : 0.0f;
+    Shift ahead = thread < WALK ? Shift::of(p, place, span.first + thread, span.end) : Shift{};
     for (int column = span.first; column < span.end; column += WALK) {
         // Overwrites the shifts of the tile before the last: every thread has passed a barrier since it read them.
         float* shifts_now = shifts + column % (2 * WALK);
         if (thread < WALK) {
-            shifts_now[thread] = shift;
-            shift = shift_of(p, place, column + WALK + thread, span.end);
+            shifts_now[thread] = ahead.value();
+            ahead = Shift::of(p, place, column + WALK + thread, span.end);
         }
         const Sight sight = sight_of(p, place, column);
         engine.clear();
