@@ -1,4 +1,5 @@
-//! The kernels on an NVIDIA GPU, through the driver. **Not yet run on a GPU**: only its refusals and its pool are tested.
+//! The kernels on an NVIDIA GPU, through the driver. **Not yet run on a GPU**: tested on a library that keeps the driver's
+//! rules and runs kernels on the emulator (`tests/driver`).
 //!
 //! The driver's library is loaded when the first GPU is opened; a program that never asks for one runs without it. The GPU's
 //! primary context is used, which every library in the process shares, an engine's included.
