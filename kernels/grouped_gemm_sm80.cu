@@ -24,8 +24,8 @@
 // loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
 //
 //                 memory      L2   banks   issue   units
-//   W_in, bf16      0.12    0.90    0.74    0.40    0.83
-//   W_out, bf16     0.09    0.45    0.37    0.20    0.42
+//   W_in, bf16      0.12    0.90    0.74    0.54    0.83
+//   W_out, bf16     0.09    0.45    0.37    0.27    0.42
 //   W_in, f32       0.25    2.38    7.33    8.16    6.87
 //   W_out, f32      0.18    1.20    3.66    4.08    3.44
 

@@ -18,8 +18,8 @@
 // loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
 //
 //                 memory      L2   banks   issue   units
-//   dW_in, bf16     0.16    0.92    0.74    0.40    0.83
-//   dW_out, bf16    0.09    0.46    0.37    0.20    0.42
+//   dW_in, bf16     0.16    0.92    0.74    0.54    0.83
+//   dW_out, bf16    0.09    0.46    0.37    0.27    0.42
 //   dW_in, f32      0.31    2.42    7.33    8.16    6.87
 //   dW_out, f32     0.18    1.21    3.66    4.08    3.44
 //   dW_r, bf16 x    0.01    0.01    0.02    0.01    0.00

@@ -205,8 +205,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "max(depth_ - step - first(), 0)",
-        to: "max(depth_ - step - first() + 1, 0)",
+        from: "max(depth_ - from, 0)",
+        to: "max(depth_ - from + 1, 0)",
         shows: Report("out of bounds"),
         call: in_f32,
     },
@@ -219,8 +219,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/f32_loop.cuh",
-        from: "for (; k < end; k++)",
-        to: "for (; k + 1 < end; k++)",
+        from: "for (; k < end; k++,",
+        to: "for (; k + 1 < end; k++,",
         shows: Wrong,
         call: in_f32,
     },

@@ -13,6 +13,7 @@ mod machine_code;
 mod ptxas;
 
 use da_moe::DType;
+use da_moe::cuda::cost::{Contents, work};
 use da_moe::cuda::experts::{self, Factors, Operands};
 use da_moe::cuda::{Call, abi, gradient_products};
 use instructions::{Instruction, Listing, listings, matches};
@@ -117,6 +118,55 @@ fn fragments_come_while_others_are_multiplied() {
                     assert!(before >= 2, "{kernel} on {machine}: {:?}", run[load]);
                 }
             }
+        }
+    }
+}
+
+/// Instructions between a step of a whole tile and the next: the loop without what is for other tiles, which are code for
+/// fewer rows, for columns at an edge, and for copies of less than whole chunks.
+fn of_a_step(code: &[Instruction]) -> usize {
+    let all: Vec<_> = runs(code).collect();
+    let with = |products: std::ops::Range<usize>| {
+        let found = all.iter().filter(|run| products.contains(&count(run, "HMMA")));
+        let ends = |run: &&&[Instruction]| [run[0].address, run[run.len() - 1].address];
+        found.map(|run| ends(&run)).reduce(|span, run| [span[0], run[1]])
+    };
+    let [first, last] = with(PRODUCTS[0]..PRODUCTS[0] + 1).expect("products of a whole tile");
+    let back =
+        |jump: &Instruction| Some([jump.target().filter(|to| *to <= first && jump.address >= last)?, jump.address]);
+    let steps = code.iter().filter_map(back).min_by_key(|[from, to]| to - from).expect("a loop of steps");
+    let edge = with(1..PRODUCTS[3]).expect("products at an edge");
+    let is_within = |run: &[Instruction], [from, to]: [u32; 2]| (from..=to).contains(&run[0].address);
+    let is_of_others = |run: &[Instruction]| {
+        ![0, PRODUCTS[0]].contains(&count(run, "HMMA"))
+            || is_within(run, edge)
+            || run.iter().any(|instruction| instruction.has("ZFILL"))
+    };
+    all.iter().filter(|run| is_within(run, steps) && !is_of_others(run)).map(|run| run.len()).sum()
+}
+
+/// What the cost model counts for a step of a whole tile, of each of its warps.
+fn modelled() -> f64 {
+    let of_depth = |depth| {
+        let tile = abi::GroupedGemm {
+            rows: abi::GEMM_TILE_ROWS,
+            columns: abi::GEMM_TILE_COLUMNS,
+            depth,
+            ..large(abi::ACTIVATION_NONE, 64)
+        };
+        let call = experts::calls(DType::Bf16, Factors::F32, 1, tile).next().expect("a launch");
+        work(&call, &Contents { rows: 0, pairs: 0.0 }).instructions
+    };
+    (of_depth(64) - of_depth(32)) / 8.0
+}
+
+#[test]
+fn a_step_issues_no_more_than_the_model_says() {
+    let Some(all) = machine_code() else { return };
+    for (pattern, _) in WHOLE_TILES.iter().filter(|(pattern, _)| !pattern.contains("tf32")) {
+        for Listing { kernel, machine, instructions } in named(all, pattern) {
+            let (found, most) = (of_a_step(instructions), modelled());
+            assert!(found as f64 <= most && found as f64 >= 0.7 * most, "{kernel} on {machine}: {found} of {most}");
         }
     }
 }

@@ -22,10 +22,10 @@ const STEP: usize = 16;
 /// Rows and columns of a warp in each half of a tile of f32.
 const F32_WARP: [usize; 2] = [16, 32];
 
-/// Instructions of a warp in a step beside those that load fragments and multiply them: copies, addresses, jumps.
-pub const STEP_OVERHEAD: usize = 120;
+/// Instructions of a warp in a step beside those that load fragments and multiply them, at most: copies, addresses, jumps.
+const STEP_OVERHEAD: usize = 190;
 /// Instructions of a warp for an element of the depth in f32 beside reads and products.
-pub const F32_OVERHEAD: usize = 8;
+const F32_OVERHEAD: usize = 8;
 
 /// Tiles of one shape.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -87,7 +87,7 @@ fn copies(words: &[u32]) -> Vec<Expected> {
 
 /// All lanes but every third copy their 16 bytes, and read what their neighbours have.
 fn copies_of_some(words: &[u32]) -> Vec<Expected> {
-    let word = |reader: usize, w: usize| if (reader ^ 1) % 3 == 0 { 0 } else { words[(reader ^ 1) * 4 + w] };
+    let word = |reader: usize, w: usize| if (reader ^ 1).is_multiple_of(3) { 0 } else { words[(reader ^ 1) * 4 + w] };
     all_bits((0..WARP).flat_map(|reader| (0..4).map(move |w| word(reader, w))))
 }
 
