@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backward_call_takes_eleven_launches() {
+    fn a_backward_call_takes_twelve_launches() {
         let config = LayerConfig::da_moe(2048, 768, 128, 8);
         let all = backward(&config, 32768, DType::Bf16, 132);
         let kernels: Vec<_> = all.iter().map(|(stage, call)| (*stage, call.launch.kernel)).collect();
@@ -145,6 +145,7 @@ mod tests {
             ("permute", "permute_backward_bf16_wide"),
             ("gate", "gate_backward_128"),
             ("gate", "grouped_gemm_f32_tn_bf16_rows"),
+            ("gate", "weight_gradient_sum_bf16"),
             ("gate", "grouped_gemm_f32_nn_bf16_weights"),
             ("gate", "gate_dx_bf16_wide"),
         ];
