@@ -4,7 +4,7 @@ mod harness;
 
 use da_moe::cuda::experts::Factors;
 use da_moe::cuda::{Emulated, Kernels, Staged};
-use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, Policy, Source};
+use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source};
 use da_moe_emulator::{Module, Schedule};
 use harness::case::Case;
 use harness::data::Data;
@@ -155,13 +155,6 @@ const BUGS: &[Bug] = &[
     // Whole tiles, whose fragments are loaded a half of a step ahead.
     Bug {
         file: "gemm/mma_loop.cuh",
-        from: "load_rows<ROWS, 1 - HALF>(f, a, next);",
-        to: "load_rows<ROWS, 1 - HALF>(f, a, 0);",
-        shows: Report("race|asynchronous|uninitialised"),
-        call: tall,
-    },
-    Bug {
-        file: "gemm/mma_loop.cuh",
         from: "return multiply_rows<3, HALF>(f, a, b, next);",
         to: "return multiply_rows<2, HALF>(f, a, b, next);",
         shows: Wrong,
@@ -291,13 +284,6 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gemm/epilogue.cuh",
-        from: "keep(up, to * p_.hidden_stride + p_.columns + column, count);",
-        to: "keep(h, to * p_.hidden_stride + p_.columns + column, count);",
-        shows: Wrong,
-        call: aligned,
-    },
-    Bug {
-        file: "gemm/epilogue.cuh",
         from: "products.chunk(up, row, 2 * chunk + 1);",
         to: "products.chunk(up, row, 2 * chunk);",
         shows: Wrong,
@@ -305,9 +291,28 @@ const BUGS: &[Bug] = &[
     },
 ];
 
+/// Those that show as they are expected to on the way back: in hidden rows that are kept, and in reads too early.
+const BUGS_ON_THE_WAY_BACK: &[Bug] = &[
+    Bug {
+        file: "gemm/epilogue.cuh",
+        from: "keep(up, to * p_.hidden_stride + p_.columns + column, count);",
+        to: "keep(h, to * p_.hidden_stride + p_.columns + column, count);",
+        shows: Wrong,
+        call: aligned,
+    },
+    Bug {
+        file: "gemm/mma_loop.cuh",
+        from: "load_rows<ROWS, 1 - HALF>(f, a, next);",
+        to: "load_rows<ROWS, 1 - HALF>(f, a, 0);",
+        shows: Report("race|asynchronous|uninitialised"),
+        call: tall,
+    },
+];
+
 #[test]
 fn every_planted_bug_is_found_in_every_order() {
-    assert_all_found(BUGS, None);
+    assert_all_found(BUGS, Some(Keep::Nothing));
+    assert_all_found(BUGS_ON_THE_WAY_BACK, None);
 }
 
 /// TF32 is outside the accuracy that every other call is held to, so its layer is held against f32's.

@@ -56,7 +56,11 @@ fn shown(bug: &Bug, keep: Option<Keep>, device: Emulated) -> Option<(Shows, Stri
 /// Fails unless the bug shows as expected under every schedule.
 fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
     let place = format!("{}: `{}` for `{}`", bug.file, bug.to.trim(), bug.from.trim());
-    let module = Emulated::compiler(kernels::CACHE).replace(bug.file, bug.from, bug.to).compile();
+    let compiler = match keep {
+        Some(Keep::Nothing) => Emulated::forward_compiler(kernels::CACHE),
+        _ => Emulated::compiler(kernels::CACHE),
+    };
+    let module = compiler.replace(bug.file, bug.from, bug.to).compile();
     let module = module.map_err(|error| format!("{place}\n{error}"))?;
     for seed in 0..SCHEDULES {
         let found = shown(bug, keep, Emulated::new(module.clone(), Schedule::from_seed(seed)));
