@@ -8,7 +8,8 @@
 //!
 //! A benchmark is named `family/shape/stage/kernel`, with a number behind it where a stage launches a kernel more than once.
 //! Its rate is in operations for what multiplies, else in bytes, as the cost model counts them. Before every sample the
-//! caches are filled with something else. Without a GPU one line says so. `DA_MOE_BENCH=tiny` has one small shape.
+//! launches that precede it in the call are made, and the caches are filled with something else. Without a GPU one line says
+//! so. `DA_MOE_BENCH=tiny` has one small shape.
 
 #![allow(unsafe_code, reason = "a listed launch's tensors are its caller's word")]
 
@@ -68,7 +69,7 @@ fn time_each(
     listed: &[Listed],
 ) -> Result<()> {
     let mut seen = HashMap::new();
-    for Listed { stage, call } in listed {
+    for (before, Listed { stage, call }) in listed.iter().enumerate() {
         let kernel = call.launch.kernel;
         let number = seen.entry((stage, kernel)).and_modify(|count| *count += 1).or_insert(1);
         let name = format!("{}/{stage}/{kernel}", shape.name);
@@ -80,16 +81,14 @@ fn time_each(
             _ => Throughput::Elements(work.operations as u64),
         });
         group.bench_function(name, |bencher| {
-            // What a launch does twice in a row may be another thing than it does in its turn, so every benchmark starts from
-            // what a whole call has left.
-            // SAFETY: what the layer's call reads and writes is alive, and nothing else uses it.
-            let again = listed.iter().try_for_each(|of| unsafe { of.call.run(device, stream.handle()) });
-            again.unwrap_or_else(|error| panic!("{kernel}: {error}"));
             bencher.iter_custom(|repeats| {
+                // A launch reads what those before it leave, also in the workspace, where others write after it.
                 let once = |_| -> Result<Duration> {
+                    // SAFETY: what the layer's call reads and writes is alive, and nothing else uses it.
+                    listed[..before].iter().try_for_each(|of| unsafe { of.call.run(device, stream.handle()) })?;
                     // SAFETY: it is memory of this GPU, of that size.
                     unsafe { device.fill(stream.handle(), flush.address(), 1, flush.len()) }?;
-                    // SAFETY: what the layer's call reads and writes is alive, and nothing else uses it.
+                    // SAFETY: as above.
                     stream.time(|| unsafe { call.run(device, stream.handle()) })
                 };
                 (0..repeats).map(once).sum::<Result<Duration>>().unwrap_or_else(|error| panic!("{kernel}: {error}"))
