@@ -186,15 +186,15 @@ fn nobody_important_and_no_minimum() {
 #[test]
 fn everything_masked() {
     for config in layers() {
-        let has_shared = config.shared_intermediate_size > 0;
         check(
             &Case { masked_every: 1, ..Case::plain(config) },
             |data| data.mask = Some(vec![0u8; data.tokens].into()),
             |_, outcome| {
                 assert!(outcome.k.iter().all(|k| *k == 0) && is_zero(&outcome.losses) && is_zero(&outcome.importance));
-                assert_eq!(is_zero(&outcome.y), !has_shared);
                 let gradients = outcome.gradients.as_ref().unwrap();
+                assert!(is_zero(&outcome.y) && is_zero(&gradients.x));
                 assert!(is_zero(gradients.router.as_ref().unwrap()) && is_zero(&gradients.experts.w_in));
+                assert!(gradients.shared.iter().all(|shared| is_zero(&shared.w_in) && is_zero(&shared.w_out)));
             },
         );
     }

@@ -74,6 +74,7 @@ parameters!(
     WeightGradientSum,
     BiasGradient,
     Permute,
+    PermuteUnmasked,
     Combine,
     CombineBackward,
     PermuteBackward,
