@@ -14,6 +14,7 @@ mod measure;
 mod metrics;
 mod model;
 mod optimizer;
+pub mod pointer;
 mod random;
 mod run;
 mod tokens;
