@@ -75,10 +75,6 @@ pub enum Error {
     #[error("cannot start the program again: {0}")]
     Restart(io::Error),
 
-    /// The program that was started again has said what went wrong; this is its exit code.
-    #[error("ended with exit code {0:?}")]
-    Told(Option<u8>),
-
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
@@ -95,7 +91,6 @@ impl Error {
             Error::Train(error) if matches!(**error, TrainError::Diverged { .. } | TrainError::Engine(_)) => {
                 ExitCode::from(1)
             }
-            Error::Told(code) => ExitCode::from(code.unwrap_or(1)),
             _ => ExitCode::from(2),
         }
     }
