@@ -3,6 +3,7 @@
 
 mod autograd;
 mod call;
+mod carried;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;

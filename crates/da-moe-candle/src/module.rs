@@ -2,6 +2,7 @@
 
 use crate::autograd;
 use crate::call::Call;
+use crate::carried;
 use crate::engine::Engine;
 use crate::inputs::Inputs;
 use crate::record::Record;
@@ -9,7 +10,7 @@ use crate::steps::Steps;
 use crate::weights::Parts;
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use da_moe::{Keep, LayerConfig, STATE_LEN};
+use da_moe::{Keep, LayerConfig};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -120,12 +121,9 @@ impl DaMoe {
     /// Goes on from what [`DaMoe::state`] returned.
     ///
     /// # Errors
-    /// Another number of values, or the device's error.
+    /// Another number of values, values that no layer carries, or the device's error.
     pub fn set_state(&self, values: &[f32]) -> Result<()> {
-        let Ok(values) = values.try_into() else {
-            bail!("a layer carries {STATE_LEN} values, {} were given", values.len());
-        };
-        self.engine.set_state(values)
+        self.engine.set_state(carried::checked(values)?)
     }
 }
 
