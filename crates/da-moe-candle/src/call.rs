@@ -116,6 +116,7 @@ fn views_mut<'s>(dx: &'s mut OpenedMut<'_>, opened: &'s mut Parts<OpenedMut<'_>>
         constants: opened.constants.as_mut().map(OpenedMut::view).transpose()?,
         routing: None,
         accumulate: false,
+        loss_scale: 1.0,
     })
 }
 
