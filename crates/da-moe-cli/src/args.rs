@@ -276,9 +276,10 @@ fn activation(name: &str) -> Result<Activation, String> {
     })
 }
 
-/// clap's message without its usage section: what is wrong, and the tip if there is one.
+/// clap's message without its usage section, in one line: what is wrong, and the tip if there is one.
 pub(crate) fn one_line(refusal: &clap::Error) -> String {
     let text = refusal.to_string();
     let kept = text.split("\n\n").filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
-    kept.map(|part| part.trim().trim_start_matches("error: ")).collect::<Vec<_>>().join("; ")
+    let flowing = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    kept.map(|part| flowing(part.trim().trim_start_matches("error: "))).collect::<Vec<_>>().join("; ")
 }

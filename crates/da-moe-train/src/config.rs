@@ -1,6 +1,7 @@
 //! What is trained, and how: one JSON object for a run.
 
 use crate::error::{Result, TrainError};
+use crate::limits;
 use crate::variant::Variant;
 use da_moe::Activation;
 use serde::{Deserialize, Serialize};
@@ -112,7 +113,7 @@ impl RunConfig {
         if !width.is_multiple_of(heads) {
             return Err(TrainError::config("model.heads", format!("{heads} heads do not divide a width of {width}")));
         }
-        let Schedule { batch, rate, clip, mask_rate, .. } = self.schedule;
+        let Schedule { batch, rate, clip, mask_rate, weight_decay, .. } = self.schedule;
         if batch == 0 {
             return Err(TrainError::config("schedule.batch", "is 0"));
         }
@@ -124,10 +125,23 @@ impl RunConfig {
                 ));
             }
         }
+        if !(weight_decay.is_finite() && weight_decay >= 0.0) {
+            return Err(TrainError::config(
+                "schedule.weight_decay",
+                format!("{weight_decay} is not a number from 0 up"),
+            ));
+        }
         if !(0.0..1.0).contains(&mask_rate) || (mask_rate == 0.0 && !self.model.causal) {
             return Err(TrainError::config("schedule.mask_rate", format!("{mask_rate} is not between 0 and 1")));
         }
-        self.variant.layer(&self.model, &[]).map(drop)
+        if length < 2 {
+            return Err(TrainError::config(
+                "model.length",
+                "is 1; a sequence has a start and at least one token of text",
+            ));
+        }
+        let (layer, _) = self.variant.layer(&self.model, &[])?;
+        limits::check(self, &layer)
     }
 }
 
