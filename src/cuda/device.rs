@@ -56,6 +56,9 @@ macro_rules! parameters {
     };
 }
 
+// SAFETY: addresses of device memory are numbers to the host: nothing is read through them there, by any thread.
+unsafe impl Send for Parameters {}
+
 parameters!(
     ImportanceProbabilities,
     ImportanceQueryKey,
