@@ -147,6 +147,11 @@ fn experts_per_token(candidates: usize, reachable: usize) -> impl Strategy<Value
                 c.resize(candidates, 0.2);
                 Policy::ScoreThreshold { threshold: Threshold::Each(c) }
             }
+            // A mean that every interval holds.
+            Policy::Budget { mean_k } => Policy::Budget { mean_k: mean_k.clamp(a.min(b) as f64, a.max(b) as f64) },
+            Policy::BudgetRunning { mean_k, momentum } => {
+                Policy::BudgetRunning { mean_k: mean_k.clamp(a.min(b) as f64, a.max(b) as f64), momentum }
+            }
             other => other,
         };
         ExpertsPerToken::between(policy, a.min(b), a.max(b))
