@@ -56,6 +56,16 @@ fn relu() -> Case {
     with_losses(Scoring::Relu, NormalizeWeights::None)
 }
 
+fn undivided() -> Case {
+    with_losses(Scoring::Sigmoid, NormalizeWeights::None)
+}
+
+/// A shared expert beside a mask.
+fn masked() -> Case {
+    let config = LayerConfig { shared_intermediate_size: 5, ..small_config() };
+    Case { lengths: vec![21], masked_every: 2, ..Case::plain(config) }
+}
+
 fn padded() -> Case {
     Case { routing: 1, lengths: vec![19], masked_every: 5, ..Case::plain(small_config()) }
 }
@@ -234,34 +244,41 @@ const BUGS: &[Bug] = &[
     },
     Bug { file: "gate/slopes.cuh", from: "(v[i] - origin) - mean", to: "v[i] - mean", shows: Wrong, call: softmax },
     Bug {
-        file: "gate/slopes.cuh",
-        from: "shares[i] = has(summed, i) ? scores.values[i] : 0.0f;",
-        to: "shares[i] = scores.values[i];",
+        file: "gate_backward.cu",
+        from: "p.divisor == DIVISOR_NONE ? all : summed",
+        to: "all",
         shows: Wrong,
         call: sigmoid,
     },
     Bug {
-        file: "gate/slopes.cuh",
-        from: "slopes[i] * scaling / sum",
-        to: "slopes[i] / sum",
+        file: "gate_backward.cu",
+        from: "slopes[i] *= p.routed_scaling;",
+        to: "slopes[i] *= 1.0f;",
         shows: Wrong,
         call: softmax,
     },
-    Bug { file: "gate/slopes.cuh", from: "slopes[i] *= scaling;", to: "", shows: Wrong, call: relu },
     Bug {
         file: "gate/slopes.cuh",
-        from: "if (scoring != SCORING_SOFTMAX) {",
-        to: "if (scoring == SCORING_RELU) {",
+        from: "v[i] / shares.origin / shares.sum",
+        to: "v[i] / shares.sum",
         shows: Wrong,
-        call: sigmoid,
+        call: relu,
     },
     Bug {
         file: "gate/slopes.cuh",
-        from: "SCORING_SIGMOID ? 1.0f - s : 1.0f",
+        from: "SCORING_SIGMOID ? sigmoid_complement(logit) : 1.0f",
         to: "SCORING_SIGMOID ? 1.0f : 1.0f",
         shows: Wrong,
         call: sigmoid,
     },
+    Bug {
+        file: "gate/slopes.cuh",
+        from: "slopes[i] * s * complement",
+        to: "slopes[i] * complement",
+        shows: Wrong,
+        call: undivided,
+    },
+    Bug { file: "permute_backward.cu", from: " && shared_row >= 0", to: "", shows: BOUNDS, call: masked },
     Bug { file: "gate/slopes.cuh", from: "s > 0.0f ? slopes[i] : 0.0f", to: "slopes[i]", shows: Wrong, call: relu },
     // Back into a caller's routing.
     Bug {
@@ -301,6 +318,7 @@ fn every_planted_bug_is_found_in_every_order() {
 
 #[test]
 fn the_kernels_without_a_bug_pass_every_call() {
-    let calls = [constants, wide_constants, copies, wide, softmax, sigmoid, relu, padded, compressed];
+    let calls =
+        [constants, wide_constants, copies, wide, softmax, sigmoid, relu, undivided, masked, padded, compressed];
     calls.into_iter().for_each(assert_clean);
 }

@@ -3,7 +3,10 @@
 
 mod harness;
 
-use da_moe::{DType, ExpertsPerToken, Keep, LayerConfig, Normalize, NullExpert, Policy, Source, Threshold};
+use da_moe::{
+    DType, ExpertsPerToken, Keep, LayerConfig, Normalize, NormalizeWeights, NullExpert, Policy, Scoring, Source,
+    Threshold,
+};
 use harness::case::{Case, small_config};
 use harness::planted::Shows::{Report, Unwritten, Wrong};
 use harness::planted::{BOUNDS, Bug, RACE, UNINITIALISED, assert_all_found, assert_clean};
@@ -53,6 +56,32 @@ fn capacity() -> Case {
 
 fn many_entries() -> Case {
     Case { lengths: vec![601], ..Case::plain(with_policy(Policy::Proportional { scale: None })) }
+}
+
+/// A shared expert beside a mask.
+fn masked() -> Case {
+    let config = LayerConfig { shared_intermediate_size: 5, ..small_config() };
+    Case { lengths: vec![45], masked_every: 2, ..Case::plain(config) }
+}
+
+fn far(experts: usize, scoring: Scoring) -> Case {
+    let mut config = LayerConfig::da_moe(12, 10, experts, experts);
+    config.importance.source = Source::External;
+    (config.router.scoring, config.router.normalize) = (scoring, NormalizeWeights::Selected);
+    Case { far: true, lengths: vec![40], ..Case::plain(config) }
+}
+
+/// Of one expert, whose weight is 1 whatever its score is.
+fn far_below() -> Case {
+    Case { skew: -300.0, ..far(1, Scoring::Sigmoid) }
+}
+
+fn far_softmax() -> Case {
+    far(6, Scoring::Softmax)
+}
+
+fn far_relu() -> Case {
+    far(6, Scoring::Relu)
 }
 
 fn copies() -> Case {
@@ -155,8 +184,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gate.cu",
-        from: "divisor += place < summed",
-        to: "divisor += place + 1 < summed",
+        from: "summed |= place < sum_places",
+        to: "summed |= place + 1 < sum_places",
         shows: Wrong,
         call: plain,
     },
@@ -183,10 +212,33 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gate/select.cuh",
-        from: "values[i] > thresholds[e]",
-        to: "values[i] >= thresholds[e] - 0.05f",
+        from: "key > thresholds[e]",
+        to: "key >= thresholds[e] - 0.05f",
         shows: Wrong,
         call: above_scores,
+    },
+    // Scores that have no f32.
+    Bug {
+        file: "gate/scores.cuh",
+        from: "expf(negative(logit) - negative(origin))",
+        to: "expf(negative(logit))",
+        shows: Wrong,
+        call: far_below,
+    },
+    Bug { file: "gate/scores.cuh", from: "expf(logit - origin)", to: "expf(logit)", shows: Wrong, call: far_softmax },
+    Bug {
+        file: "gate/select.cuh",
+        from: "by_logits ? logits[e] + bias_of(p, e) : key;",
+        to: "key;",
+        shows: Wrong,
+        call: far_softmax,
+    },
+    Bug {
+        file: "gate/select.cuh",
+        from: "bool plain = p.scoring != SCORING_RELU;",
+        to: "bool plain = true;",
+        shows: Wrong,
+        call: far_relu,
     },
     Bug {
         file: "gate/demand.cuh",
@@ -276,6 +328,17 @@ const BUGS: &[Bug] = &[
         shows: BOUNDS,
         call: plain,
     },
+    // The rows of the shared expert.
+    Bug {
+        file: "permute.cu",
+        from: "const bool is_there = i < mine && p.mask[first + i] != 0;",
+        to: "const bool is_there = p.mask[first + i] != 0;",
+        shows: Report("out of bounds|uninitialised"),
+        call: masked,
+    },
+    Bug { file: "permute.cu", from: "            row += is_there ? 1 : 0;\n", to: "", shows: Wrong, call: masked },
+    Bug { file: "permute.cu", from: "        p.offsets[1] = rows.before;\n", to: "", shows: Unwritten, call: masked },
+    Bug { file: "combine.cu", from: " && shared_row >= 0", to: "", shows: BOUNDS, call: masked },
     // Combine.
     Bug {
         file: "combine.cu",
@@ -331,6 +394,7 @@ fn every_planted_bug_is_found_in_every_order() {
 #[test]
 fn the_kernels_without_a_bug_pass_every_call() {
     let gates = [plain, thresholds, above_scores, top_p, budget, groups];
-    let plans = [capacity, many_entries, copies, padded];
-    [&gates[..], &plans].concat().into_iter().for_each(assert_clean);
+    let plans = [capacity, many_entries, masked, copies, padded];
+    let scores = [far_below, far_softmax, far_relu];
+    [&gates[..], &plans, &scores].concat().into_iter().for_each(assert_clean);
 }

@@ -30,9 +30,10 @@ fn calls() -> Vec<(Case, Data)> {
     empty.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 1 });
     let empty = Case { skew: 60.0, ..Case::plain(empty) };
 
-    let mut far = small_config();
+    // One expert, whose weight is 1 although its score has no f32.
+    let mut far = LayerConfig::da_moe(12, 10, 1, 1);
     (far.router.scoring, far.router.normalize) = (Scoring::Sigmoid, NormalizeWeights::Selected);
-    let far = Case { far: true, ..Case::plain(far) };
+    let far = Case { skew: -300.0, ..Case::plain(far) };
 
     let padded = Case { routing: 1, ..Case::plain(small_config()) };
     let compressed = Case { routing: 2, ..Case::plain(small_config()) };

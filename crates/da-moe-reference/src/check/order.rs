@@ -4,7 +4,7 @@
 use super::bounds::exponent_error;
 use crate::Keys;
 use crate::select::{above_threshold, group_scores, ranked_by_logits, reachable};
-use da_moe_core::{LayerConfig, Policy, Threshold};
+use da_moe_core::{LayerConfig, Policy, Scoring, Threshold};
 use std::cmp::Ordering;
 
 /// One token's candidates.
@@ -64,7 +64,7 @@ impl Order<'_> {
             (false, true) => true,
             (true, false) => false,
             (true, true) => a < b,
-            // The same logit and bias give the same key in any arithmetic, so the tie rule holds.
+            // The same score and bias give the same key in any arithmetic, so the tie rule holds.
             (false, false) if self.same_inputs(a, b) => a < b,
             (false, false) if self.by_logits() => order[a] > order[b] || (order[a] == order[b] && a < b),
             (false, false) => order[a] - order[b] > self.key_error(a) + self.key_error(b),
@@ -77,7 +77,9 @@ impl Order<'_> {
     }
 
     fn same_inputs(&self, a: usize, b: usize) -> bool {
-        self.logits[a] == self.logits[b] && self.bias.is_none_or(|bias| bias[a] == bias[b])
+        let both_cut = self.config.router.scoring == Scoring::Relu && self.logits[a] <= 0.0 && self.logits[b] <= 0.0;
+        let same_score = self.logits[a] == self.logits[b] || both_cut;
+        same_score && self.bias.is_none_or(|bias| bias[a] == bias[b])
     }
 
     /// Candidates of the best groups; where two groups' scores are nearly equal, of the one that was `used`.
