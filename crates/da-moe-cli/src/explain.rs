@@ -12,6 +12,11 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 pub(crate) fn execute(arguments: &ExplainArgs) -> Result<()> {
+    if arguments.model.try_exists().is_ok_and(|is_there| !is_there) {
+        let missing = arguments.model.display();
+        let remedy = "`da-moe train` writes one; or name another with --model";
+        return Err(Error::Usage(format!("there is no checkpoint `{missing}`: {remedy}")));
+    }
     let checkpoint = Checkpoint::read(&arguments.model)?;
     let explained = explain(&checkpoint, &arguments.text)?;
     if let Some(path) = &arguments.svg {

@@ -3,14 +3,16 @@
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
+use crate::identity::{Identity, Known, differences};
 use crate::model::Transformer;
+use crate::pointer;
 use crate::trainer::Trainer;
 use crate::variables::Variables;
+use crate::whole;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 /// The text beside the tensors.
@@ -20,6 +22,9 @@ struct Header {
     step: u64,
     optimizer_step: u64,
     tokenizer: String,
+    /// Absent in files of versions that did not ask what a run was made of.
+    #[serde(default)]
+    identity: Option<Identity>,
 }
 
 /// A checkpoint that was read.
@@ -30,6 +35,7 @@ pub struct Checkpoint {
     pub step: u64,
     /// The tokeniser that it was trained with.
     pub tokenizer: Tokenizer,
+    identity: Option<Identity>,
     optimizer_step: u64,
     tensors: HashMap<String, Tensor>,
 }
@@ -52,11 +58,12 @@ impl Trainer {
         let count = rarity.len();
         tensors.push((RARITY.into(), Tensor::from_vec(rarity, count, &Device::Cpu)?));
         let tokenizer = tokenizer.to_json();
-        let header = Header { config: self.config.clone(), step: self.step, optimizer_step, tokenizer };
+        let (config, identity) = (self.config.clone(), Some(self.identity.clone()));
+        let header = Header { config, step: self.step, optimizer_step, tokenizer, identity };
         let header = serde_json::to_string(&header).map_err(|error| TrainError::contents(path, error))?;
         let text = HashMap::from([(HEADER.to_string(), header)]);
         let bytes = safetensors::serialize(tensors, Some(text)).map_err(|error| TrainError::contents(path, error))?;
-        write_whole(path, &bytes)
+        whole::replace(path, &bytes)
     }
 
     /// Goes on from `checkpoint`.
@@ -64,9 +71,7 @@ impl Trainer {
     /// # Errors
     /// A checkpoint of another run, by the field that differs.
     pub fn restore(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
-        if checkpoint.config != self.config {
-            return Err(TrainError::contents(path, "is of a run with another configuration"));
-        }
+        checkpoint.check(path, (&self.config, &self.identity))?;
         checkpoint.give(self)
     }
 }
@@ -77,7 +82,7 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read or is none.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(TrainError::file(path))?;
+        let bytes = pointer::read(path).map_err(TrainError::file(path))?;
         let wrong = |error: &dyn std::fmt::Display| TrainError::contents(path, error);
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(&error))?;
         let text = metadata.metadata().as_ref().and_then(|text| text.get(HEADER));
@@ -85,8 +90,23 @@ impl Checkpoint {
         let header: Header = serde_json::from_str(text).map_err(|error| wrong(&error))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         let tokenizer = Tokenizer::from_json(&header.tokenizer)?;
-        let Header { config, step, optimizer_step, .. } = header;
-        Ok(Self { config, step, tokenizer, optimizer_step, tensors })
+        let Header { config, step, optimizer_step, identity, .. } = header;
+        Ok(Self { config, step, tokenizer, identity, optimizer_step, tensors })
+    }
+
+    /// Refuses to be gone on from by any run but its own.
+    pub(crate) fn check(&self, path: &Path, here: Known<'_>) -> Result<()> {
+        const REMEDY: &str = "use another folder (`--model` of train, `--work` of evaluate), or remove this one";
+        let Some(identity) = &self.identity else {
+            let problem = "is of an earlier version, which did not record the text that it was trained on";
+            return Err(TrainError::contents(path, format!("{problem}: {REMEDY}")));
+        };
+        match differences((&self.config, identity), here) {
+            None => Ok(()),
+            Some(differs) => {
+                Err(TrainError::contents(path, format!("is of a run with another configuration: {differs}; {REMEDY}")))
+            }
+        }
     }
 
     /// Weights and everything else, to a trainer of the same configuration.
@@ -123,11 +143,4 @@ impl Checkpoint {
             None => candle_core::bail!("the checkpoint has no tensor `{name}`"),
         }
     }
-}
-
-/// Writes beside the file first, so that an interruption leaves the old one.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = path.with_extension("partial");
-    fs::write(&beside, bytes).map_err(TrainError::file(&beside))?;
-    fs::rename(&beside, path).map_err(TrainError::file(path))
 }
