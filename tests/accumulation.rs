@@ -3,7 +3,7 @@
 
 mod harness;
 
-use da_moe::{Backend, Buffer, Cpu, DType, Keep, Layer, LayerConfig, NullExpert};
+use da_moe::{Backend, Buffer, Cpu, DType, Error, Keep, Layer, LayerConfig, Losses, NullExpert};
 use harness::case::{Case, small_config};
 use harness::data::{Data, Numbers};
 use harness::gradients::GradientData;
@@ -74,10 +74,77 @@ fn sums_are_rounded_once<B: Backend<Stream = ()> + Clone>(backend: B) {
     }
 }
 
+/// `loss_scale` is a factor on the losses' coefficients in this call and on nothing else; with `dy` scaled by as much, a power of
+/// two is a factor on every gradient.
+fn losses_are_scaled_as_the_task<B: Backend<Stream = ()> + Clone>(backend: B) {
+    const SCALE: f32 = 256.0;
+    let scaled = |buffer: &Buffer| {
+        Buffer::from_f32(buffer.dtype(), &buffer.to_f32().iter().map(|value| SCALE * value).collect::<Vec<_>>())
+    };
+    for mut case in cases() {
+        case.config.losses = Losses { balance: 0.5, z: 0.25 };
+        let data = Data::new(&case);
+        let masters = Some(DType::F32);
+        let gradients = |data: &Data, loss_scale| {
+            let mut gradients = data.gradients_of(masters);
+            gradients.loss_scale = loss_scale;
+            backward(&backend, &case, data, &mut gradients);
+            gradients
+        };
+        let mut louder = data.clone();
+        louder.config.losses = Losses { balance: f64::from(SCALE) * 0.5, z: f64::from(SCALE) * 0.25 };
+        let mut with_factor = gradients(&data, SCALE);
+        let mut with_coefficients = {
+            let case = Case { config: louder.config.clone(), ..case.clone() };
+            let mut gradients = louder.gradients_of(masters);
+            backward(&backend, &case, &louder, &mut gradients);
+            gradients
+        };
+        let mut whole = gradients(&data, 1.0);
+        let mut scaled_whole = gradients(&Data { dy: scaled(&data.dy), ..data.clone() }, SCALE);
+        let what = |name: &str| format!("{}: {name}\n{case:#?}", backend.describe());
+        assert_eq!(bits(&with_factor.x), bits(&with_coefficients.x), "{}", what("d.x"));
+        for ((name, a), (_, b)) in with_factor.of_weights().into_iter().zip(with_coefficients.of_weights()) {
+            assert_eq!(bits(a), bits(b), "{}", what(name));
+        }
+        // Half-precision has too few exponents to be scaled exactly.
+        if case.dtype == DType::F32 {
+            for ((name, whole), (_, of_scaled)) in whole.of_weights().into_iter().zip(scaled_whole.of_weights()) {
+                assert_eq!(bits(&scaled(whole)), bits(of_scaled), "{}", what(name));
+            }
+        }
+    }
+}
+
 /// Puts numbers where poison was; returns a copy.
 fn fill(buffer: &mut Buffer, numbers: &mut Numbers) -> Buffer {
     *buffer = numbers.tensor(buffer.dtype(), buffer.len(), 1.0);
     buffer.clone()
+}
+
+#[test]
+fn the_losses_have_a_factor_for_each_call() {
+    losses_are_scaled_as_the_task(Cpu::new());
+    kernels::on_each(losses_are_scaled_as_the_task, losses_are_scaled_as_the_task);
+}
+
+#[test]
+fn a_loss_scale_that_is_no_number_is_refused() {
+    let case = Case::plain(small_config());
+    let data = Data::new(&case);
+    let layer = Layer::new(Cpu::new(), case.config.clone()).unwrap();
+    let mut step = layer.step(data.tokens, data.dtype, case.keep).unwrap();
+    harness::forward(&layer, &data, &mut layer.state().unwrap(), &mut step).unwrap();
+    for loss_scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut gradients = data.gradients();
+        gradients.loss_scale = loss_scale;
+        let mut view = gradients.view_mut().unwrap();
+        let (inputs, weights) = (data.inputs().unwrap(), data.weights().unwrap());
+        let error = layer.backward(&(), &inputs, &weights, data.dy().unwrap(), &mut step, &mut view).unwrap_err();
+        let expected = matches!(error, Error::Value { op: "backward", argument: "loss_scale", .. });
+        assert!(expected, "{error}");
+        assert!(gradients.x.to_f32().iter().all(|value| value.is_nan()), "nothing was written");
+    }
 }
 
 #[test]

@@ -135,6 +135,7 @@ fn gate(experts: &[i32], load: [i32; 3], unmasked: [i32; 1]) -> Result<[Vec<f32>
         selection: chosen.view(),
         d_weights: TensorRef::new(&d_weights[..], [3, 2])?,
         dx_rows: TensorRef::new(&dx_rows[..], [3, 2])?,
+        loss_scale: 1.0,
         router: Some(RouterBackward {
             weight: TensorRef::new(&weight[..], [3, 2])?,
             logits: TensorRef::new(&logits[..], [3, 3])?,

@@ -139,6 +139,7 @@ impl Workload {
             routing: None,
             shared: None,
             accumulate: false,
+            loss_scale: 1.0,
         };
         layer.backward(stream, &inputs, &weights, TensorRef::new(&self.dy, [t, d])?, step, &mut gradients)
     }

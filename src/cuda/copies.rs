@@ -165,6 +165,7 @@ pub struct GradientCopies<D: Device> {
     constants: Option<Place<D, 2>>,
     routing: Option<Place<D, 1>>,
     accumulate: bool,
+    loss_scale: f32,
 }
 
 impl<D: Device> GradientCopies<D> {
@@ -182,6 +183,7 @@ impl<D: Device> GradientCopies<D> {
             constants: Place::optional(kernels, &gradients.constants)?,
             routing: Place::optional(kernels, &gradients.routing)?,
             accumulate: gradients.accumulate,
+            loss_scale: gradients.loss_scale,
         })
     }
 
@@ -198,6 +200,7 @@ impl<D: Device> GradientCopies<D> {
             constants: self.constants.as_mut().map(Place::view_mut).transpose()?,
             routing: self.routing.as_mut().map(Place::view_mut).transpose()?,
             accumulate: self.accumulate,
+            loss_scale: self.loss_scale,
         })
     }
 }

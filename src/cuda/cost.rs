@@ -323,7 +323,7 @@ mod tests {
         let dx = abi::GateDx { of_router: without_provenance(256), ..dx };
         assert_eq!(call("gate_dx_f32_wide", dx.into()).bytes, 100.0 * 64.0 * 12.0);
         let config = LayerConfig::da_moe(64, 64, 8, 4);
-        let gate = gate_backward::calls(gate_backward::parameters(&config, 100)).next().unwrap();
+        let gate = gate_backward::calls(gate_backward::parameters(&config, 100, 1.0)).next().unwrap();
         assert_eq!(work(&gate, &CONTENTS).bytes, 100.0 * (8.0 * 8.0 + 12.0 * 4.0));
         let combine = abi::CombineBackward { tokens: 100, slots: 4, gradients: 2, width: 64, ..Default::default() };
         assert_eq!(call("combine_backward_bf16", combine.into()).bytes, 8.0 * 400.0);

@@ -8,22 +8,23 @@ use super::workspace::Workspace;
 use super::{abi, gate};
 use crate::{DType, LayerConfig, Sizes};
 
-/// Everything but pointers over `tokens` tokens; all rows are dense.
-pub fn parameters(config: &LayerConfig, tokens: usize) -> abi::GateBackward {
+/// Everything but pointers over `tokens` tokens, the losses' gradients times `loss_scale`; all rows are dense.
+pub fn parameters(config: &LayerConfig, tokens: usize, loss_scale: f32) -> abi::GateBackward {
     let (candidates, slots) = (config.candidates(), config.k_max());
+    let loss_scale = f64::from(loss_scale);
     abi::GateBackward {
         logits_stride: candidates as i64,
         experts_stride: slots as i64,
         ranked_stride: slots as i64,
         d_weights_stride: slots as i64,
-        balance: config.losses.balance * config.num_experts as f64,
+        balance: loss_scale * config.losses.balance * config.num_experts as f64,
         tokens: tokens as i32,
         candidates: candidates as i32,
         slots: slots as i32,
         scoring: gate::scoring(config),
         divisor: gate::divisor(config),
         routed_scaling: config.router.routed_scaling as f32,
-        z: config.losses.z as f32,
+        z: (loss_scale * config.losses.z) as f32,
         tokens_per_warp: gate::tokens_per_warp(tokens) as i32,
         ..Default::default()
     }
@@ -66,7 +67,7 @@ mod tests {
     fn candidates_choose_the_kernel_and_tokens_the_blocks() {
         let launch = |candidates, tokens| {
             let config = LayerConfig::da_moe(64, 64, candidates, 4);
-            calls(parameters(&config, tokens)).next().map(|call| (call.launch.kernel, call.launch.grid[0]))
+            calls(parameters(&config, tokens, 1.0)).next().map(|call| (call.launch.kernel, call.launch.grid[0]))
         };
         assert_eq!(launch(32, 9), Some(("gate_backward_32", 2)));
         assert_eq!(launch(33, 4096), Some(("gate_backward_64", 512)));
@@ -79,8 +80,12 @@ mod tests {
     fn coefficients_are_those_of_the_losses() {
         let mut config = LayerConfig::da_moe(64, 64, 8, 4);
         (config.losses.balance, config.losses.z, config.router.routed_scaling) = (0.25, 0.5, 2.5);
-        let p = parameters(&config, 3);
-        assert_eq!((p.balance, p.z, p.routed_scaling), (2.0, 0.5, 2.5));
+        let coefficients = |loss_scale| {
+            let p = parameters(&config, 3, loss_scale);
+            (p.balance, p.z, p.routed_scaling)
+        };
+        assert_eq!(coefficients(1.0), (2.0, 0.5, 2.5));
+        assert_eq!(coefficients(1024.0), (2048.0, 512.0, 2.5));
     }
 
     #[test]

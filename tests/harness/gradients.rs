@@ -21,6 +21,7 @@ impl Data {
             constants: self.constants.as_ref().map(|c| poison(of_weights, c.len())),
             routing: self.routing.as_ref().map(|routing| poison(DType::F32, routing.entries())),
             accumulate: false,
+            loss_scale: 1.0,
         }
     }
 }
@@ -36,6 +37,7 @@ pub struct GradientData {
     pub constants: Option<Buffer>,
     pub routing: Option<Buffer>,
     pub accumulate: bool,
+    pub loss_scale: f32,
 }
 
 impl GradientData {
@@ -65,6 +67,7 @@ impl GradientData {
                 None => None,
             },
             accumulate: self.accumulate,
+            loss_scale: self.loss_scale,
         })
     }
 }

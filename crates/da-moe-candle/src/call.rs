@@ -1,6 +1,8 @@
 //! One call: everything that backward needs again.
 
+use crate::carried::Carried;
 use crate::engine::Engine;
+use crate::how::How;
 use crate::inputs::Flat;
 use crate::lend::{Fresh, Lent, Opened, OpenedMut};
 use crate::lock;
@@ -14,20 +16,21 @@ pub(crate) struct Call {
     /// Detached, as `inputs` are, so that a call does not keep the graph that it is part of.
     pub weights: Arc<Parts<Tensor>>,
     pub inputs: Flat<Tensor>,
-    pub training: bool,
+    pub how: How,
     pub step: Arc<Mutex<Step>>,
     /// By weight, from the backward of the layer until the weight's link, or the record, takes it.
     pub gradients: Mutex<Vec<Option<Tensor>>>,
 }
 
 impl Call {
-    /// `y[T, D]`.
-    pub fn forward(&self) -> Result<Fresh> {
+    /// `y[T, D]`, and what was carried before.
+    pub fn forward(&self) -> Result<(Fresh, Carried)> {
         let mut y = Fresh::like("y", &self.inputs.x, &self.engine)?;
-        self.with_views(|inputs, weights| {
-            self.engine.forward(inputs, weights, &mut lock(&self.step), y.open(&self.engine)?.view()?)
+        let carried = self.with_views(|inputs, weights| {
+            let y = &mut y.open(&self.engine)?;
+            self.engine.forward(self.how.start, inputs, weights, &mut lock(&self.step), y.view()?)
         })?;
-        Ok(y)
+        Ok((y, carried))
     }
 
     /// `dx[T, D]`; the weights' gradients are left for [`Call::take_gradient`].
@@ -40,7 +43,7 @@ impl Call {
             let dy = dy.open(&self.engine)?;
             let mut dx = dx.open(&self.engine)?;
             let mut opened = fresh.try_map_mut(|fresh| fresh.open(&self.engine))?;
-            let mut gradients = views_mut(&mut dx, &mut opened)?;
+            let mut gradients = Gradients { loss_scale: self.how.loss_scale, ..views_mut(&mut dx, &mut opened)? };
             self.engine.backward(inputs, weights, dy.view()?, &mut lock(&self.step), &mut gradients)
         })?;
         *lock(&self.gradients) = fresh.into_vec().into_iter().map(|fresh| Some(fresh.into_tensor())).collect();
@@ -55,11 +58,11 @@ impl Call {
         }
     }
 
-    fn with_views(&self, call: impl FnOnce(&Inputs<'_>, &Weights<'_>) -> Result<()>) -> Result<()> {
+    fn with_views<R>(&self, call: impl FnOnce(&Inputs<'_>, &Weights<'_>) -> Result<R>) -> Result<R> {
         let (inputs, weights) = (self.inputs.try_map(Lent::new)?, self.weights.try_map(Lent::new)?);
         let inputs = inputs.try_map(|_, lent| lent.open(&self.engine))?;
         let weights = weights.try_map(|_, lent| lent.open(&self.engine))?;
-        call(&inputs.views(self.training)?, &weights.views()?)
+        call(&inputs.views(self.how.training)?, &weights.views()?)
     }
 }
 
@@ -116,6 +119,7 @@ fn views_mut<'s>(dx: &'s mut OpenedMut<'_>, opened: &'s mut Parts<OpenedMut<'_>>
         constants: opened.constants.as_mut().map(OpenedMut::view).transpose()?,
         routing: None,
         accumulate: false,
+        loss_scale: 1.0,
     })
 }
 

@@ -4,6 +4,8 @@
 
 mod lent;
 
+use crate::carried::Carried;
+use crate::how::Start;
 use crate::lend::unknown;
 use crate::lock;
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -12,8 +14,8 @@ use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Result, bail};
 use cudarc::driver::{CudaStream, SyncOnDrop};
 use da_moe::cuda::{Cuda, Device, DeviceMemory, Driver, Most, Stream, Workspace};
 use da_moe::{
-    DType, Gradients, Inputs, Keep, Layer, LayerConfig, STATE_LEN, Slice, SliceMut, State, Step, TensorMut, TensorRef,
-    Weights,
+    DType, Gradients, Inputs, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Slice, SliceMut, State, Step,
+    TensorMut, TensorRef, Weights,
 };
 use lent::{Range, on};
 use std::sync::{Arc, Mutex, Weak};
@@ -183,16 +185,37 @@ impl Engine {
         self.layer.step(tokens, dtype, keep)
     }
 
+    /// Only a layer whose calls depend on what is carried waits for it to be told, or to be put back.
     pub fn forward(
         &self,
+        start: Start,
         inputs: &Inputs<'_>,
         weights: &Weights<'_>,
         step: &mut Step,
         y: TensorMut<'_, 2>,
-    ) -> da_moe::Result<()> {
-        self.gpu.call(self.workspace(inputs)?, |stream| {
-            self.layer.forward(stream, inputs, weights, &mut lock(&self.carried), step, y)
-        })
+    ) -> da_moe::Result<Carried> {
+        let workspace = self.workspace(inputs)?;
+        let mut carried = lock(&self.carried);
+        let call = |state: &mut State| {
+            self.gpu.call(workspace, |stream| self.layer.forward(stream, inputs, weights, state, step, y))
+        };
+        match start {
+            Start::Told if self.carries() => {
+                let before = told(&carried)?;
+                call(&mut carried)?;
+                Ok(before)
+            }
+            Start::Earlier(before) if self.carries() => {
+                let mut state = self.layer.state()?;
+                put(&mut state, before)?;
+                call(&mut state)?;
+                Ok(before)
+            }
+            _ => {
+                call(&mut carried)?;
+                Ok(Carried::NONE)
+            }
+        }
     }
 
     pub fn backward(
@@ -207,16 +230,33 @@ impl Engine {
             .call(self.workspace(inputs)?, |stream| self.layer.backward(stream, inputs, weights, dy, step, gradients))
     }
 
-    pub fn state(&self) -> da_moe::Result<Vec<f32>> {
-        Ok(lock(&self.carried).values.to_host()?.to_f32())
+    /// Whether calls depend on what earlier ones have left.
+    fn carries(&self) -> bool {
+        matches!(self.config().importance.normalize, Normalize::Running { .. })
+            || matches!(self.config().experts_per_token.policy, Policy::BudgetRunning { .. })
     }
 
-    pub fn set_state(&self, values: [f32; STATE_LEN]) -> da_moe::Result<()> {
-        lock(&self.carried).values.write(&values.to_vec().into())
+    pub fn state(&self) -> da_moe::Result<Carried> {
+        told(&lock(&self.carried))
+    }
+
+    pub fn set_state(&self, values: Carried) -> da_moe::Result<()> {
+        put(&mut lock(&self.carried), values)
     }
 
     /// Enough for forward and backward of such a call.
     fn workspace(&self, inputs: &Inputs<'_>) -> da_moe::Result<usize> {
         self.gpu.cuda.workspace_bytes(self.layer.config(), Most::of(inputs, Keep::Hidden))
     }
+}
+
+/// What a state holds, after everything that was started before.
+fn told(state: &State) -> da_moe::Result<Carried> {
+    let mut values = [0.0; STATE_LEN];
+    values.iter_mut().zip(state.values.to_host()?.to_f32()).for_each(|(value, told)| *value = told);
+    Ok(Carried::new(values))
+}
+
+fn put(state: &mut State, carried: Carried) -> da_moe::Result<()> {
+    state.values.write(&carried.values().to_vec().into())
 }

@@ -1,17 +1,18 @@
 //! The library's layer on the device that the weights are on, with what it carries between calls.
 
+use crate::carried::Carried;
+use crate::how::Start;
 use crate::lock;
 use candle_core::{Device, Error, Result, bail};
 use da_moe::{
-    Buffer, Cpu, DType, Gradients, Inputs, Keep, Layer, LayerConfig, STATE_LEN, State, Step, TensorMut, TensorRef,
-    Weights,
+    Buffer, Cpu, DType, Gradients, Inputs, Keep, Layer, LayerConfig, State, Step, TensorMut, TensorRef, Weights,
 };
 use std::sync::Mutex;
 
 pub(crate) enum Engine {
     /// Carried values are copied into a call and out of it: a thread that held a lock while others work for it might begin
     /// another call of this layer meanwhile, and wait for itself.
-    Cpu { layer: Layer<Cpu>, carried: Mutex<[f32; STATE_LEN]> },
+    Cpu { layer: Layer<Cpu>, carried: Mutex<Carried> },
     #[cfg(feature = "cuda")]
     Cuda(crate::cuda::Engine),
 }
@@ -21,7 +22,7 @@ impl Engine {
         match device {
             Device::Cpu => {
                 let layer = Layer::new(Cpu::new(), config).map_err(Error::wrap)?;
-                Ok(Self::Cpu { layer, carried: Mutex::new([0.0; STATE_LEN]) })
+                Ok(Self::Cpu { layer, carried: Mutex::new(Carried::NONE) })
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => Ok(Self::Cuda(crate::cuda::Engine::new(config, device)?)),
@@ -46,17 +47,19 @@ impl Engine {
         step.map_err(Error::wrap)
     }
 
+    /// Returns what was carried when the call began, where `start` asks for it.
     pub fn forward(
         &self,
+        start: Start,
         inputs: &Inputs<'_>,
         weights: &Weights<'_>,
         step: &mut Step,
         y: TensorMut<'_, 2>,
-    ) -> Result<()> {
+    ) -> Result<Carried> {
         let done = match self {
-            Self::Cpu { layer, carried } => forward(layer, carried, inputs, weights, step, y),
+            Self::Cpu { layer, carried } => forward(layer, carried, start, inputs, weights, step, y),
             #[cfg(feature = "cuda")]
-            Self::Cuda(engine) => engine.forward(inputs, weights, step, y),
+            Self::Cuda(engine) => engine.forward(start, inputs, weights, step, y),
         };
         done.map_err(Error::wrap)
     }
@@ -77,15 +80,15 @@ impl Engine {
         done.map_err(Error::wrap)
     }
 
-    pub fn state(&self) -> Result<Vec<f32>> {
+    pub fn state(&self) -> Result<Carried> {
         match self {
-            Self::Cpu { carried, .. } => Ok(lock(carried).to_vec()),
+            Self::Cpu { carried, .. } => Ok(*lock(carried)),
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => engine.state().map_err(Error::wrap),
         }
     }
 
-    pub fn set_state(&self, values: [f32; STATE_LEN]) -> Result<()> {
+    pub fn set_state(&self, values: Carried) -> Result<()> {
         match self {
             Self::Cpu { carried, .. } => *lock(carried) = values,
             #[cfg(feature = "cuda")]
@@ -97,18 +100,23 @@ impl Engine {
 
 fn forward(
     layer: &Layer<Cpu>,
-    carried: &Mutex<[f32; STATE_LEN]>,
+    carried: &Mutex<Carried>,
+    start: Start,
     inputs: &Inputs<'_>,
     weights: &Weights<'_>,
     step: &mut Step,
     y: TensorMut<'_, 2>,
-) -> da_moe::Result<()> {
-    let mut state = State { values: Buffer::from(lock(carried).to_vec()).into() };
+) -> da_moe::Result<Carried> {
+    let before = match start {
+        Start::Now | Start::Told => *lock(carried),
+        Start::Earlier(before) => before,
+    };
+    let mut state = State { values: Buffer::from(before.values().to_vec()).into() };
     layer.forward(&(), inputs, weights, &mut state, step, y)?;
     if inputs.training
         && let Ok(values) = state.values.to_host()?.to_f32().try_into()
     {
-        *lock(carried) = values;
+        *lock(carried) = Carried::new(values);
     }
-    Ok(())
+    Ok(before)
 }

@@ -1,5 +1,6 @@
 //! What a call is given: candle's tensors, with the dimensions that models have.
 
+use crate::integers;
 use candle_core::{Result, Tensor, bail};
 
 /// Activations, and what decides how many experts a token gets.
@@ -38,7 +39,7 @@ impl Inputs {
         Self { lengths: Some(lengths.to_vec()), ..self }
     }
 
-    /// U8 `[B, S]` or `[T]`: 0 marks padding.
+    /// `[B, S]` or `[T]`: 1 a token, 0 padding, and nothing else. U8, or any integers: those are copied.
     pub fn with_mask(mut self, mask: &Tensor) -> Self {
         self.rest.mask = Some(mask.detach());
         self
@@ -68,14 +69,14 @@ impl Inputs {
         self
     }
 
-    /// Tokens' ids, I32 `[B, S]` or `[T]`, and the frequency of each id, f32 `[V]`.
+    /// Tokens' ids, U32, I64 or I32 `[B, S]` or `[T]` (I32 are read where they are), and the frequency of each id, f32 `[V]`.
     pub fn with_token_frequency(mut self, ids: &Tensor, frequency: &Tensor) -> Self {
         self.rest.token_ids = Some(ids.detach());
         self.rest.token_frequency = Some(frequency.detach());
         self
     }
 
-    /// Experts of each token, I32 `[B, S]` or `[T]`, for the policy `given`.
+    /// Experts of each token, U32, I64 or I32 `[B, S]` or `[T]` (I32 are read where they are), for the policy `given`.
     pub fn with_k(mut self, k: &Tensor) -> Self {
         self.rest.k_given = Some(k.detach());
         self
@@ -107,14 +108,14 @@ impl Inputs {
         let contiguous = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::contiguous).transpose();
         Ok(Flat {
             cu_seqlens: starts(&lengths, &x)?,
-            mask: merge.optional("mask", mask)?,
+            mask: merge.optional("mask", mask)?.map(|mask| integers::mask(&mask)).transpose()?,
             query_key,
             lse: contiguous(lse)?,
             probabilities: contiguous(probabilities)?,
             importance: merge.optional("importance", importance)?,
-            token_ids: merge.optional("token_ids", token_ids)?,
+            token_ids: merge.integers("token_ids", token_ids)?,
             token_frequency: contiguous(token_frequency)?,
-            k_given: merge.optional("k_given", k_given)?,
+            k_given: merge.integers("k_given", k_given)?,
             x,
         })
     }
@@ -180,6 +181,11 @@ impl Merge<'_> {
 
     fn optional(&self, name: &str, tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
         tensor.as_ref().map(|tensor| self.whole(name, tensor)).transpose()
+    }
+
+    /// As I32.
+    fn integers(&self, name: &str, tensor: &Option<Tensor>) -> Result<Option<Tensor>> {
+        self.optional(name, tensor)?.map(|tensor| integers::narrow(name, &tensor)).transpose()
     }
 }
 

@@ -3,17 +3,22 @@
 
 mod autograd;
 mod call;
+mod carried;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod engine;
+mod how;
 mod inputs;
+mod integers;
 mod lend;
 mod module;
 mod record;
 mod steps;
 mod weights;
 
+pub use carried::Carried;
 pub use da_moe::{LayerConfig, Report};
+pub use how::How;
 pub use inputs::Inputs;
 pub use module::{DaMoe, Output};
 pub use record::Record;

@@ -200,7 +200,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
     /// Training steps of 1024 tokens
-    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub(crate) steps: u64,
     /// Tokens of the byte-pair vocabulary, learned from the text
     #[arg(long, value_name = "V", default_value_t = 512, value_parser = RangedU64ValueParser::<usize>::new().range(260..=1_000_000))]
@@ -277,9 +277,10 @@ fn activation(name: &str) -> Result<Activation, String> {
     })
 }
 
-/// clap's message without its usage section: what is wrong, and the tip if there is one.
+/// clap's message without its usage section, in one line: what is wrong, and the tip if there is one.
 pub(crate) fn one_line(refusal: &clap::Error) -> String {
     let text = refusal.to_string();
     let kept = text.split("\n\n").filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"));
-    kept.map(|part| part.trim().trim_start_matches("error: ")).collect::<Vec<_>>().join("; ")
+    let flowing = |part: &str| part.split_whitespace().collect::<Vec<_>>().join(" ");
+    kept.map(|part| flowing(part.trim().trim_start_matches("error: "))).collect::<Vec<_>>().join("; ")
 }

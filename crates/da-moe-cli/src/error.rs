@@ -75,10 +75,6 @@ pub enum Error {
     #[error("cannot start the program again: {0}")]
     Restart(io::Error),
 
-    /// The program that was started again has said what went wrong; this is its exit code.
-    #[error("ended with exit code {0:?}")]
-    Told(Option<u8>),
-
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
@@ -95,14 +91,33 @@ impl Error {
             Error::Train(error) if matches!(**error, TrainError::Diverged { .. } | TrainError::Engine(_)) => {
                 ExitCode::from(1)
             }
-            Error::Told(code) => ExitCode::from(code.unwrap_or(1)),
             _ => ExitCode::from(2),
         }
+    }
+
+    /// In one line, whatever names from files have in them; with `RUST_BACKTRACE` in the environment, where the engine was follows.
+    pub(crate) fn told(&self) -> String {
+        let text = self.to_string();
+        let (text, backtrace) = text.split_at(text.find(FIRST_FRAME).unwrap_or(text.len()));
+        let mut line = String::with_capacity(text.len());
+        for character in text.trim_end().chars() {
+            if breaks_lines(character) { line.extend(character.escape_default()) } else { line.push(character) }
+        }
+        line + backtrace.trim_end()
     }
 
     pub(crate) fn tensor(name: &str, problem: impl Into<String>) -> Self {
         Error::Tensor { name: name.into(), problem: problem.into() }
     }
+}
+
+/// How a backtrace begins, which candle's errors have after their text.
+const FIRST_FRAME: &str = "\n   0: ";
+
+/// Whether a character may end a line, or change how the rest of one is shown: control characters, separators of lines and
+/// paragraphs, and marks of direction.
+fn breaks_lines(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl From<TrainError> for Error {
@@ -117,6 +132,16 @@ impl From<TrainError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_is_one_line_and_where_it_happened_follows() {
+        let told = |text: &str| Error::Usage(text.into()).told();
+        assert_eq!(
+            told("`a\nb\r\u{1b}[31m\u{2028}c` is ä, ` ` and \\n"),
+            r"`a\nb\r\u{1b}[31m\u{2028}c` is ä, ` ` and \n"
+        );
+        assert_eq!(told("refused\n   0: there\n   1: here\n"), "refused\n   0: there\n   1: here");
+    }
 
     #[test]
     fn a_failed_check_is_not_bad_input() {

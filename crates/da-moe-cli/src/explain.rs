@@ -5,7 +5,7 @@ use crate::canvas::{Align, Canvas, INK, QUIET, Type, escape};
 use crate::heat_map::{self, Cell, Colors, Rank};
 use crate::ramp;
 use crate::run::output::replace;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 use anstream::AutoStream;
 use da_moe_train::{Checkpoint, Explained, Piece, explain};
 use std::fmt::Write as _;
@@ -18,6 +18,7 @@ pub(crate) fn execute(arguments: &ExplainArgs) -> Result<()> {
         return Err(Error::Usage(format!("there is no checkpoint `{missing}`: {remedy}")));
     }
     let checkpoint = Checkpoint::read(&arguments.model)?;
+    memory::expect_room("this model's sequences", checkpoint.sequence_bytes()?)?;
     let explained = explain(&checkpoint, &arguments.text)?;
     if let Some(path) = &arguments.svg {
         replace(path, picture(&explained).as_bytes())?;

@@ -2,32 +2,39 @@
 //!
 //! candle shares one pool of threads among all runs of a process, and its threads spin while they wait: small models that are
 //! trained at the same time spend most of it waiting for each other. How many threads there are is read from the environment when the first
-//! tensor is made, so the program has to be started again.
+//! tensor is made, so the program has to be started again: in its own place, as the same process, so that signals, exit code
+//! and terminal are those of one process and nothing can outlive it.
 
 use crate::Result;
-use std::io;
-use std::process::{Command, ExitStatus};
 
 /// What candle and rayon read.
 const THREADS: &str = "RAYON_NUM_THREADS";
+/// Says that the program has been started again; whatever [`THREADS`] is then, once is enough.
+const AGAIN: &str = "DA_MOE_AGAIN";
 
-/// Runs the same command with one thread a run and returns how it ended; `None` in that very process.
-pub(crate) fn again() -> Result<Option<ExitStatus>> {
-    if std::env::var(THREADS).is_ok_and(|threads| threads == "1") {
-        return Ok(None);
-    }
-    let start = || -> io::Result<ExitStatus> {
-        Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(THREADS, "1").status()
-    };
-    start().map(Some).map_err(crate::Error::Restart)
+/// Goes on in a process with one thread a run, from the program's beginning; returns in that very process.
+pub(crate) fn ensure() -> Result<()> {
+    let is = |name, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    // A process keeps its number when it is replaced: what another one left in the environment does not count.
+    let id = std::process::id().to_string();
+    if is(THREADS, "1") || is(AGAIN, &id) { Ok(()) } else { replace(&id) }
 }
 
-/// How this process ends when that one has.
-pub(crate) fn passed_on(status: ExitStatus) -> Result<()> {
-    // What went wrong has been told already.
-    if status.success() {
-        Ok(())
-    } else {
-        Err(crate::Error::Told(status.code().and_then(|code| u8::try_from(code).ok())))
-    }
+#[cfg(unix)]
+fn replace(id: &str) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe().map_err(crate::Error::Restart)?;
+    let mut again = std::process::Command::new(program);
+    again.args(std::env::args_os().skip(1)).env(THREADS, "1").env(AGAIN, id);
+    // Returns only if it failed.
+    Err(crate::Error::Restart(again.exec()))
+}
+
+/// A process that cannot be replaced goes on as it is: a child could outlive it, which is worse than slow.
+#[cfg(not(unix))]
+fn replace(_: &str) -> Result<()> {
+    use std::io::Write;
+    let _ =
+        writeln!(std::io::stderr(), "note: with {THREADS}=1 in the environment, models train faster beside each other");
+    Ok(())
 }

@@ -124,6 +124,8 @@ pub struct GateBackwardArgs<'a> {
     pub d_weights: TensorRef<'a, 2>,
     /// `[T, D]` f32, from permute's backward.
     pub dx_rows: TensorRef<'a, 2>,
+    /// Factor on the gradients of the losses, see [`Gradients::loss_scale`](crate::Gradients::loss_scale).
+    pub loss_scale: f32,
     /// Absent when the routing came from outside: `dx` is then `dx_rows` alone.
     pub router: Option<RouterBackward<'a>>,
     /// Out: `[T, D]` storage.

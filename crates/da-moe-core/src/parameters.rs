@@ -104,6 +104,7 @@ impl Parameters {
             constants: constants.map(|z| TensorMut::new(z, [c.num_null_experts, c.hidden_size])).transpose()?,
             routing: None,
             accumulate: false,
+            loss_scale: 1.0,
         })
     }
 }

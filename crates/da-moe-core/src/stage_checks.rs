@@ -1,6 +1,7 @@
 //! Shapes of every stage's arguments against each other, for engines that call stages one by one: a backend refuses what
 //! does not fit before it writes anything (SPEC §7). Types are checked where elements are read.
 
+use crate::weights::check_loss_scale;
 use crate::{
     Activation, Attention, CombineArgs, CombineBackwardArgs, DType, Error, ExpertGradients, ExpertWeights, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, PermuteArgs, PermuteBackwardArgs, Policy, Result,
@@ -362,6 +363,7 @@ impl GateBackwardArgs<'_> {
         self.d_weights.expect_shape(op, "d_weights", [tokens, slots])?;
         self.dx_rows.expect_shape(op, "dx_rows", [tokens, hidden])?;
         self.dx.expect_shape(op, "dx", [tokens, hidden])?;
+        check_loss_scale(op, self.loss_scale)?;
         let Some(router) = &self.router else { return Ok(()) };
         router.weight.expect_shape(op, "router.weight", [candidates, hidden])?;
         router.logits.expect_shape(op, "logits", [tokens, candidates])?;

@@ -163,6 +163,9 @@ pub struct Gradients<'a> {
     /// Whether weights' gradients (router, experts, shared, constants) are added to what is there, in f32 and rounded once,
     /// as over the micro-batches of one step; they are overwritten otherwise, whatever they hold.
     pub accumulate: bool,
+    /// Factor on the gradients of the balance loss and the z-loss in this call, usually 1: what the task's loss was multiplied
+    /// by before `dy` was taken of it, so that loss scaling, or a mean over micro-batches, scales both alike. Finite.
+    pub loss_scale: f32,
 }
 
 impl Gradients<'_> {
@@ -188,8 +191,17 @@ impl Gradients<'_> {
             }
             (Some(_), None) => Err(unpaired(op, "d.routing.weights", true)),
             (None, _) => Ok(()),
-        }
+        }?;
+        check_loss_scale(op, self.loss_scale)
     }
+}
+
+/// Refuses a factor that would make every gradient of the losses infinite or NaN.
+pub(crate) fn check_loss_scale(op: &'static str, loss_scale: f32) -> Result<()> {
+    if loss_scale.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Value { op, argument: "loss_scale", problem: format!("{loss_scale} is not a finite number") })
 }
 
 impl Gradients<'_> {

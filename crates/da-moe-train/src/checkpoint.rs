@@ -3,16 +3,20 @@
 use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
+use crate::header;
+use crate::held::{self, Held};
 use crate::identity::{Identity, Known, differences};
+use crate::limits;
 use crate::model::Transformer;
+use crate::optimizer::AdamW;
 use crate::pointer;
 use crate::trainer::Trainer;
-use crate::variables::Variables;
 use crate::whole;
 use candle_core::{Device, Tensor};
-use safetensors::SafeTensors;
+use da_moe::STATE_LEN;
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// The text beside the tensors.
@@ -52,7 +56,7 @@ impl Trainer {
         let (mut tensors, optimizer_step) = self.optimizer.tensors();
         for (index, state) in self.model.states()?.into_iter().enumerate() {
             let count = state.len();
-            tensors.push((format!("state.{index}"), Tensor::from_vec(state, count, &Device::Cpu)?));
+            tensors.push((state_name(index), Tensor::from_vec(state, count, &Device::Cpu)?));
         }
         let rarity = self.rarity().to_vec();
         let count = rarity.len();
@@ -80,18 +84,37 @@ impl Checkpoint {
     /// Reads a file of [`Trainer::save`].
     ///
     /// # Errors
-    /// A file that cannot be read or is none.
+    /// A file that cannot be read or is none: whose configuration is refused, or whose tensors are not those of its configuration.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = pointer::read(path).map_err(TrainError::file(path))?;
-        let wrong = |error: &dyn std::fmt::Display| TrainError::contents(path, error);
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(&error))?;
+        Self::parse(&bytes).map_err(|problem| TrainError::contents(path, problem))
+    }
+
+    /// Whatever is wrong is the file's fault, and a text.
+    fn parse(bytes: &[u8]) -> std::result::Result<Self, Box<dyn std::error::Error>> {
+        header::check(bytes)?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let text = metadata.metadata().as_ref().and_then(|text| text.get(HEADER));
-        let text = text.ok_or_else(|| TrainError::contents(path, "is not a checkpoint of da-moe"))?;
-        let header: Header = serde_json::from_str(text).map_err(|error| wrong(&error))?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-        let tokenizer = Tokenizer::from_json(&header.tokenizer)?;
-        let Header { config, step, optimizer_step, identity, .. } = header;
-        Ok(Self { config, step, tokenizer, identity, optimizer_step, tensors })
+        let text = text.ok_or("is not a checkpoint of da-moe")?;
+        let Header { config, step, optimizer_step, tokenizer, identity } = header::json(text)?;
+        config.validate()?;
+        let steps = config.schedule.steps;
+        if step > steps {
+            return Err(format!("is at step {step} of {steps}").into());
+        }
+        if optimizer_step != step {
+            return Err(format!("is at step {step}, and its optimiser at step {optimizer_step}").into());
+        }
+        let tokenizer = Tokenizer::from_json(&tokenizer)?;
+        if tokenizer.vocabulary() != config.model.vocabulary {
+            let [tokens, expected] = [tokenizer.vocabulary(), config.model.vocabulary];
+            return Err(format!("its tokeniser has {tokens} tokens, `model.vocabulary` is {expected}").into());
+        }
+        refuse_numbers(&SafeTensors::deserialize(bytes)?)?;
+        let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
+        let checkpoint = Self { config, step, tokenizer, identity, optimizer_step, tensors };
+        checkpoint.refuse_other_tensors()?;
+        Ok(checkpoint)
     }
 
     /// Refuses to be gone on from by any run but its own.
@@ -109,6 +132,24 @@ impl Checkpoint {
         }
     }
 
+    /// Every tensor is one that a trainer of this configuration would have written, and none is missing.
+    fn refuse_other_tensors(&self) -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let (_, mut known) = self.model_and_names()?;
+        for name in known.clone() {
+            let shape = self.tensor(&name)?.shape().clone();
+            for moment in AdamW::moments(&name) {
+                held::find(&self.tensors, &moment, &shape)?;
+                known.insert(moment);
+            }
+        }
+        known.insert(RARITY.into());
+        known.extend((0..self.config.model.layers).map(state_name));
+        match self.tensors.keys().find(|name| !known.contains(*name)) {
+            Some(name) => Err(format!("has a tensor `{}` that such a run does not have", name.escape_debug()).into()),
+            None => Ok(()),
+        }
+    }
+
     /// Weights and everything else, to a trainer of the same configuration.
     pub(crate) fn give(&self, trainer: &mut Trainer) -> Result<()> {
         trainer.optimizer.restore(|name| self.tensor(name), self.optimizer_step)?;
@@ -122,19 +163,30 @@ impl Checkpoint {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn model(&self) -> Result<Transformer> {
-        let variables = Variables::new(self.config.seed);
-        let rarity = self.tensor(RARITY)?.to_vec1::<f32>()?;
-        let builder = variables.builder(&Device::Cpu);
-        let model = Transformer::new(&self.config.model, &self.config.variant, &rarity, builder)?;
-        for (name, var) in variables.all() {
-            var.set(&self.tensor(&name)?)?;
-        }
+        self.model_and_names().map(|(model, _)| model)
+    }
+
+    /// Bytes that reading one sequence with the model takes, about.
+    ///
+    /// # Errors
+    /// What the configuration refuses.
+    pub fn sequence_bytes(&self) -> Result<usize> {
+        let (layer, _) = self.config.variant.layer(&self.config.model, &[])?;
+        Ok(limits::sequence_bytes(&self.config.model, &layer))
+    }
+
+    /// The model, and the names of its weights.
+    fn model_and_names(&self) -> Result<(Transformer, BTreeSet<String>)> {
+        let held = Held::new(&self.tensors);
+        let rarity = held::find(&self.tensors, RARITY, &self.config.model.vocabulary.into())?.to_vec1()?;
+        let model = Transformer::new(&self.config.model, &self.config.variant, &rarity, held.builder())?;
         model.set_states(&self.states()?)?;
-        Ok(model)
+        Ok((model, held.asked()))
     }
 
     fn states(&self) -> candle_core::Result<Vec<Vec<f32>>> {
-        (0..self.config.model.layers).map(|index| self.tensor(&format!("state.{index}"))?.to_vec1()).collect()
+        let state = |index| held::find(&self.tensors, &state_name(index), &STATE_LEN.into())?.to_vec1();
+        (0..self.config.model.layers).map(state).collect()
     }
 
     fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
@@ -143,4 +195,27 @@ impl Checkpoint {
             None => candle_core::bail!("the checkpoint has no tensor `{name}`"),
         }
     }
+}
+
+/// What layer number `index` carries.
+fn state_name(index: usize) -> String {
+    format!("state.{index}")
+}
+
+/// Refuses tensors of another type than training has, and numbers that it cannot have come to.
+fn refuse_numbers(file: &SafeTensors<'_>) -> std::result::Result<(), String> {
+    for (name, tensor) in file.iter() {
+        let shown = name.escape_debug();
+        if tensor.dtype() != Dtype::F32 {
+            return Err(format!("tensor `{shown}` is {:?}, F32 is expected", tensor.dtype()));
+        }
+        let positive = name.starts_with(AdamW::SQUARE);
+        let (numbers, _) = tensor.data().as_chunks();
+        let wrong = |number: &f32| !number.is_finite() || (positive && *number < 0.0);
+        let mut numbers = numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).enumerate();
+        if let Some((index, number)) = numbers.find(|(_, number)| wrong(number)) {
+            return Err(format!("tensor `{shown}` has {number} at {index}"));
+        }
+    }
+    Ok(())
 }

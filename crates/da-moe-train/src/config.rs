@@ -1,6 +1,7 @@
 //! What is trained, and how: one JSON object for a run.
 
 use crate::error::{Result, TrainError};
+use crate::limits;
 use crate::variant::Variant;
 use da_moe::Activation;
 use serde::{Deserialize, Serialize};
@@ -68,22 +69,25 @@ impl Schedule {
         0.3
     }
 
-    /// Refuses what no model of this size can be trained by.
-    fn validate(&self, model: &ModelConfig) -> Result<()> {
+    /// Refuses what nothing can be trained by.
+    fn validate(&self, causal: bool) -> Result<()> {
         let refused = |field: &str, problem: String| Err(TrainError::config(format!("schedule.{field}"), problem));
-        let Self { batch, steps, rate, clip, mask_rate, weight_decay, .. } = *self;
-        check_batch("schedule.batch", batch, model.length)?;
-        if steps > MOST_STEPS {
-            return refused("steps", format!("is {steps}, at most {MOST_STEPS} are taken"));
+        let Self { batch, rate, clip, mask_rate, weight_decay, .. } = *self;
+        if batch == 0 {
+            return refused("batch", "is 0".into());
         }
-        check_rate("schedule.rate", rate)?;
-        if !(clip.is_finite() && clip > 0.0) {
-            return refused("clip", format!("{clip} is not a positive number"));
+        for (field, value) in [("rate", rate), ("clip", clip)] {
+            if !(value.is_finite() && value > 0.0) {
+                return refused(field, format!("{value} is not a positive number"));
+            }
+        }
+        if rate > MOST_RATE {
+            return refused("rate", format!("{rate:?} is more than {MOST_RATE}"));
         }
         if !(0.0..=1.0).contains(&weight_decay) {
             return refused("weight_decay", format!("{weight_decay:?} is not between 0 and 1"));
         }
-        if !(0.0..1.0).contains(&mask_rate) || (mask_rate == 0.0 && !model.causal) {
+        if !(0.0..1.0).contains(&mask_rate) || (mask_rate == 0.0 && !causal) {
             return refused("mask_rate", format!("{mask_rate:?} is not between 0 and 1"));
         }
         Ok(())
@@ -102,41 +106,8 @@ impl Schedule {
     }
 }
 
-/// Tokens of a step, at most: a mistyped number should not ask for all memory.
-const MOST_TOKENS: usize = 1 << 22;
-/// Steps, at most: their tokens can be counted.
-const MOST_STEPS: u64 = 1_000_000_000;
 /// Adam moves every weight by about the rate: beyond this nothing is learned.
 const MOST_RATE: f64 = 1.0;
-
-/// Refuses batches of nothing, and of more than memory could be meant for.
-///
-/// # Errors
-/// [`TrainError::Config`] with the field.
-pub(crate) fn check_batch(field: &str, batch: usize, length: usize) -> Result<()> {
-    if batch == 0 {
-        return Err(TrainError::config(field, "is 0"));
-    }
-    if batch.checked_mul(length).is_none_or(|tokens| tokens > MOST_TOKENS) {
-        let problem = format!("{batch} sequences of {length} tokens are more than {MOST_TOKENS} tokens a step");
-        return Err(TrainError::config(field, problem));
-    }
-    Ok(())
-}
-
-/// Refuses learning rates that no model learns by.
-///
-/// # Errors
-/// [`TrainError::Config`] with the field.
-pub(crate) fn check_rate(field: &str, rate: f64) -> Result<()> {
-    if !(rate.is_finite() && rate > 0.0) {
-        return Err(TrainError::config(field, format!("{rate} is not a positive number")));
-    }
-    if rate > MOST_RATE {
-        return Err(TrainError::config(field, format!("{rate:?} is more than {MOST_RATE}")));
-    }
-    Ok(())
-}
 
 /// A run: a model, its training, a way to allocate experts and a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,8 +145,9 @@ impl RunConfig {
         if length < shortest {
             return Err(TrainError::config("model.length", format!("is {length}, at least {shortest} are needed")));
         }
-        self.schedule.validate(&self.model)?;
-        self.variant.layer(&self.model, &[]).map(drop)
+        self.schedule.validate(self.model.causal)?;
+        let (layer, _) = self.variant.layer(&self.model, &[])?;
+        limits::check(self, &layer)
     }
 }
 

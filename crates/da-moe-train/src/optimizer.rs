@@ -74,16 +74,20 @@ impl AdamW {
         Ok(norm)
     }
 
+    /// What the names of the second moments begin with; they are sums of squares.
+    pub(crate) const SQUARE: &str = "adam.square.";
+
+    /// Names of a variable's moments.
+    pub(crate) fn moments(name: &str) -> [String; 2] {
+        [format!("adam.mean.{name}"), format!("{}{name}", Self::SQUARE)]
+    }
+
     /// Every variable and moment by name, and the number of steps: what a checkpoint holds.
     pub fn tensors(&self) -> (Vec<(String, Tensor)>, u64) {
         let named = self.entries.iter().flat_map(|entry| {
             let [mean, square] = entry.moments.clone();
-            let name = &entry.name;
-            [
-                (name.clone(), entry.var.as_tensor().clone()),
-                (format!("adam.mean.{name}"), mean),
-                (format!("adam.square.{name}"), square),
-            ]
+            let [mean_name, square_name] = Self::moments(&entry.name);
+            [(entry.name.clone(), entry.var.as_tensor().clone()), (mean_name, mean), (square_name, square)]
         });
         (named.collect(), self.step)
     }
@@ -95,14 +99,15 @@ impl AdamW {
     pub fn restore(&mut self, find: impl Fn(&str) -> Result<Tensor>, step: u64) -> Result<()> {
         for entry in &mut self.entries {
             entry.var.set(&find(&entry.name)?)?;
-            let moment = |kind: &str| {
-                let tensor = find(&format!("adam.{kind}.{}", entry.name))?;
+            let moment = |name: &str| {
+                let tensor = find(name)?;
                 if tensor.shape() != entry.var.shape() {
                     candle_core::bail!("the moments of `{}` have shape {:?}", entry.name, tensor.shape());
                 }
                 Ok(tensor)
             };
-            entry.moments = [moment("mean")?, moment("square")?];
+            let [mean, square] = Self::moments(&entry.name);
+            entry.moments = [moment(&mean)?, moment(&square)?];
         }
         self.step = step;
         Ok(())

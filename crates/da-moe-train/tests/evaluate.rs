@@ -172,7 +172,7 @@ fn plans_that_cannot_run_are_refused() {
     changed("/groups/0/schedule/batch", json!(0), "`schedule.batch`");
     changed("/groups/0/schedule/batch", json!(usize::MAX), "`schedule.batch`");
     changed("/groups/0/model/length", json!(2), "`model.length`");
-    changed("/groups/0/model/length", json!(usize::MAX), "`schedule.batch`");
+    changed("/groups/0/model/length", json!(usize::MAX), "`model");
     changed("/groups/0/comparisons/0/against", json!("received"), "`comparisons.against`");
     changed("/groups/0/fine_tuning/sets", json!([]), "`fine_tuning.sets`");
     changed("/groups/0/fine_tuning/sets", json!(["glue/RTE", "glue/rte"]), "`fine_tuning.sets`");

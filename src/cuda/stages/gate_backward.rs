@@ -121,7 +121,7 @@ fn d_logits<'t, D: Device>(
     [load, unmasked]: [&TensorRef<'_, 1>; 2],
     to: TensorMut<'t, 2>,
 ) -> Result<Output<'t, f32>> {
-    let mut p = launches::parameters(args.config, args.x.shape()[0]);
+    let mut p = launches::parameters(args.config, args.x.shape()[0], args.loss_scale);
     p.tokens_per_warp = options.tokens_per_warp.map_or(p.tokens_per_warp, |tokens| tokens as i32);
     p.slots = args.selection.experts.shape()[1] as i32;
     p.logits = tray.input("logits", logits)?;

@@ -88,6 +88,7 @@ impl GradientMemory {
             constants: None,
             routing: None,
             accumulate: false,
+            loss_scale: 1.0,
         })
     }
 }

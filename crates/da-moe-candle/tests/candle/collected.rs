@@ -56,7 +56,8 @@ fn with_a_router_that_is_held_fast_and_weights_made_of_variables() -> Result<()>
         let vb = VarBuilder::from_tensors(tensors.collect::<Result<_>>()?, DType::F32, &Device::Cpu);
         DaMoe::new(config(), vb)
     };
-    let held_fast = with(|name, tensor| Ok(if name == "router.weight" { tensor.detach() } else { tensor }))?;
+    let held_fast = with(|name, tensor| Ok(if name == "router.weight" { tensor.detach() } else { tensor }))?
+        .with_frozen(&["router.weight"])?;
     let halved = with(|_, tensor| tensor * 0.5)?;
     for layer in [held_fast, halved] {
         let (linked, collected) = (call(&layer, 1)?, call(&layer.with_collected_gradients(), 1)?);

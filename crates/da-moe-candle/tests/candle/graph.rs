@@ -100,23 +100,55 @@ fn a_call_without_backward_changes_no_other() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn weights_that_are_no_variables_have_no_gradient() -> Result<()> {
-    let (_, weights) = layer(&config(), DType::F32)?;
-    let fixed = ["router.weight", "shared.w_in"];
-    let tensors = names(&weights).into_iter().map(|name| {
-        let tensor = weight(&weights, &name);
-        let tensor = if fixed.contains(&name.as_str()) { tensor.detach() } else { tensor };
+/// A layer of the same weights, those of these names as plain tensors.
+fn with_plain(weights: &VarMap, plain: &[&str]) -> Result<DaMoe> {
+    let tensors = names(weights).into_iter().map(|name| {
+        let tensor = weight(weights, &name);
+        let tensor = if plain.contains(&name.as_str()) { tensor.detach() } else { tensor };
         (name, tensor)
     });
-    let vb = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
-    let layer = DaMoe::new(config(), vb)?;
+    DaMoe::new(config(), VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu))
+}
+
+/// By their names, variables or not.
+#[test]
+fn weights_that_are_held_fast_have_no_gradient_and_the_others_have_the_same() -> Result<()> {
+    let (whole, weights) = layer(&config(), DType::F32)?;
+    let fixed = ["router.weight", "shared.w_in"];
     let inputs = with_heads(&tensor(1, &[B, S, D])?, &tensor(2, &[B, S, 2, 4])?);
-    let all = layer.forward(&inputs, true)?.y.sum_all()?.backward()?;
-    for name in names(&weights) {
-        let gradient = all.get(&weight(&weights, &name)).is_some();
-        assert_eq!(gradient, !fixed.contains(&name.as_str()), "{name}");
+    let expected = whole.forward(&inputs, true)?.y.sum_all()?.backward()?;
+    for layer in [with_plain(&weights, &fixed)?, whole.clone()] {
+        let all = layer.with_frozen(&fixed)?.forward(&inputs, true)?.y.sum_all()?.backward()?;
+        for name in names(&weights) {
+            let [found, expected] = [&all, &expected].map(|all| all.get(&weight(&weights, &name)));
+            match found {
+                Some(found) => assert_eq!(bits(found)?, bits(expected.expect(&name))?, "{name}"),
+                None => assert!(fixed.contains(&name.as_str()), "{name} has no gradient"),
+            }
+            assert_eq!(found.is_none(), fixed.contains(&name.as_str()), "{name}");
+        }
     }
+    Ok(())
+}
+
+#[test]
+fn weights_that_no_gradient_would_reach_are_told_in_training() -> Result<()> {
+    let (_, weights) = layer(&config(), DType::F32)?;
+    let inputs = with_heads(&tensor(1, &[B, S, D])?, &tensor(2, &[B, S, 2, 4])?);
+    let layer = with_plain(&weights, &["router.weight", "shared.w_in"])?;
+    layer.forward(&inputs, false)?;
+    let refusals = [
+        layer.forward(&inputs, true).err(),
+        layer.forward_to_repeat(&inputs, true).err(),
+        layer.clone().with_frozen(&["shared.w_in"])?.forward(&inputs, true).err(),
+    ];
+    for refusal in refusals {
+        let refusal = refusal.expect("a refusal").to_string();
+        assert!(refusal.contains("router.weight") && refusal.contains("with_frozen"), "{refusal}");
+    }
+    layer.clone().with_frozen(&["shared.w_in", "router.weight"])?.forward(&inputs, true)?;
+    let unknown = layer.with_frozen(&["router"]).expect_err("no weight has that name").to_string();
+    assert!(unknown.contains("`router`") && unknown.contains("experts.w_in"), "{unknown}");
     Ok(())
 }
 

@@ -5,5 +5,7 @@ mod common;
 mod dense;
 mod gradients;
 mod graph;
+mod losses;
 mod module;
 mod refusals;
+mod repeat;

@@ -1,9 +1,9 @@
 //! What does not fit is an error that names it.
 
-use crate::common::{D, E, external, layer, names, tensor, weight};
+use crate::common::{D, E, bits, external, layer, names, tensor, weight};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{VarBuilder, VarMap};
-use da_moe::{AttentionSource, ExpertsPerToken, ImportanceConfig, LayerConfig, Policy};
+use da_moe::{AttentionSource, ExpertsPerToken, ImportanceConfig, LayerConfig, Policy, Source};
 use da_moe_candle::{DaMoe, Inputs};
 use std::collections::HashMap;
 
@@ -62,6 +62,52 @@ fn inputs_that_the_policy_or_the_source_needs() -> Result<()> {
         attention.forward(&Inputs::new(&x).with_query_key(&heads, &tensor(2, &[T, 3, 4])?), true),
         &["3 key heads"],
     );
+    Ok(())
+}
+
+#[test]
+fn masks_of_anything_but_0_and_1() -> Result<()> {
+    let layer = new(external())?;
+    let inputs = |mask: &Tensor| -> Result<Inputs> {
+        Ok(Inputs::new(&tensor(1, &[T, D])?).with_importance(&tensor(2, &[T])?.abs()?).with_mask(mask))
+    };
+    let mask = Tensor::new(&[1u8, 1, 0, 1, 1, 0], &Device::Cpu)?;
+    let expected = bits(&layer.forward(&inputs(&mask)?, false)?.y)?;
+    for dtype in [DType::U8, DType::U32, DType::I32, DType::I64] {
+        assert_eq!(bits(&layer.forward(&inputs(&mask.to_dtype(dtype)?)?, false)?.y)?, expected);
+        let twos = (&mask * 2.0)?.to_dtype(dtype)?;
+        refused(layer.forward(&inputs(&twos)?, false), &["`mask`", "2 at 0", "0 or 1"]);
+    }
+    let negative = Tensor::new(&[1i64, 1, 0, -1, 1, 0], &Device::Cpu)?;
+    refused(layer.forward(&inputs(&negative)?, false), &["`mask`", "-1 at 3"]);
+    Ok(())
+}
+
+/// Ids are U32 in candle, and I64 where they come from other libraries.
+#[test]
+fn ids_and_numbers_of_any_integers_but_those_that_do_not_fit() -> Result<()> {
+    let frequency = LayerConfig {
+        importance: ImportanceConfig { source: Source::TokenFrequency, ..external().importance },
+        ..external()
+    };
+    let given = LayerConfig { experts_per_token: ExpertsPerToken::between(Policy::Given, 0, E), ..external() };
+    let x = tensor(1, &[T, D])?;
+    let table = Tensor::new(&[0.1f32, 0.5, 0.9], &Device::Cpu)?;
+    let integers = Tensor::new(&[0u32, 1, 2, 2, 1, 0], &Device::Cpu)?;
+    let ids = |ids: &Tensor| Inputs::new(&x).with_token_frequency(ids, &table);
+    let numbers = |numbers: &Tensor| Inputs::new(&x).with_k(numbers);
+    for (config, name, inputs) in
+        [(frequency, "token_ids", &ids as &dyn Fn(&Tensor) -> Inputs), (given, "k_given", &numbers)]
+    {
+        let layer = new(config)?;
+        let expected = bits(&layer.forward(&inputs(&integers.to_dtype(DType::I32)?), false)?.y)?;
+        for dtype in [DType::U32, DType::I64] {
+            assert_eq!(bits(&layer.forward(&inputs(&integers.to_dtype(dtype)?), false)?.y)?, expected, "{name}");
+        }
+        let large = Tensor::new(&[0u32, 1, 2, u32::MAX, 1, 0], &Device::Cpu)?;
+        refused(layer.forward(&inputs(&large), false), &[&format!("`{name}`"), "4294967295 at 3"]);
+        refused(layer.forward(&inputs(&integers.to_dtype(DType::F32)?), false), &[name, "f32"]);
+    }
     Ok(())
 }
 

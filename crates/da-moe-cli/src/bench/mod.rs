@@ -195,6 +195,7 @@ impl GradientBuffers {
             constants: None,
             routing: None,
             accumulate: false,
+            loss_scale: 1.0,
         })
     }
 }

@@ -156,6 +156,7 @@ impl GradientBuffers {
             constants: None,
             routing: None,
             accumulate: false,
+            loss_scale: 1.0,
         })
     }
 }

@@ -14,10 +14,11 @@ use crate::heat_map::{self, Colors};
 use crate::run::output::replace;
 use crate::{Error, Result};
 use anstream::AutoStream;
+use da_moe_train::pointer;
 use findings::Findings;
 use indicatif::ProgressBar;
 use layer::Setup;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 use text::Text;
@@ -59,15 +60,11 @@ pub(crate) fn execute(arguments: &DemoArgs) -> Result<()> {
 
 /// A text file, or standard input for `-`.
 pub(crate) fn read(path: &Path) -> Result<String> {
-    let attempt = || match path.as_os_str() == "-" {
+    let text = match path.as_os_str() == "-" {
         true => io::read_to_string(io::stdin()),
-        false => {
-            let mut text = String::new();
-            std::fs::File::open(path)?.read_to_string(&mut text)?;
-            Ok(text)
-        }
+        false => pointer::read_to_string(path),
     };
-    attempt().map_err(|source| Error::Read { path: path.to_path_buf(), source })
+    text.map_err(|source| Error::Read { path: path.to_path_buf(), source })
 }
 
 fn show(findings: &Findings<'_>) -> Result<()> {

@@ -19,7 +19,7 @@ pub(super) fn backward(
     let of_experts = experts(config, tokens, storage).calls(Default::default(), multiprocessors);
     let to_tokens = permute_backward::calls(storage, sum(config, tokens));
     let (d_weight, product) = router(config, tokens);
-    let of_gate = gate_backward::calls(gate_backward::parameters(config, tokens))
+    let of_gate = gate_backward::calls(gate_backward::parameters(config, tokens, 1.0))
         .chain(gradient_products::divided_weight_gradient(storage, d_weight, without_provenance_mut(ADDRESS)))
         .chain(gradient_products::across(Operands { rows: DType::F32, weights: storage }, multiprocessors, product))
         .chain(gate_backward::dx_calls(storage, dx(config, tokens)));

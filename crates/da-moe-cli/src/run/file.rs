@@ -2,9 +2,10 @@
 
 use crate::{Error, Result};
 use da_moe::{Buffer, DType, TensorRef, bf16, f16};
+use da_moe_train::header;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// A tensor of the input, converted to the type it is used in.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(super) struct InputFile<'a> {
 
 impl<'a> InputFile<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self> {
-        refuse_distant_offsets(bytes)?;
+        header::check(bytes).map_err(Error::Format)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| Error::Format(error.to_string()))?;
         Ok(Self { tensors, read: RefCell::default() })
     }
@@ -154,21 +155,4 @@ fn wrong_type(name: &str, found: Dtype, expected: &str) -> Error {
 fn decode<const N: usize, T>(bytes: &[u8], element: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|chunk| element(*chunk)).collect()
-}
-
-/// The safetensors crate adds the header's length to the last offset without looking for overflow, so offsets that lie
-/// past the end of the file are refused before it sees them. A header that this cannot parse, it refuses itself.
-fn refuse_distant_offsets(bytes: &[u8]) -> Result<()> {
-    let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(()) };
-    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-    let Some(header) = rest.get(..length) else { return Ok(()) };
-    let entries: HashMap<String, serde_json::Value> = serde_json::from_slice(header).unwrap_or_default();
-    let beyond = |value: &serde_json::Value| {
-        let offsets = value.get("data_offsets").and_then(serde_json::Value::as_array);
-        offsets.is_some_and(|offsets| offsets.iter().any(|o| o.as_u64().is_some_and(|o| o > rest.len() as u64)))
-    };
-    match entries.iter().find(|(_, value)| beyond(value)) {
-        Some((name, _)) => Err(Error::Format(format!("tensor `{name}` lies past the end of the file"))),
-        None => Ok(()),
-    }
 }

@@ -91,6 +91,7 @@ impl OwnedGradients {
             constants: self.constants.as_mut().map(Room::view_mut).transpose()?,
             routing,
             accumulate: false,
+            loss_scale: 1.0,
         })
     }
 

@@ -12,10 +12,10 @@ use crate::device::{Opened, Why};
 use crate::target::Target;
 use crate::{Device, Error, Result, memory};
 use da_moe::{DType, Keep, Layer, LayerConfig, Step};
+use da_moe_train::pointer;
 use file::InputFile;
 use gradients::{OwnedGradients, Room};
 use serde::Serialize;
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use tensors::Tensors;
@@ -64,7 +64,8 @@ pub(crate) fn execute(arguments: &RunArgs) -> Result<()> {
     // A device that is not there is told before the files are looked at.
     options.device.open()?;
     let config = text(&arguments.config)?;
-    let bytes = fs::read(&arguments.input).map_err(|source| Error::Read { path: arguments.input.clone(), source })?;
+    let bytes =
+        pointer::read(&arguments.input).map_err(|source| Error::Read { path: arguments.input.clone(), source })?;
     let outcome = run(&config, &bytes, &options)?;
     drop(bytes);
     for name in &outcome.unread {
@@ -76,7 +77,7 @@ pub(crate) fn execute(arguments: &RunArgs) -> Result<()> {
 }
 
 fn text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
+    pointer::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
 }
 
 /// One forward call, and one backward call if asked for, of the layer that `config` describes on the tensors of a

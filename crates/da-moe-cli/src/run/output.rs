@@ -6,7 +6,7 @@ use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A tensor of the result.
 #[derive(Clone, Debug)]
@@ -93,31 +93,110 @@ pub(super) fn write(path: &Path, tensors: &[Output]) -> Result<()> {
 
 /// Puts `bytes` in the place of `path`, whole or not at all.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let attempt = || -> io::Result<()> {
-        // A link keeps pointing where it did; a device or pipe is written to, not replaced.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
-            return fs::write(&target, bytes);
-        }
-        let folder = match target.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut temporary = beside(folder)?;
-        temporary.write_all(bytes)?;
-        temporary.persist(&target).map_err(|error| error.error)?;
-        Ok(())
-    };
-    attempt().map_err(|source| Error::Write { path: path.to_path_buf(), source })
+    attempt(path, bytes).map_err(|source| Error::Write { path: path.to_path_buf(), source })
 }
 
-/// A temporary file with the permissions of an ordinary one: those that the user's mask leaves.
-fn beside(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+fn attempt(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let there = fs::metadata(path).ok();
+    // A device or pipe is written to, not replaced.
+    if there.as_ref().is_some_and(|there| !there.is_file() && !there.is_dir()) {
+        return fs::write(path, bytes);
+    }
+    let target = followed(path)?;
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut temporary = beside(folder, there.as_ref())?;
+    temporary.write_all(bytes)?;
+    temporary.persist(&target).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Where a link leads, whether there is a file yet or not: it keeps pointing there.
+fn followed(path: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const MOST: usize = 40;
+    let mut place = path.to_path_buf();
+    for _ in 0..=MOST {
+        let Ok(next) = fs::read_link(&place) else { return Ok(place) };
+        place = match place.parent() {
+            Some(folder) => folder.join(next),
+            None => next,
+        };
+    }
+    Err(io::Error::other(format!("more than {MOST} links lead from one to the next")))
+}
+
+/// A temporary file with the permissions of the file that it will replace, or of an ordinary new one: those that the user's mask leaves.
+/// From its first moment on nobody may read it who may not read that file.
+fn beside(folder: &Path, replaced: Option<&fs::Metadata>) -> io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
+    builder.prefix(".da-moe-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
+        let permissions = |mode| fs::Permissions::from_mode(mode & 0o777);
+        let Some(replaced) = replaced else { return builder.permissions(permissions(0o666)).tempfile_in(folder) };
+        let mode = replaced.permissions().mode();
+        let temporary = builder.permissions(permissions(mode)).tempfile_in(folder)?;
+        // What the mask has left out.
+        temporary.as_file().set_permissions(permissions(mode))?;
+        Ok(temporary)
     }
-    builder.prefix(".da-moe-").tempfile_in(folder)
+    #[cfg(not(unix))]
+    {
+        let _ = replaced;
+        builder.tempfile_in(folder)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn mode(path: &Path) -> io::Result<u32> {
+        Ok(fs::metadata(path)?.permissions().mode() & 0o777)
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_keeps_its_permissions() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("file");
+        for kept in [0o600, 0o640, 0o666, 0o400] {
+            fs::write(&path, "old")?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(kept))?;
+            replace(&path, b"new").expect("a replaced file");
+            assert_eq!((mode(&path)?, fs::read(&path)?), (kept, b"new".to_vec()), "{kept:o}");
+            // Before a byte is in it.
+            assert_eq!(mode(beside(folder.path(), Some(&fs::metadata(&path)?))?.path())?, kept, "{kept:o}");
+            fs::remove_file(&path)?;
+        }
+        replace(&path, b"new").expect("a new file");
+        let ordinary = folder.path().join("ordinary");
+        fs::write(&ordinary, "")?;
+        assert_eq!(mode(&path)?, mode(&ordinary)?, "a new file has what the mask leaves");
+        Ok(())
+    }
+
+    #[test]
+    fn links_are_followed_whether_there_is_a_file_yet_or_not() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let place = |name: &str| folder.path().join(name);
+        fs::create_dir(place("elsewhere"))?;
+        symlink("elsewhere/second", place("first"))?;
+        symlink(place("file"), place("elsewhere/second"))?;
+        for bytes in [&b"new"[..], b"newer"] {
+            replace(&place("first"), bytes).expect("a written file");
+            assert_eq!(fs::read(place("file"))?, bytes);
+            assert!(place("first").is_symlink() && place("elsewhere/second").is_symlink());
+        }
+        symlink("nowhere/file", place("dangling"))?;
+        assert!(replace(&place("dangling"), b"new").is_err(), "there is no such folder");
+        symlink("circle", place("circle"))?;
+        assert!(replace(&place("circle"), b"new").is_err_and(|error| error.to_string().contains("links")));
+        assert!(place("circle").is_symlink() && place("dangling").is_symlink());
+        Ok(())
+    }
 }

@@ -31,9 +31,7 @@ struct Trained {
 }
 
 pub(crate) fn execute(arguments: &TrainArgs) -> Result<()> {
-    if let Some(status) = single::again()? {
-        return single::passed_on(status);
-    }
+    single::ensure()?;
     let text = match &arguments.text {
         Some(path) => prose_from_text(&read(path)?),
         None => own_documentation(),

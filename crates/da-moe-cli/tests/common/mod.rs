@@ -12,6 +12,7 @@ use tempfile::TempDir;
 pub fn program() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("da-moe"));
     command.env_remove("CLICOLOR_FORCE").env_remove("NO_COLOR").env_remove("COLORTERM").env("TERM", "dumb");
+    command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
     command
 }
 

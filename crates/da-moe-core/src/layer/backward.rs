@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl<B: Backend> Layer<B> {
-    /// Gradients of `⟨y, dy⟩ + balance·L_balance + z·L_z` (SPEC §6) for the forward call that `step` last saw.
+    /// Gradients of `⟨y, dy⟩ + loss_scale·(balance·L_balance + z·L_z)` (SPEC §6) for the forward call that `step` last saw.
     ///
     /// # Errors
     /// Any argument that does not fit, by name, or a `step` made without room for backward; nothing has been written.
@@ -159,6 +159,7 @@ impl<B: Backend> Layer<B> {
                 selection,
                 d_weights,
                 dx_rows: view(&scratch.dx, [sizes.tokens, sizes.hidden])?,
+                loss_scale: gradients.loss_scale,
                 router,
                 dx: gradients.x.reborrow(),
             },

@@ -38,7 +38,8 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
         chosen: rows(op, "experts", &args.selection.experts)?,
         ranked: rows(op, "ranked", &args.selection.ranked)?,
         d_weights: rows(op, "d_weights", &args.d_weights)?,
-        pull: balance_pull(args.config, vector(op, "load", &load)?),
+        pull: balance_pull(args.config, args.loss_scale, vector(op, "load", &load)?),
+        z: (f64::from(args.loss_scale) * args.config.losses.z) as f32,
     };
     let candidates = gate.logits.cols;
     check_below(op, "selection.experts", &args.selection.experts, candidates)?;
@@ -56,10 +57,11 @@ fn run<S: Storage>(mut args: GateBackwardArgs<'_>) -> Result<()> {
     by_storage!(op, "d.router.weight", d_weight.dtype(), G => weight_gradient::<S, G>(dz, x, gate.mask, d_weight, accumulate))
 }
 
-/// `dL_balance / dp[t, e] · T = balance · E · f_e` (SPEC §3: `f_e` carries no gradient).
-fn balance_pull(config: &LayerConfig, load: &[i32]) -> Vec<f32> {
+/// `dL_balance / dp[t, e] · T = loss_scale · balance · E · f_e` (SPEC §3: `f_e` carries no gradient).
+fn balance_pull(config: &LayerConfig, loss_scale: f32, load: &[i32]) -> Vec<f32> {
     let total: f64 = load.iter().map(|&count| f64::from(count)).sum();
-    let scale = if total == 0.0 { 0.0 } else { config.losses.balance * config.num_experts as f64 / total };
+    let balance = f64::from(loss_scale) * config.losses.balance;
+    let scale = if total == 0.0 { 0.0 } else { balance * config.num_experts as f64 / total };
     load.iter().map(|&count| (scale * f64::from(count)) as f32).collect()
 }
 
@@ -72,6 +74,8 @@ struct GateBackward<'a> {
     ranked: Rows<'a, i32>,
     d_weights: Rows<'a, f32>,
     pull: Vec<f32>,
+    /// Coefficient of the z-loss in this call.
+    z: f32,
 }
 
 impl GateBackward<'_> {
@@ -89,7 +93,7 @@ impl GateBackward<'_> {
             self.through_weights(token, scores.values(), &mut ds);
             self.through_balance(&scores, per_token, &mut pull, &mut ds);
             through_scores(self.config.router.scoring, scores.values(), &ds, dz);
-            let z = self.config.losses.z as f32 * 2.0 * scores.log_sum_exp() * per_token;
+            let z = self.z * 2.0 * scores.log_sum_exp() * per_token;
             if z != 0.0 {
                 dz.iter_mut().zip(scores.softmax()).for_each(|(dz, p)| *dz += z * p);
             }

@@ -1,7 +1,6 @@
 //! What a plan is refused for, before anything runs.
 
 use super::plan::{FineTuning, Group, Plan};
-use crate::config::{check_batch, check_rate};
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
 use crate::names;
@@ -59,7 +58,30 @@ impl Group {
         for job in self.jobs(0) {
             self.config(vocabulary, &job, job.after.as_ref().map(|_| 1.0))?;
         }
-        self.fine_tuning.as_ref().map_or(Ok(()), |tuning| tuning.validate(self.model.length))
+        self.fine_tuning.as_ref().map_or(Ok(()), |tuning| self.validate_fine_tuning(tuning, vocabulary))
+    }
+
+    fn validate_fine_tuning(&self, tuning: &FineTuning, vocabulary: usize) -> Result<()> {
+        // Tasks of GLUE are found in any case.
+        check_list("fine_tuning.sets", &tuning.sets.iter().map(|set| set.to_lowercase()).collect::<Vec<_>>())?;
+        for set in &tuning.sets {
+            names::check("fine_tuning.sets", set.strip_prefix("glue/").unwrap_or(set))?;
+        }
+        if tuning.steps == 0 {
+            return Err(TrainError::config("fine_tuning.steps", "is 0: nothing would be learned"));
+        }
+        let tuned = Self { schedule: tuning.schedule(&self.schedule), ..self.clone() };
+        // The same schedule as any, under the names that its fields have here.
+        let renamed = |error| match error {
+            TrainError::Config { field, problem } => {
+                TrainError::Config { field: field.replace("schedule.", "fine_tuning."), problem }
+            }
+            other => other,
+        };
+        for job in tuned.jobs(0).iter().filter(|job| job.after.is_none()) {
+            tuned.config(vocabulary, job, None).map_err(renamed)?;
+        }
+        Ok(())
     }
 
     fn validate_questions(&self) -> Result<()> {
@@ -78,21 +100,6 @@ impl Group {
         }
         let pairs = self.comparisons.iter().map(|asked| format!("{} against {}", asked.of, asked.against));
         check_distinct("comparisons", &pairs.collect::<Vec<_>>())
-    }
-}
-
-impl FineTuning {
-    fn validate(&self, length: usize) -> Result<()> {
-        // Tasks of GLUE are found in any case.
-        check_list("fine_tuning.sets", &self.sets.iter().map(|set| set.to_lowercase()).collect::<Vec<_>>())?;
-        for set in &self.sets {
-            names::check("fine_tuning.sets", set.strip_prefix("glue/").unwrap_or(set))?;
-        }
-        check_batch("fine_tuning.batch", self.batch, length)?;
-        if self.steps == 0 {
-            return Err(TrainError::config("fine_tuning.steps", "is 0: nothing would be learned"));
-        }
-        check_rate("fine_tuning.rate", self.rate)
     }
 }
 

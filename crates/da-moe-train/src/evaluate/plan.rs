@@ -102,6 +102,14 @@ pub struct FineTuning {
     pub rate: f64,
 }
 
+impl FineTuning {
+    /// The schedule of training on a set, after one of pre-training.
+    pub(crate) fn schedule(&self, before: &Schedule) -> Schedule {
+        let &Self { batch, steps, rate, .. } = self;
+        Schedule { batch, steps, rate, warm_up: steps / 10, ..before.clone() }
+    }
+}
+
 /// One run of the grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
