@@ -187,7 +187,7 @@ pub(crate) struct PlanArgs {
 ///
 /// Two small Transformers in a minute or two: one gives each token a number of experts by its importance in attention,
 /// the other gives every token two. Ends with a picture of which tokens matter. Started again, it goes on where it was
-/// stopped.
+/// stopped. A folder is of one text and one set of options, and of one process at a time: others are refused.
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
     /// Text to train on, `-` for standard input [default: the project's own documentation]
@@ -236,7 +236,8 @@ pub(crate) struct ExplainArgs {
 /// Train a grid of variants and seeds, compare them, and write a report
 ///
 /// Stopped anywhere, it goes on from there when it is started again: outcomes are kept beside the report, checkpoints of
-/// runs under way in the working folder. Without a plan, a small one of a few seconds.
+/// runs under way in the working folder. Both are of one text and one process at a time: others are refused. Without a
+/// plan, a small one of a few seconds.
 #[derive(Args, Debug)]
 pub(crate) struct EvaluateArgs {
     /// The grid (JSON): models, schedules, variants, seeds and the questions asked of them

@@ -221,3 +221,35 @@ fn a_report_of_two_texts_is_refused() {
     assert_refused(&output(folder.path(), &[&evaluate[..], &["--only-report"]].concat()), "`text`");
     assert_refused(&output(folder.path(), &evaluate), "`text`");
 }
+
+/// A repository that was cloned without git-lfs has such files.
+#[test]
+fn a_git_lfs_pointer_is_named_wherever_training_reads() {
+    let folder = folder();
+    let write = |path: &str| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        let oid = "0".repeat(64);
+        fs::write(path, format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12345\n"))
+    };
+    let plan = include_str!("../plans/smoke.json").replace("\"documentation\"", "\"data\"");
+    fs::write(folder.path().join("data.json"), plan).expect("a written file");
+    let model = "model/dynamic/checkpoint.safetensors";
+    for file in ["text.txt", "plan.json", "data/prose/brown.jsonl", "evaluation/outcomes.jsonl", model] {
+        write(file).expect("a written file");
+    }
+    let own = write_text(folder.path(), "fox");
+    let cases: [(&[&str], &str); 6] = [
+        (&["train", "--text", "text.txt", "--model", "other"], "text.txt"),
+        (&["train", "--text", &own, "--model", "model"], model),
+        (&["explain", "--text", "a", "--model", model], model),
+        (&["evaluate", "--plan", "plan.json"], "plan.json"),
+        (&["evaluate", "--plan", "data.json", "--data", "data"], "brown.jsonl"),
+        (&["evaluate"], "outcomes.jsonl"),
+    ];
+    for (arguments, culprit) in cases {
+        let refused = output(folder.path(), arguments);
+        assert_refused(&refused, culprit);
+        assert_refused(&refused, "git lfs pull");
+    }
+}

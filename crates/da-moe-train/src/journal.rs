@@ -5,6 +5,7 @@
 //! line is kept. Anything else that is no object of its kind is an error.
 
 use crate::error::{Result, TrainError};
+use crate::pointer;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fs::{self, File, OpenOptions};
@@ -37,7 +38,7 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>> {
         Ok(metadata) if !metadata.is_file() => return Err(TrainError::contents(path, "is not a file")),
         _ => {}
     }
-    let bytes = fs::read(path).map_err(TrainError::file(path))?;
+    let bytes = pointer::read(path).map_err(TrainError::file(path))?;
     lines.length = bytes.len() as u64;
     for (line, number) in bytes.split_inclusive(|&byte| byte == b'\n').zip(1..) {
         let found = Found::in_line(line, number, path)?;
