@@ -3,6 +3,7 @@
 mod common;
 
 use common::{assert_refused, program};
+use da_moe_train::Owner;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -74,29 +75,42 @@ fn plan(folder: &Path, steps: u64) -> [&'static str; 3] {
 }
 
 #[test]
-fn of_two_evaluations_at_once_one_is_refused() {
+fn of_two_evaluations_at_once_one_runs() {
     let folder = folder();
-    let evaluate = plan(folder.path(), 100);
-    let first = start(folder.path(), &evaluate);
-    let pid = format!("process {}", first.id());
-    wait_for(&folder.path().join("target/evaluate/smoke/.da-moe.lock"));
-    wait_for(&folder.path().join("evaluation/.da-moe.lock"));
-    // The same again, another report of the same runs, and other runs in the same report.
-    let with = |more: &[&str]| output(folder.path(), &[&evaluate, more].concat());
-    assert_refused(&with(&[]), &pid);
-    assert_refused(&with(&["--report", "other.md"]), &pid);
-    assert_refused(&with(&["--work", "work"]), &pid);
-    assert!(with(&["--only-report"]).status.success(), "reading is not writing");
-    let ended = first.wait_with_output().expect("an end");
-    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    let evaluate = plan(folder.path(), 20);
+    let both = [0, 1].map(|_| start(folder.path(), &evaluate));
+    let ended = both.map(|child| child.wait_with_output().expect("an end"));
+    let (well, refused): (Vec<_>, Vec<_>) = ended.iter().partition(|output| output.status.success());
+    assert!(!well.is_empty(), "{ended:?}");
+    for output in refused {
+        assert_refused(output, "is being written by");
+    }
     assert_eq!(count(&folder.path().join("evaluation/outcomes.jsonl")), 4);
+}
+
+/// Of the same runs, of another report of them, and of other runs in the same report.
+#[test]
+fn what_another_process_writes_is_refused_with_its_name() {
+    let folder = folder();
+    let evaluate = plan(folder.path(), 2);
+    let with = |more: &[&str]| output(folder.path(), &[&evaluate, more].concat());
+    let name = format!("process {} ", std::process::id());
+    let owner = Owner::of(&folder.path().join("target/evaluate/smoke")).expect("a free folder");
+    assert_refused(&with(&[]), &name);
+    assert_refused(&with(&["--report", "other.md"]), &name);
+    drop(owner);
+    let owner = Owner::of(&folder.path().join("evaluation")).expect("a free folder");
+    assert_refused(&with(&["--work", "work"]), &name);
+    assert!(with(&["--only-report"]).status.success(), "reading is not writing");
+    drop(owner);
+    assert!(with(&[]).status.success());
 }
 
 #[test]
 fn a_killed_owner_leaves_its_folder_to_the_next() {
     let folder = folder();
     let text = write_text(folder.path(), "fox");
-    let arguments = ["train", "--text", &text, "--model", "model", "--steps", "200", "--vocabulary", "280"];
+    let arguments = ["train", "--text", &text, "--model", "model", "--steps", "2000", "--vocabulary", "280"];
     let mut first = start(folder.path(), &arguments);
     let pid = format!("process {}", first.id());
     wait_for(&folder.path().join("model/.da-moe.lock"));
