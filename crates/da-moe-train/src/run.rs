@@ -57,6 +57,31 @@ impl Folder {
     pub fn lines(&self) -> Result<Vec<Line>> {
         Ok(journal::read(&self.metrics())?.objects.into_iter().map(|(_, line)| line).collect())
     }
+
+    /// The lines up to the checkpoint that a run goes on from: later ones will be written again.
+    ///
+    /// # Errors
+    /// As [`Folder::lines`], or lines that are missing.
+    pub(crate) fn lines_until(&self, step: u64, pace: Pace) -> Result<Vec<Line>> {
+        let kept: Vec<Line> = self.lines()?.into_iter().filter(|line| line.step <= step).collect();
+        let expected = step.div_ceil(pace.line.max(1));
+        if kept.len() as u64 != expected {
+            let problem = format!("has {} of the {expected} lines up to the checkpoint at step {step}", kept.len());
+            let remedy = "remove the folder, and the run is made again";
+            return Err(TrainError::contents(&self.metrics(), format!("{problem}: {remedy}")));
+        }
+        Ok(kept)
+    }
+
+    /// Drops all but these lines.
+    fn keep(&self, lines: &[Line]) -> Result<()> {
+        let (path, mut text) = (self.metrics(), String::new());
+        for line in lines {
+            text += &serde_json::to_string(line).map_err(|error| TrainError::contents(&path, error))?;
+            text.push('\n');
+        }
+        whole::replace(&path, text.as_bytes())
+    }
 }
 
 /// A run whose folder this process owns, where it was left.
@@ -88,7 +113,8 @@ impl Run {
         if let Some(checkpoint) = folder.last()? {
             trainer.restore(&checkpoint, &folder.checkpoint())?;
         }
-        trainer.lines = kept_lines(folder, trainer.step, pace)?;
+        trainer.lines = folder.lines_until(trainer.step, pace)?;
+        folder.keep(&trainer.lines)?;
         let (metrics, _) = Journal::open::<Line>(&folder.metrics())?;
         Ok(Self { trainer, pace, folder: folder.clone(), metrics, _owner: owner })
     }
@@ -152,22 +178,4 @@ pub fn run(
     watch: &mut dyn FnMut(&Line) -> bool,
 ) -> Result<Trainer> {
     Run::open(config, corpus, pace, folder, device)?.train(watch)
-}
-
-/// The lines up to the checkpoint that the run goes on from. Later ones are dropped: they will be written again.
-fn kept_lines(folder: &Folder, step: u64, pace: Pace) -> Result<Vec<Line>> {
-    let path = folder.metrics();
-    let kept: Vec<Line> = folder.lines()?.into_iter().filter(|line| line.step <= step).collect();
-    let expected = step.div_ceil(pace.line.max(1));
-    if kept.len() as u64 != expected {
-        let problem = format!("has {} of the {expected} lines up to the checkpoint at step {step}", kept.len());
-        return Err(TrainError::contents(&path, format!("{problem}: remove the folder, and the run is made again")));
-    }
-    let mut text = String::new();
-    for line in &kept {
-        text += &serde_json::to_string(line).map_err(|error| TrainError::contents(&path, error))?;
-        text.push('\n');
-    }
-    whole::replace(&path, text.as_bytes())?;
-    Ok(kept)
 }

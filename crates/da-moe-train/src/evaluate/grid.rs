@@ -176,7 +176,8 @@ impl<'a> Grid<'a> {
             seed: job.seed,
             ..checkpoint.config.clone()
         });
-        checkpoint.check(&folder.checkpoint(), (&config, &identity))
+        checkpoint.check(&folder.checkpoint(), (&config, &identity))?;
+        folder.lines_until(checkpoint.step, self.pace(group)).map(drop)
     }
 }
 
