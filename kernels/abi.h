@@ -493,6 +493,22 @@ struct Permute {
     int32_t reserved;
 };
 
+/** The rows of the shared expert where tokens are masked (SPEC §4): `permute_unmasked`. */
+struct PermuteUnmasked {
+    /** `[T]`. */
+    const uint8_t* mask;
+    /** Out: `[2]`: 0 and the number of rows. */
+    int32_t* offsets;
+    /** Out: `[T]`, the first `offsets[1]`. */
+    int32_t* row_token;
+    /** Out: `[T]`. */
+    int32_t* token_row;
+    /** T. */
+    int32_t tokens;
+    /** Keeps the struct free of padding. */
+    int32_t reserved;
+};
+
 /** `y_t`, the sum over a token's slots (SPEC §5): `combine_*`. */
 struct Combine {
     /** `[T, K]`. */
@@ -515,6 +531,8 @@ struct Combine {
     const void* shared;
     /** Distance between its rows. */
     int64_t shared_stride;
+    /** `[T]`: row of `shared` of each token, negative of none; null where row t is token t. */
+    const int32_t* shared_row;
     /** `[T, D]` storage. */
     const void* x;
     /** Distance between its rows. */
@@ -620,6 +638,8 @@ struct PermuteBackward {
     const float* shared_dx;
     /** Distance between its rows. */
     int64_t shared_stride;
+    /** `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t. */
+    const int32_t* shared_row;
     /** `[T, D]` storage. */
     const void* dy;
     /** Distance between its rows. */

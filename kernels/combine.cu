@@ -40,8 +40,9 @@ __device__ __forceinline__ void combine(const Combine& p) {
             add_null<S>(p, token, null, weight, sum);
         }
     });
-    if (p.shared != nullptr) {
-        sum.add(1.0f, static_cast<const Row*>(p.shared) + token * p.shared_stride, p.width);
+    const int shared_row = row_of_shared(p, token);
+    if (p.shared != nullptr && shared_row >= 0) {
+        sum.add(1.0f, static_cast<const Row*>(p.shared) + shared_row * p.shared_stride, p.width);
     }
     sum.store(static_cast<S*>(p.y) + static_cast<int64_t>(token) * p.width, p.width);
 }

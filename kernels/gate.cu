@@ -52,40 +52,56 @@ __device__ __forceinline__ void write_slots(const Gate& p, int token, const floa
     }
 }
 
+// Weights of a lane's candidates: `routed_scaling` times the score, or times its share of what the divisor sums.
+template <int N>
+__device__ __forceinline__ void weights_of(float (&weights)[N], const Gate& p, const Scores<N>& scores, const float* logits,
+                                           Members summed) {
+    if (p.divisor == DIVISOR_NONE) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            weights[i] = p.routed_scaling * scores.values[i];
+        }
+        return;
+    }
+    const Shares<N> shares = shares_of(logits, summed, p.scoring, scores.values);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        weights[i] = p.routed_scaling * shares.values[i];
+    }
+}
+
 // One token: reads its logits, writes everything about it, adds to the warp's part and the block's load.
 template <int N>
 __device__ __forceinline__ void gate_token(const Gate& p, int token, const float* thresholds, GroupScratch scratch,
                                            Part<N>& part, int* load) {
-    const Scores<N> scores = scores_of<N>(p.logits + token * p.logits_stride, p.candidates, p.scoring);
+    const float* logits = p.logits + token * p.logits_stride;
+    const Scores<N> scores = scores_of<N>(logits, p.candidates, p.scoring);
     Key keys[N];
-    selection_keys(keys, scores, p, thresholds, scratch);
+    selection_keys(keys, scores, logits, p, thresholds, scratch);
     const bool masked = p.mask != nullptr && p.mask[token] == 0;
     const int k = masked ? 0 : experts_per_token(p, token, scores, keys, thresholds);
 
     // The first k_max candidates by selection key; the first k of them are selected.
     WarpWriter<int> ranked = {p.ranked + static_cast<int64_t>(token) * p.k_max, 0};
-    unsigned selected = 0;
-    float divisor = 0.0f;
-    const int summed = p.divisor == DIVISOR_SELECTED ? k : p.k_max;
+    Members selected = 0;
+    Members summed = 0;
+    const int sum_places = p.divisor == DIVISOR_SELECTED ? k : p.k_max;
     for (int place = 0; place < p.k_max; place++) {
-        const Taken taken = take_largest(keys, scores.values);
-        const int candidate = key_index(taken.key);
+        const int candidate = key_index(take_largest(keys));
         ranked.put(place, candidate, p.k_max);
-        if (place < k && candidate % WARP == lane_index()) {
-            selected |= 1u << (candidate / WARP);
+        if (candidate % WARP == lane_index()) {
+            selected |= place < k ? 1u << (candidate / WARP) : 0u;
+            summed |= place < sum_places ? 1u << (candidate / WARP) : 0u;
         }
-        divisor += place < summed ? taken.value : 0.0f;
     }
 
     float weights[N];
+    weights_of(weights, p, scores, logits, summed);
     Key slots[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        // Divided, not multiplied by the reciprocal, which overflows for a subnormal divisor. A divisor of 0 gives 0.
-        const float quotient = p.divisor == DIVISOR_NONE ? scores.values[i] : scores.values[i] / divisor;
-        weights[i] = p.divisor != DIVISOR_NONE && divisor == 0.0f ? 0.0f : p.routed_scaling * quotient;
         slots[i] = NO_KEY;
-        if (selected >> i & 1u) {
+        if (has(selected, i)) {
             slots[i] = make_key(0, weights[i], candidate_of(i));
             atomicAdd(&load[candidate_of(i)], 1);
         }

@@ -1,4 +1,4 @@
-// SPEC §6: dg → ds through the weights, plus the balance loss; ds → dz through the scores, plus the z-loss.
+// SPEC §6: dg → dz through the weights and scores, plus the gradients of the balance loss and the z-loss.
 //
 //   gate_backward_{32,64,128,256,512}   by the largest number of candidates; lane l of a warp holds candidates l, l + 32, …
 //
@@ -62,6 +62,22 @@ __device__ __forceinline__ Members read_slots(const GateBackward& p, int token, 
     return summed;
 }
 
+// The gradient of the balance loss, whose slope in the shares `pull` is.
+template <int N>
+__device__ __forceinline__ void add_balance(float (&slopes)[N], const Scores<N>& scores, const float* pull, Members all,
+                                            int scoring, const float* logits) {
+    float pulls[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        pulls[i] = has(all, i) ? pull[candidate_of(i)] : 0.0f;
+    }
+    through_shares(pulls, shares_of(logits, all, scoring, scores.values), all, scoring, logits);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        slopes[i] += pulls[i];
+    }
+}
+
 // The gradient of `z · mean_t (logsumexp z_t)²`, `scale` being `2 · z / unmasked`.
 template <int N>
 __device__ __forceinline__ void add_z(const GateBackward& p, const float* logits, float log_sum_exp, float scale,
@@ -87,11 +103,19 @@ __device__ __forceinline__ void backward_token(const GateBackward& p, int token,
         const Members all = all_candidates<N>(p.candidates);
         const Members summed = read_slots(p, token, scratch, slopes);
         const Scores<N> scores = scores_of<N>(logits, p.candidates, p.scoring);
-        through_weights(slopes, scores, summed, p.divisor, p.routed_scaling);
-        if (p.balance != 0.0) {
-            add_balance(slopes, scores, pull, all, p.scoring);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            slopes[i] *= p.routed_scaling;
         }
-        through_scores(slopes, scores, all, p.scoring);
+        if (p.divisor == DIVISOR_NONE && p.scoring != SCORING_SOFTMAX) {
+            through_scores(slopes, scores, all, p.scoring, logits);
+        } else {
+            const Members members = p.divisor == DIVISOR_NONE ? all : summed;
+            through_shares(slopes, shares_of(logits, members, p.scoring, scores.values), members, p.scoring, logits);
+        }
+        if (p.balance != 0.0) {
+            add_balance(slopes, scores, pull, all, p.scoring, logits);
+        }
         add_z(p, logits, scores.log_sum_exp, z_scale, slopes);
     }
     float* d_logits = p.d_logits + static_cast<int64_t>(token) * p.candidates;

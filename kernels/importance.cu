@@ -35,6 +35,8 @@ constexpr int RANK_SHARERS = THREADS * RANK_VALUES / RANK_TOKENS;
 constexpr int RANK_TILE = 1024;
 static_assert(RANK_SHARERS <= WARP, "who shares comparisons adds them up by a warp's shuffles");
 
+constexpr float LARGEST = 3.4028234e38f;
+
 __device__ __forceinline__ float sane(float value) { return value > 0.0f ? value : 0.0f; }
 
 __device__ __forceinline__ bool takes_part(const uint8_t* mask, int token) {
@@ -95,10 +97,13 @@ __device__ __forceinline__ void each_token(const float* values, const uint8_t* m
     }
 }
 
-// Smallest and largest sane value of the unmasked tokens in a range, over the whole block.
-__device__ __forceinline__ Extremes extremes(const float* values, const uint8_t* mask, Range range, float* scratch) {
+// Smallest and largest sane value of at most `limit` of the unmasked tokens in a range, over the whole block; of none, a
+// smallest above the largest.
+__device__ __forceinline__ Extremes extremes(const float* values, const uint8_t* mask, Range range, float limit,
+                                             float* scratch) {
     Extremes found = {INFINITY, 0.0f};
-    each_token(values, mask, range, [&](int, float value, bool part) {
+    each_token(values, mask, range, [&](int, float value, bool unmasked) {
+        const bool part = unmasked && value <= limit;
         found.low = part ? fminf(found.low, value) : found.low;
         found.high = part ? fmaxf(found.high, value) : found.high;
     });
@@ -205,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     const Partition sequences = sequences_of(p);
     const int sequence = static_cast<int>(blockIdx.x);
     const Range range = sequences.range(sequence);
-    const Extremes found = extremes(p.values, p.mask, range, scratch);
+    const Extremes found = extremes(p.values, p.mask, range, INFINITY, scratch);
     const float low = p.rule == RULE_MIN_MAX ? found.low : 0.0f;
     each_token(p.values, p.mask, range, [&](int token, float value, bool part) {
         if (sequences.of(token) == sequence) {
@@ -280,19 +285,22 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     importance_running(const __grid_constant__ ImportanceRunning p) {
     using namespace da_moe;
     SHARED_ARRAY(float, scratch, MAX_WARPS);
-    const bool fresh = p.state[STATE_STEPS] == 0.0f;
+    const float steps = p.state[STATE_STEPS];
+    const bool finite = fabsf(p.state[STATE_MINIMUM]) < INFINITY && fabsf(p.state[STATE_MAXIMUM]) < INFINITY;
+    const bool fresh = !(steps > 0.0f && finite);
     const float low = fresh ? 0.0f : p.state[STATE_MINIMUM];
     const float high = fresh ? 1.0f : p.state[STATE_MAXIMUM];
-    const Extremes found = extremes(p.values, p.mask, {0, p.tokens}, scratch);
+    // An average would never leave infinity again.
+    const Extremes found = extremes(p.values, p.mask, {0, p.tokens}, LARGEST, scratch);
     each_token(p.values, p.mask, {0, p.tokens}, [&](int token, float value, bool part) {
         p.out[token] = part ? fminf(sane((value - low) / (high - low)), 1.0f) : 0.0f;
     });
-    // A batch without an unmasked token is no step; it alone leaves the minimum infinite above the maximum.
+    // A batch without an unmasked token of finite importance is no step.
     if (threadIdx.x == 0 && p.training && found.low <= found.high) {
         const float keep = fresh ? 0.0f : p.momentum;
-        p.state[STATE_MINIMUM] = keep * low + (1.0f - keep) * found.low;
-        p.state[STATE_MAXIMUM] = keep * high + (1.0f - keep) * found.high;
-        p.state[STATE_STEPS] += 1.0f;
+        p.state[STATE_MINIMUM] = fminf(keep * low + (1.0f - keep) * found.low, LARGEST);
+        p.state[STATE_MAXIMUM] = fminf(keep * high + (1.0f - keep) * found.high, LARGEST);
+        p.state[STATE_STEPS] = fresh ? 1.0f : steps + 1.0f;
     }
 }
 GPU_KERNEL(importance_running)

@@ -43,8 +43,9 @@ __device__ __forceinline__ void backward(const PermuteBackward& p) {
             sum.add(weight, static_cast<const S*>(p.dy) + token * p.dy_stride, p.width);
         }
     });
-    if (p.shared_dx != nullptr) {
-        sum.add(1.0f, p.shared_dx + token * p.shared_stride, p.width);
+    const int shared_row = row_of_shared(p, token);
+    if (p.shared_dx != nullptr && shared_row >= 0) {
+        sum.add(1.0f, p.shared_dx + shared_row * p.shared_stride, p.width);
     }
     sum.store(p.dx + static_cast<int64_t>(token) * p.width, p.width);
 }

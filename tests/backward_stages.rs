@@ -100,6 +100,7 @@ fn permute(token_row: &[i32]) -> (Vec<f32>, Vec<f32>) {
         dx_rows: TensorRef::new(&rows[..], [2, 2]).unwrap(),
         d_row_weight: TensorRef::new(&of_rows[..], [2]).unwrap(),
         shared_dx: None,
+        shared_row: None,
         dy: TensorRef::new(&dy[..], [3, 2]).unwrap(),
         d_weights: TensorMut::new(&mut d_weights, [3, 2]).unwrap(),
         dx: TensorMut::new(&mut dx, [3, 2]).unwrap(),

@@ -168,7 +168,9 @@ impl Backend for Strange {
     fn combine(&self, stream: &Self::Stream, args: CombineArgs<'_>) -> Result<()> {
         let (chosen, made) = (self.selection(&args.selection)?, self.plan(&args.plan)?);
         let (selection, plan) = (selected(&chosen, args.selection.weights), planned(&made, args.plan.row_weight));
-        self.kernels.combine(stream, CombineArgs { selection, plan, ..args })
+        let shared_row = self.optional(&args.shared_row)?;
+        let shared_row = shared_row.as_ref().map(Ints::view);
+        self.kernels.combine(stream, CombineArgs { selection, plan, shared_row, ..args })
     }
 
     fn combine_backward(&self, stream: &Self::Stream, args: CombineBackwardArgs<'_>) -> Result<()> {
@@ -184,7 +186,9 @@ impl Backend for Strange {
     fn permute_backward(&self, stream: &Self::Stream, args: PermuteBackwardArgs<'_>) -> Result<()> {
         let (chosen, made) = (self.selection(&args.selection)?, self.plan(&args.plan)?);
         let (selection, plan) = (selected(&chosen, args.selection.weights), planned(&made, args.plan.row_weight));
-        self.kernels.permute_backward(stream, PermuteBackwardArgs { selection, plan, ..args })
+        let shared_row = self.optional(&args.shared_row)?;
+        let shared_row = shared_row.as_ref().map(Ints::view);
+        self.kernels.permute_backward(stream, PermuteBackwardArgs { selection, plan, shared_row, ..args })
     }
 
     fn gate_backward(&self, stream: &Self::Stream, args: GateBackwardArgs<'_>) -> Result<()> {

@@ -3,7 +3,8 @@
 mod harness;
 
 use da_moe::{
-    AttentionSource, Buffer, DType, ExpertsPerToken, LayerConfig, Losses, Normalize, Policy, Scoring, Source,
+    AttentionSource, Buffer, DType, ExpertsPerToken, Keep, LayerConfig, Losses, Normalize, NullExpert, Policy, Scoring,
+    Source,
 };
 use da_moe_reference::check::Outcome;
 use harness::bits::assert_same_bits;
@@ -111,6 +112,55 @@ fn a_bad_number_in_x_stays_in_its_row_although_rows_move() {
                     let broken = Data { x: with(&data.x, token * width + 2, value), ..data.clone() };
                     let bad = assert_data_agrees(&*subject, &broken, &case);
                     assert_contained(&good, &bad, width, token, &format!("{}, {value} in x, {dtype}", subject.name()));
+                }
+            }
+        }
+    }
+}
+
+/// Padding is nothing to anyone: whatever its `x` and `dy` hold, everything has the bits that it has with zeros there, and what
+/// belongs to a masked token is 0.
+#[test]
+fn padding_may_hold_anything() {
+    let mut config = LayerConfig { shared_intermediate_size: 5, num_null_experts: 1, ..small_config() };
+    (config.null_expert, config.losses) = (NullExpert::Constant, Losses { balance: 0.3, z: 0.1 });
+    for (dtype, keep) in [(DType::F32, Keep::Hidden), (DType::Bf16, Keep::Recompute), (DType::F16, Keep::Hidden)] {
+        let case = Case {
+            dtype,
+            keep,
+            biases: true,
+            masked_every: 2,
+            lengths: vec![40, 0, 27],
+            ..Case::plain(config.clone())
+        };
+        let mut data = Data::new(&case);
+        // Biases of the shared expert are sums over tokens too.
+        let (rows_in, d) = (data.config.shared_rows_in(), data.config.hidden_size);
+        let shared = data.shared.as_mut().unwrap();
+        shared.b_in = Some(Buffer::from_f32(dtype, &vec![0.25; rows_in]));
+        shared.b_out = Some(Buffer::from_f32(dtype, &vec![-0.5; d]));
+        let mask = data.mask.as_ref().unwrap().as_slice::<u8>().unwrap().to_vec();
+        let masked = |t: usize| mask[t] == 0;
+        assert!((0..data.tokens).any(masked) && !(0..data.tokens).all(masked));
+        let filled = |buffer: &Buffer, value: f32| {
+            let mut values = buffer.to_f32();
+            values.chunks_mut(d).enumerate().filter(|(t, _)| masked(*t)).for_each(|(_, row)| row.fill(value));
+            Buffer::from_f32(dtype, &values)
+        };
+        let with = |x: f32, dy: f32| Data { x: filled(&data.x, x), dy: filled(&data.dy, dy), ..data.clone() };
+        for subject in subjects() {
+            let clean = assert_data_agrees(&*subject, &with(0.0, 0.0), &case);
+            for (x, dy) in [(1.5, -2.0), (f32::NAN, 0.0), (0.0, f32::NAN), (f32::INFINITY, f32::NEG_INFINITY)] {
+                let padded = run(&*subject, &with(x, dy), &case);
+                let what = format!("{}, {dtype}, x {x} and dy {dy} in padding", subject.name());
+                // The router's product is of every row, and so is the order of candidates.
+                let (logits, ranked) = (clean.logits.clone(), clean.ranked.clone());
+                assert_same_bits(&what, &clean, &Outcome { logits, ranked, ..padded.clone() });
+                let dx = &padded.gradients.as_ref().unwrap().x;
+                let of_masked = |rows: &[f64], t: usize| rows[t * d..][..d].iter().all(|value| *value == 0.0);
+                for t in (0..data.tokens).filter(|&t| masked(t)) {
+                    assert!(of_masked(&padded.y, t) && of_masked(dx, t), "{what}: token {t}");
+                    assert_eq!((padded.importance[t], padded.k[t]), (0.0, 0), "{what}: token {t}");
                 }
             }
         }

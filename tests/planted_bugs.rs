@@ -2,7 +2,7 @@
 
 mod harness;
 
-use da_moe::{Activation, Buffer, DType, ExpertsPerToken, LayerConfig, NullExpert, Policy};
+use da_moe::{Activation, Buffer, DType, ExpertsPerToken, LayerConfig, NormalizeWeights, NullExpert, Policy, Scoring};
 use harness::bits::difference;
 use harness::case::{Case, small_config};
 use harness::data::Data;
@@ -30,6 +30,10 @@ fn calls() -> Vec<(Case, Data)> {
     empty.experts_per_token = ExpertsPerToken::new(Policy::Fixed { k: 1 });
     let empty = Case { skew: 60.0, ..Case::plain(empty) };
 
+    let mut far = small_config();
+    (far.router.scoring, far.router.normalize) = (Scoring::Sigmoid, NormalizeWeights::Selected);
+    let far = Case { far: true, ..Case::plain(far) };
+
     let padded = Case { routing: 1, ..Case::plain(small_config()) };
     let compressed = Case { routing: 2, ..Case::plain(small_config()) };
 
@@ -37,7 +41,7 @@ fn calls() -> Vec<(Case, Data)> {
         let data = Data::new(&case);
         (case, data)
     };
-    let mut calls: Vec<_> = [full, dropping, copying, empty, padded, compressed].map(with_data).into();
+    let mut calls: Vec<_> = [full, dropping, copying, empty, far, padded, compressed].map(with_data).into();
     let mut equal_logits = Data::new(&tied);
     equal_logits.router = Buffer::zeros(DType::F32, equal_logits.router.len());
     calls.push((tied, equal_logits));

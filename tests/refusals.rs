@@ -4,11 +4,11 @@
 mod harness;
 
 use da_moe::{
-    Attention, Buffer, Cpu, DType, Inputs, Keep, Layer, LayerConfig, NullExpert, Policy, Routing, Source, Step,
-    TensorMut, TensorRef, Weights,
+    Attention, AttentionSource, Buffer, Cpu, DType, Inputs, Keep, Layer, LayerConfig, NullExpert, Policy, Routing,
+    Source, Step, TensorMut, TensorRef, Weights,
 };
 use harness::bits::same_memory;
-use harness::case::{Attend, Case, small_config};
+use harness::case::{Attend, Case, attention_source, small_config};
 use harness::data::{Data, poison};
 use harness::gradients::GradientData;
 
@@ -330,5 +330,46 @@ fn routings_out_of_range() {
             |i, _| i.routing = csr(&ending(&[14]), &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6]),
         "routing: `routing.experts`: token 0 names expert -1 of 6" =>
             |i, _| i.routing = csr(&ending(&[14]), &[-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    }
+}
+
+/// Every measure, the mask and the causal order: a log-sum-exp below a score of its own row is no log-sum-exp, and nothing is
+/// written; one within rounding of it is.
+#[test]
+fn a_log_sum_exp_that_cannot_be_one_is_refused() {
+    for measure in AttentionSource::ALL {
+        for causal in [false, true] {
+            let mut config = LayerConfig { shared_intermediate_size: 7, ..small_config() };
+            config.importance.source = attention_source(measure);
+            (config.importance.causal, config.importance.allow_future) = (causal, true);
+            let case = Case { attend: Attend::WithLse, masked_every: 4, ..Case::plain(config) };
+            let data = Data::new(&case);
+            let mask = data.mask.as_ref().unwrap().as_slice::<u8>().unwrap().to_vec();
+            let token = (0..data.tokens).rev().find(|&t| mask[t] != 0).unwrap();
+            // Of the second head. Its largest score is at most the log-sum-exp, and that at most ln 14 more.
+            let at = data.tokens + token;
+            let layer = Layer::new(Cpu::new(), data.config.clone()).unwrap();
+            let forward = |lse: Vec<f32>| {
+                let data = Data { lse: lse.into(), ..data.clone() };
+                let mut step = layer.step(data.tokens, data.dtype, Keep::Nothing).unwrap();
+                let mut y = poison(data.dtype, data.tokens * data.config.hidden_size);
+                let (shape, mut state) = ([data.tokens, data.config.hidden_size], layer.state().unwrap());
+                let out = TensorMut::new(&mut y, shape).unwrap();
+                let (inputs, weights) = (data.inputs().unwrap(), data.weights().unwrap());
+                let error = layer.forward(&(), &inputs, &weights, &mut state, &mut step, out).err();
+                (error.map(|error| error.to_string()), y.to_f32())
+            };
+            let mut lse = data.lse.to_f32();
+            lse[at] -= 30.0;
+            let (error, y) = forward(lse.clone());
+            let what = format!("{measure:?}, causal {causal}");
+            let error = error.unwrap_or_else(|| panic!("{what}: accepted"));
+            assert!(error.contains(&format!("`lse`: of head 1 and token {token} is")), "{what}: {error}");
+            assert!(y.iter().all(|y| y.is_nan()), "{what}: nothing is written");
+            // Rounding; and what padding holds.
+            lse[at] += 30.0 - 1e-4;
+            lse.iter_mut().enumerate().filter(|(i, _)| mask[i % data.tokens] == 0).for_each(|(_, lse)| *lse = -1e9);
+            assert_eq!(forward(lse).0, None, "{what}");
+        }
     }
 }

@@ -53,7 +53,7 @@ impl Small {
             rows: Rows::Routed {
                 offsets: TensorRef::new(offsets, [offsets.len()])?,
                 row_token: TensorRef::new(row_token, [row_token.len()])?,
-                row_weight: TensorRef::new(&weights, [weights.len()])?,
+                row_weight: Some(TensorRef::new(&weights, [weights.len()])?),
             },
             weights: self.weights(),
             hidden: None,
@@ -86,6 +86,7 @@ impl Small {
             },
             rows: TensorRef::new(&values, [rows, 3])?,
             shared: None,
+            shared_row: None,
             y: TensorMut::new(&mut y, [2, 3])?,
         };
         by.combine(&(), args)?;
@@ -242,6 +243,7 @@ fn kernels_refuse_tensors_of_another_type() {
         },
         rows: small.x(),
         shared: None,
+        shared_row: None,
         y: TensorMut::new(&mut y[..], [2, 3]).unwrap(),
     };
     let error = emulated(5).combine(&(), args).unwrap_err();

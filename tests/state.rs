@@ -3,8 +3,8 @@
 mod harness;
 
 use da_moe::{
-    Backend, BiasUpdate, Buffer, DType, ExpertsPerToken, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN,
-    Source, State, TensorMut,
+    Backend, BiasUpdate, Buffer, DType, ExpertsPerToken, ImportanceArgs, Keep, Layer, LayerConfig, Normalize, Policy,
+    STATE_LEN, Source, State, TensorMut, TensorRef,
 };
 use da_moe_reference::{Problem, forward};
 use harness::Through;
@@ -87,6 +87,94 @@ fn evaluation_and_fully_masked_batches_leave_the_state_alone<B: Backend<Stream =
         let empty = Case { lengths: vec![0], ..case.clone() };
         through.run_with(&Data::new(&empty), &empty, Some(&mut state)).unwrap();
         assert_eq!(values(&state), trained, "no tokens");
+    }
+}
+
+/// An average never leaves infinity again, so that what is infinite is left out of it.
+fn infinite_importance_leaves_no_trace<B: Backend<Stream = ()> + Clone>(backend: B) {
+    let config = config(RUNNING, PRICED);
+    let case = Case { training: true, keep: Keep::Nothing, ..Case::plain(config.clone()) };
+    let layer = Layer::new(backend.clone(), config.clone()).unwrap();
+    let through = Through(backend);
+    let after = |replace: &dyn Fn(&mut Vec<f32>)| {
+        let mut state = layer.state().unwrap();
+        for seed in 0..4 {
+            let mut data = Data::new(&Case { seed, ..case.clone() });
+            let mut importance = data.importance.to_f32();
+            if seed == 1 {
+                replace(&mut importance);
+            }
+            data.importance = importance.into();
+            through.run_with(&data, &case, Some(&mut state)).unwrap();
+        }
+        values(&state)
+    };
+    // Neither the smallest nor the largest of its batch.
+    let middle = |importance: &mut Vec<f32>| importance[3] = 0.5;
+    let infinite = |importance: &mut Vec<f32>| importance[3] = f32::INFINITY;
+    assert_eq!(after(&infinite)[..2], after(&middle)[..2], "statistics of the others");
+    let finite = after(&infinite).iter().all(|value| value.is_finite());
+    assert!(finite, "{:?}", after(&infinite));
+    let all_infinite = |importance: &mut Vec<f32>| importance.fill(f32::INFINITY);
+    let [low, high, price, steps] = after(&all_infinite);
+    assert!(low < high && high <= 1.0 && price.is_finite() && steps == 3.0, "{:?}", [low, high, price, steps]);
+    let largest = |importance: &mut Vec<f32>| importance.fill(f32::MAX);
+    assert!(after(&largest).iter().all(|value| value.is_finite()), "{:?}", after(&largest));
+}
+
+fn a_state_that_no_step_leaves_is_refused<B: Backend<Stream = ()> + Clone>(backend: B) {
+    let config = config(RUNNING, PRICED);
+    let case = Case { training: true, keep: Keep::Nothing, ..Case::plain(config.clone()) };
+    let layer = Layer::new(backend.clone(), config).unwrap();
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    for (wrong, message) in [
+        ([inf, inf, 0.1, 3.0], "its minimum is inf"),
+        ([0.0, nan, 0.1, 3.0], "its maximum is NaN"),
+        ([0.0, 1.0, -0.5, 3.0], "its price is -0.5"),
+        ([0.0, 1.0, 0.5, -1.0], "its number of steps is -1"),
+        ([0.75, 0.25, 0.5, 2.0], "its minimum 0.75 is above its maximum 0.25"),
+    ] {
+        let mut state = layer.state().unwrap();
+        state.values = Buffer::from(wrong.to_vec()).into();
+        let error = Through(backend.clone()).run_with(&Data::new(&case), &case, Some(&mut state)).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(values(&state).map(f32::to_bits), wrong.map(f32::to_bits), "nothing is written");
+    }
+}
+
+/// Stages called one by one, and states on a device, are not checked: what is no number is nothing there.
+fn statistics_that_are_no_numbers_count_as_none<B: Backend<Stream = ()> + Clone>(backend: B) {
+    let config = config(RUNNING, PRICED);
+    let case = Case { training: true, ..Case::plain(config.clone()) };
+    let data = Data::new(&case);
+    let after = |mut state: Vec<f32>| {
+        let (tokens, candidates) = (data.tokens, config.candidates());
+        let logits = vec![0.0f32; tokens * candidates];
+        let mut importance = vec![f32::NAN; tokens];
+        let mut scratch = vec![0.0f32; 4 * tokens];
+        let count = scratch.len();
+        let args = ImportanceArgs {
+            config: Some(&config.importance),
+            cu_seqlens: None,
+            mask: None,
+            attention: None,
+            external: Some(TensorRef::new(&data.importance, [tokens]).unwrap()),
+            token_ids: None,
+            token_frequency: None,
+            logits: TensorRef::new(&logits, [tokens, candidates]).unwrap(),
+            experts: config.num_experts,
+            state: TensorMut::new(&mut state, [STATE_LEN]).unwrap(),
+            training: true,
+            scratch: TensorMut::new(&mut scratch, [count]).unwrap(),
+            importance: TensorMut::new(&mut importance, [tokens]).unwrap(),
+        };
+        backend.importance(&(), args).unwrap();
+        (importance, [state[0], state[1], state[3]])
+    };
+    let fresh = after(vec![0.0; STATE_LEN]);
+    for [low, high, steps] in [[0.2, f32::INFINITY, 5.0], [f32::NAN, 0.5, 5.0], [0.1, 0.2, f32::NAN], [0.1, 0.2, -3.0]]
+    {
+        assert_eq!(after(vec![low, high, 0.0, steps]), fresh, "{low} {high} {steps}");
     }
 }
 
@@ -233,6 +321,9 @@ macro_rules! on_every_backend {
 on_every_backend!(
     training_steps_move_the_state_as_specified,
     evaluation_and_fully_masked_batches_leave_the_state_alone,
+    infinite_importance_leaves_no_trace,
+    a_state_that_no_step_leaves_is_refused,
+    statistics_that_are_no_numbers_count_as_none,
     before_the_first_step_running_is_the_unit_interval,
     the_running_price_reaches_its_mean,
     under_a_running_price_tokens_are_independent_of_their_batch,

@@ -9,6 +9,12 @@ namespace da_moe {
 // The place of an expert among the null experts; negative for routed experts and for none.
 __device__ __forceinline__ int null_of(int expert, int routed) { return expert >= routed ? expert - routed : -1; }
 
+// A token's row of the shared expert, negative for a masked one. There are no more rows than tokens.
+template <class P>
+__device__ __forceinline__ int row_of_shared(const P& p, int token) {
+    return p.shared_row == nullptr ? token : min(p.shared_row[token], p.tokens - 1);
+}
+
 // Calls `visit(row, null, weight)`, all lanes alike, for every slot with a row below `row_count` or a null expert. The row
 // is -1 where there is none. Called by the whole warp with parameters that have a selection and a plan.
 template <class P, class Visit>

@@ -18,7 +18,8 @@ __device__ __forceinline__ int clamp_count(float count, int low, int high) {
 
 // The price of one level under `budget-running`, before this step moves it.
 __device__ __forceinline__ float running_price(const Gate& p) {
-    return p.state[STATE_PRICE] > 0.0f ? p.state[STATE_PRICE] : p.first_price;
+    const float price = p.state[STATE_PRICE];
+    return price > 0.0f && price < INFINITY ? price : p.first_price;
 }
 
 // Thresholds at or below a token's importance; `thresholds` is shared memory.

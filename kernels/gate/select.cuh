@@ -63,21 +63,51 @@ __device__ __forceinline__ void choose_groups(const float (&keys)[N], const Gate
     __syncwarp();
 }
 
-// One key for each candidate. `thresholds` is shared memory, read for `score-threshold` only.
+// What is added to a candidate's score for selection; 0 past the last.
+__device__ __forceinline__ float bias_of(const Gate& p, int e) {
+    return p.bias != nullptr && e < p.candidates ? p.bias[e] : 0.0f;
+}
+
+// Whether every bias only allows (0), forbids (-∞) or forces (+∞): then the logits have the order of the scores, and have it
+// where scores are too small for f32. relu makes one score of many logits.
 template <int N>
-__device__ __forceinline__ void selection_keys(Key (&keys)[N], const Scores<N>& scores, const Gate& p,
-                                               const float* thresholds, GroupScratch scratch) {
-    float values[N];
+__device__ __forceinline__ bool ranked_by_logits(const Gate& p) {
+    bool plain = p.scoring != SCORING_RELU;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float bias = bias_of(p, candidate_of(i));
+        plain = plain && (bias == 0.0f || !(fabsf(bias) < INFINITY));
+    }
+    return __all_sync(FULL_WARP, plain);
+}
+
+// What a group's score is made of: `s + b`, or scores relative to the largest that is not forbidden.
+template <int N>
+__device__ __forceinline__ void group_keys(float (&keys)[N], const Scores<N>& scores, const float* logits, const Gate& p,
+                                           bool by_logits) {
+    Members allowed = all_candidates<N>(p.candidates);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        allowed &= bias_of(p, candidate_of(i)) == -INFINITY ? ~(1u << i) : ~0u;
+    }
+    const float origin = largest_logit<N>(logits, allowed);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         const int e = candidate_of(i);
-        values[i] = scores.values[i];
-        if (p.bias != nullptr && e < p.candidates) {
-            values[i] += p.bias[e];
-        }
+        const float logit = e < p.candidates ? logits[e] : -INFINITY;
+        keys[i] = (by_logits ? relative_score(p.scoring, logit, origin) : scores.values[i]) + bias_of(p, e);
     }
+}
+
+// One key for each candidate. `thresholds` is shared memory, read for `score-threshold` only.
+template <int N>
+__device__ __forceinline__ void selection_keys(Key (&keys)[N], const Scores<N>& scores, const float* logits, const Gate& p,
+                                               const float* thresholds, GroupScratch scratch) {
+    const bool by_logits = ranked_by_logits<N>(p);
     const bool limited = p.chosen_groups < p.groups;
     if (limited) {
+        float values[N];
+        group_keys(values, scores, logits, p, by_logits);
         choose_groups(values, p, scratch);
     }
 #pragma unroll
@@ -85,9 +115,11 @@ __device__ __forceinline__ void selection_keys(Key (&keys)[N], const Scores<N>& 
         const int e = candidate_of(i);
         keys[i] = NO_KEY;
         if (e < p.candidates) {
-            const bool above = p.policy == POLICY_SCORE_THRESHOLD && values[i] > thresholds[e];
+            const float key = scores.values[i] + bias_of(p, e);
+            const bool above = p.policy == POLICY_SCORE_THRESHOLD && key > thresholds[e];
             const bool reachable = !limited || scratch.chosen[e / (p.candidates / p.groups)] != 0;
-            keys[i] = make_key(reachable ? REACHABLE | (above ? ABOVE : 0u) : 0u, values[i], e);
+            const float order = by_logits ? logits[e] + bias_of(p, e) : key;
+            keys[i] = make_key(reachable ? REACHABLE | (above ? ABOVE : 0u) : 0u, order, e);
         }
     }
     // The next token's groups must not overwrite what a slower lane still reads.

@@ -5,20 +5,8 @@
 
 namespace da_moe {
 
-// Some of a lane's candidates: bit i for `candidate_of(i)`.
-using Members = unsigned;
-
-template <int N>
-__device__ __forceinline__ Members all_candidates(int candidates) {
-    Members members = 0;
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        members |= candidate_of(i) < candidates ? 1u << i : 0u;
-    }
-    return members;
-}
-
-__device__ __forceinline__ bool has(Members members, int i) { return (members >> i & 1u) != 0; }
+// 1 - sigmoid(z) without the difference.
+__device__ __forceinline__ float sigmoid_complement(float z) { return 1.0f / (1.0f + expf(z)); }
 
 // `v_e - Σ_j p_j v_j` for the members of a set over which `p` sums to 1.
 //
@@ -55,69 +43,37 @@ __device__ __forceinline__ void centre(float (&v)[N], const float (&p)[N], Membe
     }
 }
 
-// dg → ds through the scaling and the divisor, which sums the scores of `summed`. In: dg of the selected, 0 of the others.
+// From the gradient in each member's share to that in its logit; 0 of other candidates.
 template <int N>
-__device__ __forceinline__ void through_weights(float (&slopes)[N], const Scores<N>& scores, Members summed, int divisor,
-                                                float scaling) {
-    if (divisor == DIVISOR_NONE) {
+__device__ __forceinline__ void through_shares(float (&v)[N], const Shares<N>& shares, Members members, int scoring,
+                                               const float* logits) {
+    centre(v, shares.values, members);
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            slopes[i] *= scaling;
+    for (int i = 0; i < N; i++) {
+        if (!has(members, i)) {
+            v[i] = 0.0f;
+            continue;
         }
-        return;
-    }
-    float shares[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        shares[i] = has(summed, i) ? scores.values[i] : 0.0f;
-    }
-    const float sum = candidate_sum(shares);
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        shares[i] /= sum;
-    }
-    // g = c·s / Σs, so every score in the sum also lowers every weight.
-    centre(slopes, shares, summed);
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        slopes[i] = sum == 0.0f || !has(summed, i) ? 0.0f : slopes[i] * scaling / sum;
+        const float logit = logits[candidate_of(i)];
+        if (scoring == SCORING_RELU) {
+            // 0 · v, because NaN is not to be lost.
+            v[i] = logit > 0.0f ? v[i] / shares.origin / shares.sum : v[i] * 0.0f;
+        } else {
+            v[i] *= shares.values[i] * (scoring == SCORING_SIGMOID ? sigmoid_complement(logit) : 1.0f);
+        }
     }
 }
 
-// Adds the balance loss's ds. `pull` is its slope in the shares, which softmax scores are already, and softmax's own gradient
-// centres what it gets.
+// From the gradient in each candidate's score to that in its logit, for scores that do not depend on each other.
 template <int N>
-__device__ __forceinline__ void add_balance(float (&slopes)[N], const Scores<N>& scores, const float* pull, Members all,
-                                            int scoring) {
-    if (scores.total == 0.0f) {
-        return;
-    }
-    float pulls[N];
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        pulls[i] = has(all, i) ? pull[candidate_of(i)] : 0.0f;
-    }
-    if (scoring != SCORING_SOFTMAX) {
-        centre(pulls, scores.shares, all);
-    }
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        slopes[i] += pulls[i] / scores.total;
-    }
-}
-
-// ds → dz.
-template <int N>
-__device__ __forceinline__ void through_scores(float (&slopes)[N], const Scores<N>& scores, Members all, int scoring) {
-    if (scoring == SCORING_SOFTMAX) {
-        centre(slopes, scores.values, all);
-    }
+__device__ __forceinline__ void through_scores(float (&slopes)[N], const Scores<N>& scores, Members all, int scoring,
+                                               const float* logits) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         const float s = scores.values[i];
         const float of_relu = s > 0.0f ? slopes[i] : 0.0f;
-        const float of_exp = slopes[i] * s * (scoring == SCORING_SIGMOID ? 1.0f - s : 1.0f);
-        slopes[i] = scoring == SCORING_RELU ? of_relu : of_exp;
+        const float complement = has(all, i) ? sigmoid_complement(logits[candidate_of(i)]) : 0.0f;
+        slopes[i] = scoring == SCORING_RELU ? of_relu : slopes[i] * s * complement;
     }
 }
 

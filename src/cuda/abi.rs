@@ -801,6 +801,37 @@ impl Default for Permute {
     }
 }
 
+/// The rows of the shared expert where tokens are masked (SPEC §4): `permute_unmasked`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PermuteUnmasked {
+    /// `[T]`.
+    pub mask: *const u8,
+    /// Out: `[2]`: 0 and the number of rows.
+    pub offsets: *mut i32,
+    /// Out: `[T]`, the first `offsets[1]`.
+    pub row_token: *mut i32,
+    /// Out: `[T]`.
+    pub token_row: *mut i32,
+    /// T.
+    pub tokens: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for PermuteUnmasked {
+    fn default() -> Self {
+        Self {
+            mask: ::core::ptr::null(),
+            offsets: ::core::ptr::null_mut(),
+            row_token: ::core::ptr::null_mut(),
+            token_row: ::core::ptr::null_mut(),
+            tokens: 0,
+            reserved: 0,
+        }
+    }
+}
+
 /// `y_t`, the sum over a token's slots (SPEC §5): `combine_*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -825,6 +856,8 @@ pub struct Combine {
     pub shared: *const ::core::ffi::c_void,
     /// Distance between its rows.
     pub shared_stride: i64,
+    /// `[T]`: row of `shared` of each token, negative of none; null where row t is token t.
+    pub shared_row: *const i32,
     /// `[T, D]` storage.
     pub x: *const ::core::ffi::c_void,
     /// Distance between its rows.
@@ -866,6 +899,7 @@ impl Default for Combine {
             rows_stride: 0,
             shared: ::core::ptr::null(),
             shared_stride: 0,
+            shared_row: ::core::ptr::null(),
             x: ::core::ptr::null(),
             x_stride: 0,
             constants: ::core::ptr::null(),
@@ -995,6 +1029,8 @@ pub struct PermuteBackward {
     pub shared_dx: *const f32,
     /// Distance between its rows.
     pub shared_stride: i64,
+    /// `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t.
+    pub shared_row: *const i32,
     /// `[T, D]` storage.
     pub dy: *const ::core::ffi::c_void,
     /// Distance between its rows.
@@ -1031,6 +1067,7 @@ impl Default for PermuteBackward {
             d_row_weight: ::core::ptr::null(),
             shared_dx: ::core::ptr::null(),
             shared_stride: 0,
+            shared_row: ::core::ptr::null(),
             dy: ::core::ptr::null(),
             dy_stride: 0,
             d_weights: ::core::ptr::null_mut(),
@@ -1871,6 +1908,19 @@ pub const LAYOUTS: &[Layout] = &[
         ],
     },
     Layout {
+        name: "PermuteUnmasked",
+        size: size_of::<PermuteUnmasked>(),
+        align: align_of::<PermuteUnmasked>(),
+        fields: &[
+            Field { name: "mask", offset: offset_of!(PermuteUnmasked, mask), size: size_of::<*const u8>() },
+            Field { name: "offsets", offset: offset_of!(PermuteUnmasked, offsets), size: size_of::<*mut i32>() },
+            Field { name: "row_token", offset: offset_of!(PermuteUnmasked, row_token), size: size_of::<*mut i32>() },
+            Field { name: "token_row", offset: offset_of!(PermuteUnmasked, token_row), size: size_of::<*mut i32>() },
+            Field { name: "tokens", offset: offset_of!(PermuteUnmasked, tokens), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(PermuteUnmasked, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
         name: "Combine",
         size: size_of::<Combine>(),
         align: align_of::<Combine>(),
@@ -1889,6 +1939,7 @@ pub const LAYOUTS: &[Layout] = &[
                 size: size_of::<*const ::core::ffi::c_void>(),
             },
             Field { name: "shared_stride", offset: offset_of!(Combine, shared_stride), size: size_of::<i64>() },
+            Field { name: "shared_row", offset: offset_of!(Combine, shared_row), size: size_of::<*const i32>() },
             Field { name: "x", offset: offset_of!(Combine, x), size: size_of::<*const ::core::ffi::c_void>() },
             Field { name: "x_stride", offset: offset_of!(Combine, x_stride), size: size_of::<i64>() },
             Field {
@@ -1999,6 +2050,11 @@ pub const LAYOUTS: &[Layout] = &[
             },
             Field { name: "shared_dx", offset: offset_of!(PermuteBackward, shared_dx), size: size_of::<*const f32>() },
             Field { name: "shared_stride", offset: offset_of!(PermuteBackward, shared_stride), size: size_of::<i64>() },
+            Field {
+                name: "shared_row",
+                offset: offset_of!(PermuteBackward, shared_row),
+                size: size_of::<*const i32>(),
+            },
             Field {
                 name: "dy",
                 offset: offset_of!(PermuteBackward, dy),

@@ -135,6 +135,7 @@ fn other(call: &Call, contents: &Contents) -> Work {
             let rows = routed(p.offsets, p.rows, contents) * columns * size;
             (rows + f64::from(p.experts) * columns * written(p.out_f32, p.beta, size), 0.0, of_launch)
         }
+        Parameters::PermuteUnmasked(p) => (9.0 * f64::from(p.tokens), 0.0, of_launch),
         Parameters::Combine(p) => {
             let rows = contents.rows.min(p.row_count as usize) as f64;
             let table = 12.0 * f64::from(p.tokens) * f64::from(p.slots);

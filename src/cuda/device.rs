@@ -56,6 +56,9 @@ macro_rules! parameters {
     };
 }
 
+// SAFETY: addresses of device memory are numbers to the host: nothing is read through them there, by any thread.
+unsafe impl Send for Parameters {}
+
 parameters!(
     ImportanceProbabilities,
     ImportanceQueryKey,
@@ -74,6 +77,7 @@ parameters!(
     WeightGradientSum,
     BiasGradient,
     Permute,
+    PermuteUnmasked,
     Combine,
     CombineBackward,
     PermuteBackward,

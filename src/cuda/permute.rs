@@ -10,6 +10,8 @@ const BLOCK_ENTRIES: usize = 2048;
 const THREADS: u32 = 256;
 /// Threads of the block that applies an expert's capacity.
 const DROP_THREADS: u32 = 512;
+/// Threads of the block that lists the shared expert's tokens.
+const UNMASKED_THREADS: u32 = 1024;
 
 /// Sizes and capacity of a plan over `tokens` tokens; pointers are to be set, strides are dense.
 pub fn parameters(config: &LayerConfig, tokens: usize) -> abi::Permute {
@@ -54,6 +56,11 @@ pub fn calls(p: abi::Permute) -> impl Iterator<Item = Call> {
         .map(move |kernel| Launch::linear(kernel, grid(&p), THREADS))
         .chain(drops)
         .map(move |launch| Call::new(launch, p))
+}
+
+/// The one launch that lists the unmasked tokens; pointers are to be set.
+pub fn unmasked_call(p: abi::PermuteUnmasked) -> Call {
+    Call::new(Launch::linear("permute_unmasked", 1, UNMASKED_THREADS), p)
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub struct Case {
     pub padding: usize,
     /// Added to the router weight of expert 0, so that it attracts (nearly) every token.
     pub skew: f32,
+    /// Logits reach ±200, where scores have no f32, and biases forbid or force candidates.
+    pub far: bool,
     /// A finished routing is handed in: 0 none, 1 padded, 2 compressed.
     pub routing: u8,
     pub keep: Keep,
@@ -59,6 +61,7 @@ impl Case {
             router_f32: false,
             padding: 0,
             skew: 0.0,
+            far: false,
             routing: 0,
             keep: Keep::Hidden,
             training: false,
@@ -143,6 +146,11 @@ fn experts_per_token(candidates: usize, reachable: usize) -> impl Strategy<Value
             Policy::ScoreThreshold { threshold: Threshold::Each(mut c) } => {
                 c.resize(candidates, 0.2);
                 Policy::ScoreThreshold { threshold: Threshold::Each(c) }
+            }
+            // A mean that every interval holds.
+            Policy::Budget { mean_k } => Policy::Budget { mean_k: mean_k.clamp(a.min(b) as f64, a.max(b) as f64) },
+            Policy::BudgetRunning { mean_k, momentum } => {
+                Policy::BudgetRunning { mean_k: mean_k.clamp(a.min(b) as f64, a.max(b) as f64), momentum }
             }
             other => other,
         };
@@ -229,13 +237,14 @@ prop_compose! {
         flags in any::<(bool, bool, bool, bool)>(),
         padding in prop::sample::select(vec![0, 0, 3]),
         skew in prop::sample::select(vec![0.0, 0.0, 20.0]),
+        far in prop::sample::select(vec![false, false, false, true]),
         routing in prop::sample::select(vec![0, 0, 0, 0, 1, 2]),
         keep in prop::sample::select(vec![Keep::Hidden, Keep::Recompute]),
     ) -> Case {
         let (biases, router_bias, router_f32, training) = flags;
         Case {
             config, dtype, seed, lengths, masked_every, attend, heads, biases, router_bias, router_f32, padding, skew,
-            routing, keep, training,
+            far, routing, keep, training,
         }
     }
 }

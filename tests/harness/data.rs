@@ -116,6 +116,13 @@ impl ExpertData {
     }
 }
 
+/// Biases that allow, forbid and force, in half of the cases with others among them.
+fn far_biases(n: &mut Numbers, candidates: usize) -> Buffer {
+    let other = if n.below(2) == 0 { 0.0 } else { 0.3 };
+    let of_candidate = |_| [0.0, 0.0, 0.0, other, f32::NEG_INFINITY, f32::INFINITY][n.below(6)];
+    (0..candidates).map(of_candidate).collect::<Vec<f32>>().into()
+}
+
 /// NaN for floats: whatever is not overwritten shows.
 pub fn poison(dtype: DType, len: usize) -> Buffer {
     Buffer::from_f32(dtype, &vec![f32::NAN; len])
@@ -171,7 +178,8 @@ impl Data {
         let (lse, probabilities) = attention(case, &q.to_f32(), &k.to_f32(), &bounds, mask.as_deref(), side);
         let vocabulary = 7;
         let router_dtype = if case.router_f32 { DType::F32 } else { dtype };
-        let mut router = n.tensor(router_dtype, candidates * d, 2.0 / (d as f32).sqrt()).to_f32();
+        let spread = if case.far { 80.0 } else { 2.0 };
+        let mut router = n.tensor(router_dtype, candidates * d, spread / (d as f32).sqrt()).to_f32();
         // x has a constant first column, so that this shifts expert 0's logit for every token.
         router[0] += case.skew;
         let stride = d + case.padding;
@@ -199,7 +207,10 @@ impl Data {
             k_given: (0..tokens).map(|_| n.below(candidates + 2) as i32 - 1).collect::<Vec<i32>>().into(),
             routing: RoutingData::new(case, &mut n),
             router: Buffer::from_f32(router_dtype, &router),
-            router_bias: case.router_bias.then(|| n.tensor(DType::F32, candidates, 0.2)),
+            router_bias: case.router_bias.then(|| match case.far {
+                true => far_biases(&mut n, candidates),
+                false => n.tensor(DType::F32, candidates, 0.2),
+            }),
             experts: ExpertData::new(
                 &mut n,
                 case,

@@ -4,7 +4,7 @@ use da_moe::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, Cpu, DType, Error, ExpertGradients, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, Normalize,
     NormalizeWeights, NullExpert, PermuteArgs, PermuteBackwardArgs, RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows,
-    Sizes, TensorMut, TensorRef,
+    Scoring, SharedPermute, SharedPlanMut, Sizes, TensorMut, TensorRef,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,11 +24,11 @@ macro_rules! faults {
 faults! {
     LogitOff, RouterOfWrongToken,
     ImportanceOff, NormalizationSkipped, CausalMaskIgnored, MaskedTokensAsk,
-    KTooSmall, MaskIgnored, BiasIgnored, WrongTie, SlotsSwapped, WeightNotDivided, ScalingForgotten, LoadOff,
+    KTooSmall, MaskIgnored, BiasIgnored, WrongTie, SlotsSwapped, WeightNotDivided, ScalingForgotten, LoadOff, TinyScoresLost,
     BalanceLossOff, ZLossOff, RoutingInCallersOrder,
     UnstableOrder, OffsetOff, CapacityIgnored, DropsMiscounted, RowWeightStale,
     LastRowMissing, BiasSkipped, NeighboursRow, SimilarActivation,
-    SharedForgotten, NullExpertForgotten, LastTokenUnwritten, LastBitFlips,
+    SharedForgotten, SharedTakesMasked, NullExpertForgotten, LastTokenUnwritten, LastBitFlips,
     ConstantsGradientMissing, NullWeightGradientMissing,
     RowGradientMissing, EmptyExpertUnwritten, WOutGradientUnweighted, WInGradientAccumulated, WeightGradientSign,
     SharedDxForgotten, CopyDxForgotten,
@@ -76,6 +76,23 @@ fn i32s<'a, const R: usize>(tensor: &'a mut TensorMut<'_, R>) -> &'a mut [i32] {
 
 fn read<'a, const R: usize>(tensor: &TensorRef<'a, R>) -> &'a [i32] {
     tensor.elements().expect("i32")
+}
+
+/// Weights as quotients of scores in f32: 0 where the scores of all that are selected are.
+fn lose_tiny_scores(config: &LayerConfig, logits: &TensorRef<'_, 2>, experts: &[i32], weights: &mut [f32]) {
+    let slots = config.k_max().max(1);
+    let logits = logits.elements::<f32>().expect("f32").chunks(config.candidates());
+    for ((z, experts), weights) in logits.zip(experts.chunks(slots)).zip(weights.chunks_mut(slots)) {
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let score = |e: i32| match config.router.scoring {
+            Scoring::Softmax => (z[e as usize] - largest).exp(),
+            Scoring::Sigmoid => 1.0 / (1.0 + (-z[e as usize]).exp()),
+            Scoring::Relu => z[e as usize].max(0.0),
+        };
+        if experts.iter().filter(|e| **e >= 0).map(|&e| score(e)).sum::<f32>() == 0.0 {
+            weights.fill(0.0);
+        }
+    }
 }
 
 /// The rows of a matrix, each at its neighbour's place.
@@ -167,6 +184,7 @@ impl Backend for Faulty {
                 load[experts[last] as usize] += 1;
                 i32s(&mut args.selection.ranked)[last] += 1;
             }
+            (Some(Fault::TinyScoresLost), _) => lose_tiny_scores(&config, &args.logits, experts, weights),
             (Some(Fault::LoadOff), _) => load[0] += 1,
             (Some(Fault::BalanceLossOff), _) => f32s(&mut args.losses)[0] *= 1.001,
             (Some(Fault::ZLossOff), _) => f32s(&mut args.losses)[1] *= 1.001,
@@ -198,7 +216,22 @@ impl Backend for Faulty {
         let token_row = plan.token_row.reborrow();
         let counts = plan.counts.reborrow();
         let inner = da_moe::PlanMut { counts, offsets, row_token, row_weight, token_row, dropped };
-        self.inner.permute(&(), PermuteArgs { config: &config, selection: args.selection, plan: inner })?;
+        let (selection, mut shared) = (args.selection, args.shared);
+        let of_shared = shared.as_mut().map(|shared| SharedPermute {
+            mask: shared.mask,
+            plan: SharedPlanMut {
+                offsets: shared.plan.offsets.reborrow(),
+                row_token: shared.plan.row_token.reborrow(),
+                token_row: shared.plan.token_row.reborrow(),
+            },
+        });
+        self.inner.permute(&(), PermuteArgs { config: &config, selection, plan: inner, shared: of_shared })?;
+        if let (Some(shared), true) = (&mut shared, self.has(Fault::SharedTakesMasked)) {
+            let everyone: Vec<i32> = (0..shared.mask.shape()[0] as i32).collect();
+            i32s(&mut shared.plan.offsets)[1] = everyone.len() as i32;
+            i32s(&mut shared.plan.row_token).copy_from_slice(&everyone);
+            i32s(&mut shared.plan.token_row).copy_from_slice(&everyone);
+        }
         let offsets = i32s(&mut plan.offsets);
         match self.fault {
             Some(Fault::OffsetOff) => offsets[1] += 1,
@@ -275,14 +308,14 @@ impl Backend for Faulty {
     }
 
     fn experts_backward(&self, _: &(), mut args: ExpertsBackwardArgs<'_>) -> Result<(), Error> {
-        let Rows::Routed { offsets, row_token, row_weight } = args.rows else {
+        let Rows::Routed { offsets, row_token, row_weight: Some(row_weight) } = args.rows else {
             return self.inner.experts_backward(&(), args);
         };
         let mut unweighted = None;
         if self.has(Fault::WOutGradientUnweighted) {
             let ones = vec![1.0f32; row_weight.shape()[0]];
             let row_weight = TensorRef::new(&ones, row_weight.shape())?;
-            let rows = Rows::Routed { offsets, row_token, row_weight };
+            let rows = Rows::Routed { offsets, row_token, row_weight: Some(row_weight) };
             self.inner.experts_backward(&(), ExpertsBackwardArgs { rows, ..reborrow_backward(&mut args) })?;
             unweighted = Some(f32s(&mut args.gradients.w_out).to_vec());
         }

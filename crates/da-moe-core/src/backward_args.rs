@@ -80,8 +80,10 @@ pub struct PermuteBackwardArgs<'a> {
     pub dx_rows: TensorRef<'a, 2>,
     /// `[rows]` f32, from experts.
     pub d_row_weight: TensorRef<'a, 1>,
-    /// `[T, D]` intermediate: the shared expert's part.
+    /// `[T, D]` intermediate: the shared expert's part, by its rows.
     pub shared_dx: Option<TensorRef<'a, 2>>,
+    /// `[T]` i32, [`SharedPlan::token_row`](crate::SharedPlan::token_row); absent: row `t` is token `t`.
+    pub shared_row: Option<TensorRef<'a, 1>>,
     /// `[T, D]` storage, for `copy`.
     pub dy: TensorRef<'a, 2>,
     /// In and out: `[T, k_max]` f32; null slots are filled, routed ones are filled here, dropped ones stay 0.

@@ -3,8 +3,8 @@
 //! "Storage" is the type of `x`; "intermediate" is [`Backend::intermediate`](crate::Backend::intermediate) of it.
 
 use crate::{
-    Activation, ImportanceConfig, LayerConfig, NullExpert, Plan, PlanMut, Routing, Selection, SelectionMut, TensorMut,
-    TensorRef,
+    Activation, ImportanceConfig, LayerConfig, NullExpert, Plan, PlanMut, Routing, Selection, SelectionMut,
+    SharedPlanMut, TensorMut, TensorRef,
 };
 
 /// What importance is read off: the Transformer's own attention.
@@ -130,6 +130,17 @@ pub struct PermuteArgs<'a> {
     pub selection: Selection<'a>,
     /// Out.
     pub plan: PlanMut<'a>,
+    /// Where there is a shared expert and a mask.
+    pub shared: Option<SharedPermute<'a>>,
+}
+
+/// Which tokens the shared expert takes.
+#[derive(Debug)]
+pub struct SharedPermute<'a> {
+    /// `[T]` u8: tokens with 0 are not taken.
+    pub mask: TensorRef<'a, 1>,
+    /// Out.
+    pub plan: SharedPlanMut<'a>,
 }
 
 /// Which rows go through which expert.
@@ -141,10 +152,10 @@ pub enum Rows<'a> {
         offsets: TensorRef<'a, 1>,
         /// `[rows]` i32.
         row_token: TensorRef<'a, 1>,
-        /// `[rows]` f32.
-        row_weight: TensorRef<'a, 1>,
+        /// `[rows]` f32; absent: 1, as of the shared expert.
+        row_weight: Option<TensorRef<'a, 1>>,
     },
-    /// One expert takes every token, with weight 1: the shared expert.
+    /// One expert takes every token, with weight 1: the shared expert where no token is masked.
     All,
 }
 
@@ -195,8 +206,10 @@ pub struct CombineArgs<'a> {
     pub plan: Plan<'a>,
     /// `[rows, D]` intermediate, from experts.
     pub rows: TensorRef<'a, 2>,
-    /// `[T, D]` intermediate: the shared expert's output.
+    /// `[T, D]` intermediate: the shared expert's output, by its rows.
     pub shared: Option<TensorRef<'a, 2>>,
+    /// `[T]` i32, [`SharedPlan::token_row`](crate::SharedPlan::token_row); absent: row `t` is token `t`.
+    pub shared_row: Option<TensorRef<'a, 1>>,
     /// Out: `[T, D]` storage.
     pub y: TensorMut<'a, 2>,
 }

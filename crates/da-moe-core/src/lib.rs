@@ -41,14 +41,14 @@ pub use dtype::{DType, Storage, bf16, f16};
 pub use error::{Error, Result};
 pub use forward_args::{
     Attention, CombineArgs, ExpertWeights, ExpertsArgs, GateArgs, ImportanceArgs, PermuteArgs, RouterArgs, RoutingArgs,
-    Rows,
+    Rows, SharedPermute,
 };
 pub use inputs::Inputs;
 pub use layer::Layer;
 pub use memory::{ForeignMemory, Memory, same_elements};
 pub use parameters::Parameters;
 pub use report::Report;
-pub use routing::{Plan, PlanMut, Routing, Selection, SelectionMut, expert_id};
+pub use routing::{Plan, PlanMut, Routing, Selection, SelectionMut, SharedPlan, SharedPlanMut, expert_id};
 pub use scratch::Scratch;
 pub use shapes::Shape;
 pub use sizes::Sizes;

@@ -120,6 +120,28 @@ pub struct PlanMut<'a> {
     pub dropped: TensorMut<'a, 1>,
 }
 
+/// The rows of the shared expert where some tokens are masked: the others, in order (SPEC §4). Without a mask row `t` is token `t`.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedPlan<'a> {
+    /// `[2]` i32: 0 and the number of rows, as offsets of one expert.
+    pub offsets: TensorRef<'a, 1>,
+    /// `[T]` i32: token of each row, ascending.
+    pub row_token: TensorRef<'a, 1>,
+    /// `[T]` i32: row of each token; −1 of a masked one.
+    pub token_row: TensorRef<'a, 1>,
+}
+
+/// [`SharedPlan`], to be written.
+#[derive(Debug)]
+pub struct SharedPlanMut<'a> {
+    /// See [`SharedPlan::offsets`].
+    pub offsets: TensorMut<'a, 1>,
+    /// See [`SharedPlan::row_token`].
+    pub row_token: TensorMut<'a, 1>,
+    /// See [`SharedPlan::token_row`].
+    pub token_row: TensorMut<'a, 1>,
+}
+
 /// Sentinel-tolerant reading of an expert id: `None` for "no expert".
 pub fn expert_id(id: i32, candidates: usize) -> Option<usize> {
     usize::try_from(id).ok().filter(|&e| e < candidates)

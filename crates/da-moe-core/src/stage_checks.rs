@@ -5,7 +5,8 @@ use crate::weights::check_loss_scale;
 use crate::{
     Activation, Attention, CombineArgs, CombineBackwardArgs, DType, Error, ExpertGradients, ExpertWeights, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, PermuteArgs, PermuteBackwardArgs, Policy, Result,
-    RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows, STATE_LEN, Selection, SelectionMut, TensorMut, TensorRef,
+    RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows, STATE_LEN, Selection, SelectionMut, SharedPermute, TensorMut,
+    TensorRef,
 };
 
 /// Refuses a view that is given and has not this shape.
@@ -196,7 +197,12 @@ impl PermuteArgs<'_> {
         plan.row_token.expect_shape(op, "plan.row_token", [rows])?;
         plan.row_weight.expect_shape(op, "plan.row_weight", [rows])?;
         plan.token_row.expect_shape(op, "plan.token_row", [tokens, slots])?;
-        plan.dropped.expect_shape(op, "plan.dropped", [1])
+        plan.dropped.expect_shape(op, "plan.dropped", [1])?;
+        let Some(SharedPermute { mask, plan }) = &self.shared else { return Ok(()) };
+        mask.expect_shape(op, "mask", [tokens])?;
+        plan.offsets.expect_shape(op, "shared_plan.offsets", [2])?;
+        plan.row_token.expect_shape(op, "shared_plan.row_token", [tokens])?;
+        plan.token_row.expect_shape(op, "shared_plan.token_row", [tokens])
     }
 }
 
@@ -243,7 +249,7 @@ impl Rows<'_> {
         match self {
             Rows::Routed { offsets, row_token, row_weight } => {
                 offsets.expect_shape(op, "offsets", [experts + 1])?;
-                row_weight.expect_shape(op, "row_weight", row_token.shape())?;
+                fits(op, "row_weight", row_weight.as_ref(), row_token.shape())?;
                 Ok(0)
             }
             Rows::All if experts == 1 => Ok(tokens),
@@ -281,6 +287,7 @@ impl CombineArgs<'_> {
         self.plan.token_row.expect_shape(op, "plan.token_row", [tokens, slots])?;
         has_rows(op, "rows", self.rows.shape(), 0, hidden)?;
         fits(op, "shared", self.shared.as_ref(), [tokens, hidden])?;
+        fits(op, "shared_row", self.shared_row.as_ref(), [tokens])?;
         check_constants(op, self.constants.as_ref(), hidden)?;
         self.y.expect_shape(op, "y", [tokens, hidden])
     }
@@ -342,6 +349,7 @@ impl PermuteBackwardArgs<'_> {
         has_rows(op, "dx_rows", self.dx_rows.shape(), 0, hidden)?;
         self.d_row_weight.expect_shape(op, "d_row_weight", [rows])?;
         fits(op, "shared_dx", self.shared_dx.as_ref(), [tokens, hidden])?;
+        fits(op, "shared_row", self.shared_row.as_ref(), [tokens])?;
         self.d_weights.expect_shape(op, "d_weights", [tokens, slots])?;
         self.dx.expect_shape(op, "dx", [tokens, hidden])
     }

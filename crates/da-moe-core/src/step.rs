@@ -2,7 +2,8 @@
 
 use crate::scratch::{Scratch, total};
 use crate::{
-    Backend, DType, Error, Memory, Plan, PlanMut, Result, Selection, SelectionMut, Sizes, Slice, TensorMut, TensorRef,
+    Backend, DType, Error, Memory, Plan, PlanMut, Result, Selection, SelectionMut, SharedPlan, SharedPlanMut, Sizes,
+    Slice, TensorMut, TensorRef,
 };
 
 /// Number of f32 values carried between steps: minimum, maximum, price `λ`, training steps that moved the first two.
@@ -19,6 +20,27 @@ pub struct State {
 impl State {
     pub(crate) fn view_mut(&mut self) -> Result<TensorMut<'_, 1>> {
         TensorMut::prefix(&mut self.values, [STATE_LEN])
+    }
+
+    /// Refuses what no steps could have left, where the host can read it: numbers that are not finite, a negative one, a
+    /// minimum above the maximum. (On a device such numbers count as none: statistics are then those of a fresh state.)
+    ///
+    /// # Errors
+    /// [`Error::Value`] naming the number.
+    pub fn check(&self, op: &'static str) -> Result<()> {
+        let Slice::F32(values) = Slice::from(&self.values) else { return Ok(()) };
+        let refuse = |problem: String| Err(Error::Value { op, argument: "state", problem });
+        let names = ["minimum", "maximum", "price", "number of steps"];
+        let wrong = |(_, value): &(&str, &f32)| !(value.is_finite() && **value >= 0.0);
+        if let Some((name, value)) = names.into_iter().zip(values).find(wrong) {
+            return refuse(format!("its {name} is {value}; no training step leaves that"));
+        }
+        match values {
+            [minimum, maximum, _, steps] if *steps > 0.0 && minimum > maximum => {
+                refuse(format!("its minimum {minimum} is above its maximum {maximum}"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -43,6 +65,7 @@ pub(crate) struct Saved {
     pub(crate) unmasked: Memory,
     pub(crate) losses: Memory,
     pub(crate) plan: PlanBuffers,
+    pub(crate) shared_plan: SharedPlanBuffers,
     pub(crate) hidden: Memory,
     pub(crate) shared_hidden: Memory,
 }
@@ -53,6 +76,8 @@ pub(crate) struct Last {
     pub sizes: Sizes,
     /// Whether the routing came from outside, so that there are no importance and no logits.
     pub routed: bool,
+    /// Whether there was a mask.
+    pub masked: bool,
     /// Whether the step's own scratch holds what a backward of it wrote.
     pub backward: bool,
 }
@@ -102,6 +127,11 @@ fn kept(sizes: &Sizes, keep: Keep) -> [usize; 2] {
     }
 }
 
+/// Tokens that a shared expert may take.
+fn shared_tokens(sizes: &Sizes) -> usize {
+    if sizes.shared_width > 0 { sizes.tokens } else { 0 }
+}
+
 impl Step {
     /// A step that is lent its scratch.
     pub(crate) fn allocate<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> Result<Self> {
@@ -131,6 +161,11 @@ impl Step {
                     token_row: int(sizes.rows)?,
                     dropped: int(1)?,
                 },
+                shared_plan: SharedPlanBuffers {
+                    offsets: int(2)?,
+                    row_token: int(shared_tokens(sizes))?,
+                    token_row: int(shared_tokens(sizes))?,
+                },
                 hidden: intermediate(hidden)?,
                 shared_hidden: intermediate(shared_hidden)?,
             },
@@ -145,7 +180,8 @@ impl Step {
     /// Bytes that [`Step::allocate`] allocates.
     fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
         let (t, n) = (sizes.tokens, sizes.candidates);
-        let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5];
+        let shared = 2 * shared_tokens(sizes) + 2;
+        let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5, shared];
         total([(&plan, DType::F32), (&kept(sizes, keep), intermediate)])
     }
 
@@ -340,6 +376,32 @@ impl PlanBuffers {
             row_weight: view_mut(&mut self.row_weight, [sizes.rows])?,
             token_row: view_mut(&mut self.token_row, [sizes.tokens, sizes.k_max])?,
             dropped: view_mut(&mut self.dropped, [1])?,
+        })
+    }
+}
+
+/// The rows of the shared expert.
+#[derive(Debug)]
+pub(crate) struct SharedPlanBuffers {
+    offsets: Memory,
+    row_token: Memory,
+    token_row: Memory,
+}
+
+impl SharedPlanBuffers {
+    pub(crate) fn view(&self, sizes: &Sizes) -> Result<SharedPlan<'_>> {
+        Ok(SharedPlan {
+            offsets: view(&self.offsets, [2])?,
+            row_token: view(&self.row_token, [sizes.tokens])?,
+            token_row: view(&self.token_row, [sizes.tokens])?,
+        })
+    }
+
+    pub(crate) fn view_mut(&mut self, sizes: &Sizes) -> Result<SharedPlanMut<'_>> {
+        Ok(SharedPlanMut {
+            offsets: view_mut(&mut self.offsets, [2])?,
+            row_token: view_mut(&mut self.row_token, [sizes.tokens])?,
+            token_row: view_mut(&mut self.token_row, [sizes.tokens])?,
         })
     }
 }

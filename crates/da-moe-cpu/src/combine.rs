@@ -3,7 +3,7 @@
 
 use crate::scratch;
 use crate::simd::{add_scaled, narrow, vectorized, write};
-use crate::views::{Rows, by_storage, check_below, output, rows};
+use crate::views::{Rows, SharedRows, by_storage, check_below, output, rows};
 use da_moe_core::{CombineArgs, CombineBackwardArgs, DType, NullExpert, Result, Storage, TensorMut};
 use rayon::prelude::*;
 
@@ -24,7 +24,7 @@ fn run<S: Storage>(args: CombineArgs<'_>) -> Result<()> {
     let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
     let token_row = rows::<i32>(op, "plan.token_row", &args.plan.token_row)?;
     let expert_rows = rows::<f32>(op, "rows", &args.rows)?;
-    let shared = args.shared.as_ref().map(|shared| rows::<f32>(op, "shared", shared)).transpose()?;
+    let shared = SharedRows::new(op, "shared", &args.shared, &args.shared_row)?;
     let y = output::<S, 2>(op, "y", args.y)?;
     y.par_chunks_mut(CHUNK * width).enumerate().for_each(|(chunk, y)| {
         scratch::with([width], |[sum]| {
@@ -41,8 +41,8 @@ fn run<S: Storage>(args: CombineArgs<'_>) -> Result<()> {
                                 add_scaled(sum, weight, value);
                             }
                         }
-                        if let Some(shared) = &shared {
-                            add_scaled(sum, 1.0, shared.row(t));
+                        if let Some(shared) = shared.of_token(t) {
+                            add_scaled(sum, 1.0, shared);
                         }
                         narrow(sum, y);
                     }

@@ -2,8 +2,10 @@
 
 use crate::gate::ordered;
 use crate::simd::{add_scaled, vectorized};
-use crate::views::{by_storage, check_below, output, rows};
-use da_moe_core::{Drop, LayerConfig, NullExpert, PermuteArgs, PermuteBackwardArgs, Result, Storage, expert_id};
+use crate::views::{SharedRows, by_storage, check_below, output, rows, vector};
+use da_moe_core::{
+    Drop, LayerConfig, NullExpert, PermuteArgs, PermuteBackwardArgs, Result, SharedPermute, Storage, expert_id,
+};
 use rayon::prelude::*;
 use std::cmp::Reverse;
 
@@ -59,6 +61,25 @@ pub(crate) fn forward(args: PermuteArgs<'_>) -> Result<()> {
             }
         }
     }
+    args.shared.map_or(Ok(()), shared_rows)
+}
+
+/// The tokens that are not masked, in order.
+fn shared_rows(args: SharedPermute<'_>) -> Result<()> {
+    let op = "permute";
+    let mask: &[u8] = vector(op, "mask", &args.mask)?;
+    let offsets = output::<i32, 1>(op, "shared_plan.offsets", args.plan.offsets)?;
+    let row_token = output::<i32, 1>(op, "shared_plan.row_token", args.plan.row_token)?;
+    let token_row = output::<i32, 1>(op, "shared_plan.token_row", args.plan.token_row)?;
+    let mut rows = 0;
+    for (t, (&token, row)) in mask.iter().zip(token_row).enumerate() {
+        *row = if token == 0 { -1 } else { rows };
+        if token != 0 {
+            row_token[rows as usize] = t as i32;
+            rows += 1;
+        }
+    }
+    offsets.copy_from_slice(&[0, rows]);
     Ok(())
 }
 
@@ -120,8 +141,8 @@ fn run_backward<S: Storage>(args: PermuteBackwardArgs<'_>) -> Result<()> {
     let weights = rows::<f32>(op, "selection.weights", &args.selection.weights)?;
     let token_row = rows::<i32>(op, "plan.token_row", &args.plan.token_row)?;
     let dx_rows = rows::<f32>(op, "dx_rows", &args.dx_rows)?;
-    let d_row_weight: &[f32] = crate::views::vector(op, "d_row_weight", &args.d_row_weight)?;
-    let shared = args.shared_dx.as_ref().map(|shared| rows::<f32>(op, "shared_dx", shared)).transpose()?;
+    let d_row_weight: &[f32] = vector(op, "d_row_weight", &args.d_row_weight)?;
+    let shared = SharedRows::new(op, "shared_dx", &args.shared_dx, &args.shared_row)?;
     let dy = rows::<S>(op, "dy", &args.dy)?;
     let d_weights = output::<f32, 2>(op, "d_weights", args.d_weights)?;
     let dx = output::<f32, 2>(op, "dx", args.dx)?;
@@ -138,8 +159,8 @@ fn run_backward<S: Storage>(args: PermuteBackwardArgs<'_>) -> Result<()> {
                 add_scaled(dx, weights.row(t)[slot], dy.row(t));
             }
         }
-        if let Some(shared) = &shared {
-            add_scaled(dx, 1.0, shared.row(t));
+        if let Some(shared) = shared.of_token(t) {
+            add_scaled(dx, 1.0, shared);
         }
     };
     let chunks = dx.par_chunks_mut(CHUNK * width).zip(d_weights.par_chunks_mut(CHUNK * slots.max(1)));

@@ -88,6 +88,38 @@ pub(crate) fn scratch<'a>(op: &'static str, view: TensorMut<'a, 1>, needed: usiz
         .ok_or_else(|| Error::Workspace { op, problem: format!("scratch of {found} f32, {needed} are needed") })
 }
 
+/// What the shared expert has for each token.
+pub(crate) struct SharedRows<'a> {
+    rows: Option<Rows<'a, f32>>,
+    /// Row of each token; row `t` is token `t` without.
+    of_tokens: Option<&'a [i32]>,
+}
+
+impl<'a> SharedRows<'a> {
+    pub fn new(
+        op: &'static str,
+        argument: &'static str,
+        shared: &Option<TensorRef<'a, 2>>,
+        of_tokens: &Option<TensorRef<'a, 1>>,
+    ) -> Result<Self> {
+        let Some(shared) = shared else { return Ok(Self { rows: None, of_tokens: None }) };
+        let (of_tokens, room) = (optional::<i32>(op, "shared_row", of_tokens)?, shared.shape()[0]);
+        let out_of_room = |(_, row): &(usize, &i32)| usize::try_from(**row).is_ok_and(|row| row >= room);
+        if let Some((t, row)) = of_tokens.unwrap_or_default().iter().enumerate().find(out_of_room) {
+            let problem = format!("token {t} has row {row} of {room}");
+            return Err(Error::Value { op, argument: "shared_row", problem });
+        }
+        Ok(Self { rows: Some(rows(op, argument, shared)?), of_tokens })
+    }
+
+    /// Nothing without a shared expert, and for masked tokens.
+    #[inline(always)]
+    pub fn of_token(&self, t: usize) -> Option<&'a [f32]> {
+        let row = self.of_tokens.map_or(Some(t), |rows| usize::try_from(rows[t]).ok())?;
+        self.rows.as_ref().map(|rows| rows.row(row))
+    }
+}
+
 /// One matrix of a stack `[E, rows, cols]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Stack<'a, S> {

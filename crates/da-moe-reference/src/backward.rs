@@ -6,7 +6,7 @@ use crate::losses::{balance_backward, z_backward};
 use crate::problem::{add_scaled, dot, row, row_mut};
 use crate::weights::weights_backward;
 use crate::{Decision, Experts, Forward, Problem, forward_with};
-use da_moe_core::{NullExpert, Scoring};
+use da_moe_core::NullExpert;
 
 /// Gradients of everything that has one.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,8 +100,8 @@ fn shared_backward(problem: &Problem, forward: &Forward, dy: &[f64], gradients: 
         return;
     };
     let (d, rows_in) = (problem.config.hidden_size, problem.config.shared_rows_in());
-    for t in 0..problem.tokens {
-        let kept = (problem.x_row(t), row(&rows.hidden, t, rows_in), row(&rows.activated, t, shared.width));
+    for (at, t) in problem.unmasked_tokens().enumerate() {
+        let kept = (problem.x_row(t), row(&rows.hidden, at, rows_in), row(&rows.activated, at, shared.width));
         let dx = row_backward(shared, problem.config.hidden_act, 0, kept, row(dy, t, d), d_shared);
         add_scaled(row_mut(&mut gradients.x, t, d), 1.0, &dx);
     }
@@ -119,35 +119,22 @@ fn routing_backward(routing: &[Vec<(usize, f64)>], forward: &Forward, dg: &[Vec<
     }
 }
 
-/// `dg → ds` through the weights, plus the balance loss; `ds → dz` through the scoring, plus the z-loss;
-/// `dW_r = dzᵀ x`, `dx += dz W_r`. A masked token takes part in neither.
+/// `dg → dz` through the weights and scores, plus the losses; `dW_r = dzᵀ x`, `dx += dz W_r`. A masked token takes part in
+/// neither.
 fn router_backward(problem: &Problem, forward: &Forward, dg: &[Vec<f64>], gradients: &mut Gradients) {
     let (config, d, candidates) = (&problem.config, problem.config.hidden_size, problem.config.candidates());
     let Some(d_router) = &mut gradients.router else { return };
     for t in (0..problem.tokens).filter(|&t| problem.mask[t]) {
-        let (z, s) = (row(&forward.logits, t, candidates), row(&forward.scores, t, candidates));
+        let z = row(&forward.logits, t, candidates);
         let experts: Vec<usize> = forward.selection[t].iter().map(|slot| slot.expert).collect();
-        let mut ds = vec![0.0; candidates];
-        weights_backward(&config.router, s, &experts, &forward.ranked[t], &dg[t], &mut ds);
-        let balance = balance_backward(config, s, &forward.load, &problem.mask);
-        add_scaled(&mut ds, config.losses.balance, &balance);
-        let mut dz = scores_backward(config.router.scoring, z, s, &ds);
+        let mut dz = weights_backward(&config.router, z, &experts, &forward.ranked[t], &dg[t]);
+        if config.losses.balance != 0.0 {
+            add_scaled(&mut dz, config.losses.balance, &balance_backward(config, z, &forward.load, &problem.mask));
+        }
         add_scaled(&mut dz, config.losses.z, &z_backward(z, &problem.mask));
         for (e, &dz) in dz.iter().enumerate() {
             add_scaled(row_mut(d_router, e, d), dz, problem.x_row(t));
             add_scaled(row_mut(&mut gradients.x, t, d), dz, row(&problem.router, e, d));
         }
     }
-}
-
-/// Softmax: `s ∘ (ds − ⟨ds, s⟩)`; sigmoid: `s (1 − s) ds`; relu: `ds` where `z > 0`.
-fn scores_backward(scoring: Scoring, z: &[f64], s: &[f64], ds: &[f64]) -> Vec<f64> {
-    let mean = dot(ds, s);
-    let of_candidate = |e: usize| match scoring {
-        Scoring::Softmax => s[e] * (ds[e] - mean),
-        Scoring::Sigmoid => s[e] * (1.0 - s[e]) * ds[e],
-        Scoring::Relu if z[e] > 0.0 => ds[e],
-        Scoring::Relu => 0.0,
-    };
-    (0..z.len()).map(of_candidate).collect()
 }

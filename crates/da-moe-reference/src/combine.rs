@@ -24,9 +24,10 @@ pub fn combine(
                 (None, None) => {}
             }
         }
-        if let Some(shared) = shared {
-            add_scaled(y, 1.0, row(shared, t, d));
-        }
+    }
+    if let Some(shared) = shared {
+        let rows = problem.unmasked_tokens().zip(shared.chunks(d));
+        rows.for_each(|(t, shared)| add_scaled(row_mut(&mut y, t, d), 1.0, shared));
     }
     y
 }

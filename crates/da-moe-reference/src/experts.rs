@@ -1,5 +1,5 @@
 //! SPEC §5: `h = W_in[e] x (+ b_in)`, `a = act(h)`, `o = W_out[e] a (+ b_out)` for every row of the plan, and for every
-//! token through the shared expert.
+//! unmasked token through the shared expert.
 
 use crate::problem::{add_scaled, dot, row, row_mut};
 use crate::{Experts, Plan, Problem, activate, activate_backward};
@@ -22,9 +22,9 @@ pub fn expert_rows(problem: &Problem, plan: &Plan) -> ExpertRows {
     run(&problem.experts, problem, rows)
 }
 
-/// The shared expert on every token.
+/// The shared expert on every unmasked token.
 pub fn shared_rows(problem: &Problem, shared: &Experts) -> ExpertRows {
-    run(shared, problem, (0..problem.tokens).map(|t| (0, t)))
+    run(shared, problem, problem.unmasked_tokens().map(|t| (0, t)))
 }
 
 fn run(experts: &Experts, problem: &Problem, rows: impl Iterator<Item = (usize, usize)>) -> ExpertRows {

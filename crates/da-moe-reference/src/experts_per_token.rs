@@ -2,16 +2,16 @@
 //! that a backend's own f32 importance gives exactly the same integers here.
 
 use crate::problem::row;
-use crate::select::{above_threshold, descending, reachable};
+use crate::select::{Keys, above_threshold, descending, reachable};
 use crate::{price, probabilities};
 use da_moe_core::{LayerConfig, Policy};
 
-/// `k_t` of every token, in `[k_min, k_max]`, 0 where masked. `scores` and `keys` are `[T, E + Z]`.
+/// `k_t` of every token, in `[k_min, k_max]`, 0 where masked. `logits` are `[T, E + Z]`, `keys` are of each token.
 pub fn experts_per_token(
     config: &LayerConfig,
     importance: &[f64],
-    scores: &[f64],
-    keys: &[f64],
+    logits: &[f64],
+    keys: &[Keys],
     mask: &[bool],
     k_given: Option<&[i64]>,
     state: [f64; 4],
@@ -34,11 +34,10 @@ pub fn experts_per_token(
         Policy::BudgetRunning { mean_k, .. } => {
             k_min.saturating_add((in_f32[t] / price(state, *mean_k, k_min)).floor() as usize)
         }
-        Policy::TopP { p } => top_p(&probabilities(config.router.scoring, row(scores, t, candidates)), *p),
+        Policy::TopP { p } => top_p(&probabilities(config.router.scoring, row(logits, t, candidates)), *p),
         Policy::ScoreThreshold { .. } => {
-            let keys = row(keys, t, candidates);
-            let above = |e: &usize| above_threshold(&config.experts_per_token.policy, keys[*e], *e);
-            reachable(config, keys).into_iter().filter(above).count()
+            let above = |e: &usize| above_threshold(&config.experts_per_token.policy, keys[t].sums[*e], *e);
+            reachable(config, &keys[t]).into_iter().filter(above).count()
         }
         Policy::Given => k_given.and_then(|k| usize::try_from(k[t]).ok()).unwrap_or(0),
     };

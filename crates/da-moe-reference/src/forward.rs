@@ -3,8 +3,8 @@
 
 use crate::problem::row;
 use crate::{
-    ExpertRows, Plan, Problem, Slot, balance_loss, capacity_drops, combine, expert_rows, experts_per_token, importance,
-    logits, measure, next_state, plan, scores, selection_order, shared_rows, slot_order, weights, z_loss,
+    ExpertRows, Keys, Plan, Problem, Slot, balance_loss, capacity_drops, combine, expert_rows, experts_per_token,
+    importance, logits, measure, next_state, plan, scores, selection_order, shared_rows, slot_order, weights, z_loss,
 };
 
 /// Everything discrete about a forward pass. Constant under small changes of the inputs, hence without gradient.
@@ -82,15 +82,14 @@ fn gate(problem: &Problem) -> Vec<(Vec<Slot>, Vec<usize>)> {
     let config = &problem.config;
     let candidates = config.candidates();
     let z = logits(problem);
-    let s = all_scores(problem, &z);
-    let keys = selection_keys(problem, &s);
+    let keys = Keys::of_tokens(config, &z, problem.router_bias.as_deref());
     let (importance, k_given) = (importance(problem, &z), problem.k_given.as_deref());
-    let k = experts_per_token(config, &importance, &s, &keys, &problem.mask, k_given, problem.state);
+    let k = experts_per_token(config, &importance, &z, &keys, &problem.mask, k_given, problem.state);
     let of_token = |t: usize| {
-        let mut ranked = selection_order(config, row(&keys, t, candidates));
+        let mut ranked = selection_order(config, &keys[t]);
         ranked.truncate(config.k_max());
         let selected = &ranked[..k[t]];
-        let weights = weights(&config.router, row(&s, t, candidates), selected, &ranked);
+        let weights = weights(&config.router, row(&z, t, candidates), selected, &ranked);
         let slots: Vec<Slot> = selected.iter().zip(weights).map(|(&expert, weight)| Slot { expert, weight }).collect();
         (slot_order(&slots).into_iter().map(|i| slots[i]).collect(), ranked)
     };
@@ -120,7 +119,7 @@ pub fn forward_with(problem: &Problem, decision: &Decision) -> Forward {
     let logits = if gated { logits(problem) } else { Vec::new() };
     let scores = all_scores(problem, &logits);
     let importance = if gated { importance(problem, &logits) } else { vec![0.0; problem.tokens] };
-    let selection = selection(problem, &scores, decision);
+    let selection = selection(problem, &logits, decision);
     let k: Vec<usize> = selection.iter().map(Vec::len).collect();
     let mut load = vec![0; config.candidates()];
     selection.iter().flatten().for_each(|slot| load[slot.expert] += 1);
@@ -133,7 +132,7 @@ pub fn forward_with(problem: &Problem, decision: &Decision) -> Forward {
         false => problem.state,
     });
     let (balance_loss, z_loss) = match gated {
-        true => (balance_loss(config, &scores, &load, &problem.mask), z_loss(config, &logits, &problem.mask)),
+        true => (balance_loss(config, &logits, &load, &problem.mask), z_loss(config, &logits, &problem.mask)),
         false => (0.0, 0.0),
     };
     let (ranked, dropped) = (decision.ranked.clone(), decision.dropped.clone());
@@ -156,12 +155,12 @@ pub fn forward_with(problem: &Problem, decision: &Decision) -> Forward {
     }
 }
 
-/// The decided slots with their weights: the caller's, or computed from the scores.
-fn selection(problem: &Problem, scores: &[f64], decision: &Decision) -> Vec<Vec<Slot>> {
+/// The decided slots with their weights: the caller's, or computed from the logits.
+fn selection(problem: &Problem, logits: &[f64], decision: &Decision) -> Vec<Vec<Slot>> {
     let of_token = |(t, (experts, ranked)): (usize, (&Vec<usize>, &Vec<usize>))| {
         let weights = match &problem.routing {
             Some(routing) => ranked.iter().map(|&position| routing[t][position].1).collect(),
-            None => weights(&problem.config.router, row(scores, t, problem.config.candidates()), experts, ranked),
+            None => weights(&problem.config.router, row(logits, t, problem.config.candidates()), experts, ranked),
         };
         experts.iter().zip(weights).map(|(&expert, weight)| Slot { expert, weight }).collect()
     };
@@ -172,10 +171,4 @@ fn selection(problem: &Problem, scores: &[f64], decision: &Decision) -> Vec<Vec<
 pub(crate) fn all_scores(problem: &Problem, logits: &[f64]) -> Vec<f64> {
     let scoring = problem.config.router.scoring;
     logits.chunks(problem.config.candidates()).flat_map(|z| scores(scoring, z)).collect()
-}
-
-/// `s + b`, what selection goes by.
-pub(crate) fn selection_keys(problem: &Problem, scores: &[f64]) -> Vec<f64> {
-    let bias = |at: usize| problem.router_bias.as_ref().map_or(0.0, |b| b[at % b.len()]);
-    scores.iter().enumerate().map(|(at, s)| s + bias(at)).collect()
 }

@@ -2,13 +2,14 @@
 //! z-loss `mean_t (logsumexp z_t)²`. Means run over unmasked tokens; with none, and for `f` with `R = 0`, they are 0.
 
 use crate::problem::{dot, row};
+use crate::scores::shares_backward;
 use crate::{log_sum_exp, probabilities, softmax};
-use da_moe_core::{LayerConfig, Scoring};
+use da_moe_core::LayerConfig;
 
-/// `E · Σ_e f_e p_e` of `scores[T, E + Z]` and the selections of each candidate before any drop.
-pub fn balance_loss(config: &LayerConfig, scores: &[f64], load: &[usize], mask: &[bool]) -> f64 {
+/// `E · Σ_e f_e p_e` of `logits[T, E + Z]` and the selections of each candidate before any drop.
+pub fn balance_loss(config: &LayerConfig, logits: &[f64], load: &[usize], mask: &[bool]) -> f64 {
     let slope = balance_slope(config, load, mask);
-    let of_token = |t| dot(&slope, &probabilities(config.router.scoring, row(scores, t, load.len())));
+    let of_token = |t| dot(&slope, &probabilities(config.router.scoring, row(logits, t, load.len())));
     unmasked(mask).map(of_token).sum()
 }
 
@@ -18,19 +19,10 @@ pub fn z_loss(config: &LayerConfig, logits: &[f64], mask: &[bool]) -> f64 {
     unmasked(mask).map(square).sum::<f64>() / unmasked(mask).count().max(1) as f64
 }
 
-/// Gradient of the balance loss in the scores of one unmasked token. With `p_e = s_e / S`,
-/// `∂L/∂s_e = dp_e / S − Σ_j dp_j s_j / S²`; softmax scores are probabilities already.
-pub(crate) fn balance_backward(config: &LayerConfig, s: &[f64], load: &[usize], mask: &[bool]) -> Vec<f64> {
-    let dp = balance_slope(config, load, mask);
-    let sum: f64 = s.iter().sum();
-    match config.router.scoring {
-        Scoring::Softmax => dp,
-        Scoring::Sigmoid | Scoring::Relu if sum == 0.0 => vec![0.0; s.len()],
-        Scoring::Sigmoid | Scoring::Relu => {
-            let through_sum = dot(&dp, s) / (sum * sum);
-            dp.iter().map(|dp| dp / sum - through_sum).collect()
-        }
-    }
+/// Gradient of the balance loss in the logits of one unmasked token.
+pub(crate) fn balance_backward(config: &LayerConfig, z: &[f64], load: &[usize], mask: &[bool]) -> Vec<f64> {
+    let all: Vec<usize> = (0..z.len()).collect();
+    shares_backward(config.router.scoring, z, &all, &balance_slope(config, load, mask))
 }
 
 /// Gradient of the z-loss in the logits of one unmasked token: `2 logsumexp(z) softmax(z) / n`.
@@ -40,7 +32,7 @@ pub(crate) fn z_backward(z: &[f64], mask: &[bool]) -> Vec<f64> {
 }
 
 /// `∂L/∂p[t,e] = E · f_e / n`, the same for every unmasked token.
-fn balance_slope(config: &LayerConfig, load: &[usize], mask: &[bool]) -> Vec<f64> {
+pub(crate) fn balance_slope(config: &LayerConfig, load: &[usize], mask: &[bool]) -> Vec<f64> {
     let selections = load.iter().sum::<usize>().max(1) as f64;
     let tokens = unmasked(mask).count().max(1) as f64;
     load.iter().map(|&count| config.num_experts as f64 * count as f64 / selections / tokens).collect()

@@ -119,7 +119,12 @@ impl Problem {
 
     /// How many tokens are not masked.
     pub fn unmasked(&self) -> usize {
-        self.mask.iter().filter(|&&token| token).count()
+        self.unmasked_tokens().count()
+    }
+
+    /// The tokens that are not masked, in order: the rows of the shared expert.
+    pub fn unmasked_tokens(&self) -> impl Iterator<Item = usize> + '_ {
+        self.mask.iter().enumerate().filter(|(_, token)| **token).map(|(t, _)| t)
     }
 
     /// First token and one past the last token of each sequence.

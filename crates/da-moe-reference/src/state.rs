@@ -9,13 +9,18 @@ use da_moe_core::{ExpertsPerToken, Normalize, Policy};
 
 /// Minimum and maximum of earlier training steps; (0, 1) before the first.
 pub fn running_statistics(state: [f64; 4]) -> (f64, f64) {
-    if state[3] > 0.0 { (state[0], state[1]) } else { (0.0, 1.0) }
+    if is_fresh(state) { (0.0, 1.0) } else { (state[0], state[1]) }
+}
+
+/// Whether no step has left these statistics.
+fn is_fresh(state: [f64; 4]) -> bool {
+    !(state[3] > 0.0 && state[0].is_finite() && state[1].is_finite())
 }
 
 /// `λ` in f32, as it is stored; `1 / (2 (mean_k − k_min) + 1)` while fresh.
 pub fn price(state: [f64; 4], mean_k: f64, k_min: usize) -> f32 {
     let start = 1.0 / (2.0 * (mean_k - k_min as f64).max(0.0) + 1.0);
-    let lambda = if state[2] > 0.0 { state[2] } else { start };
+    let lambda = if state[2] > 0.0 && state[2].is_finite() { state[2] } else { start };
     lambda as f32
 }
 
@@ -29,12 +34,17 @@ pub fn next_state(problem: &Problem, measured: &[f64], k: &[usize]) -> [f64; 4] 
     if let Normalize::Running { momentum } = problem.config.importance.normalize
         && problem.missing_for_importance().is_none()
     {
-        let low = unmasked().map(|t| counted(measured[t])).fold(f64::INFINITY, f64::min);
-        let high = unmasked().map(|t| counted(measured[t])).fold(f64::NEG_INFINITY, f64::max);
-        let keep = if state[3] > 0.0 { momentum } else { 0.0 };
-        state[0] = keep * state[0] + (1.0 - keep) * low;
-        state[1] = keep * state[1] + (1.0 - keep) * high;
-        state[3] += 1.0;
+        // An average never leaves infinity again.
+        let finite = || unmasked().map(|t| counted(measured[t])).filter(|value| value.is_finite());
+        if finite().count() > 0 {
+            let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+            let fresh = is_fresh(state);
+            let old = running_statistics(state);
+            let keep = if fresh { 0.0 } else { momentum };
+            state[0] = keep * old.0 + (1.0 - keep) * low;
+            state[1] = keep * old.1 + (1.0 - keep) * high;
+            state[3] = if fresh { 1.0 } else { state[3] + 1.0 };
+        }
     }
     let ExpertsPerToken { policy, .. } = &problem.config.experts_per_token;
     if let Policy::BudgetRunning { mean_k, momentum } = policy {

@@ -1,25 +1,24 @@
 //! SPEC §3: the weights `g = routed_scaling · s / divisor` of the selected experts; §4: their slot order.
 
-use crate::Slot;
+use crate::scores::{log_score_slope, shares_backward};
 use crate::select::descending;
-use da_moe_core::{NormalizeWeights, RouterConfig};
+use crate::{Slot, scores, shares};
+use da_moe_core::{NormalizeWeights, RouterConfig, Scoring};
 
-/// Weights of the `selected` experts, in their order. `ranked` are the token's first `k_max` candidates.
-pub fn weights(router: &RouterConfig, s: &[f64], selected: &[usize], ranked: &[usize]) -> Vec<f64> {
-    let weight = |&e: &usize| match divisor(router, s, selected, ranked) {
-        None => router.routed_scaling * s[e],
-        Some(0.0) => 0.0,
-        Some(sum) => router.routed_scaling * s[e] / sum,
+/// Weights of the `selected` experts, in their order, from the token's logits. `ranked` are its first `k_max` candidates.
+pub fn weights(router: &RouterConfig, z: &[f64], selected: &[usize], ranked: &[usize]) -> Vec<f64> {
+    let c = router.routed_scaling;
+    let Some(members) = divisor_members(router, selected, ranked) else {
+        let s = scores(router.scoring, z);
+        return selected.iter().map(|&e| c * s[e]).collect();
     };
-    selected.iter().map(weight).collect()
+    let shares = shares(router.scoring, z, members);
+    // Those selected are the first of those ranked, or in slot order: each is looked up.
+    let share = |expert| members.iter().position(|&e| e == expert).map_or(0.0, |at| shares[at]);
+    selected.iter().map(|&e| c * share(e)).collect()
 }
 
-/// What the weights are divided by; `None` for nothing.
-pub(crate) fn divisor(router: &RouterConfig, s: &[f64], selected: &[usize], ranked: &[usize]) -> Option<f64> {
-    divisor_members(router, selected, ranked).map(|members| members.iter().map(|&e| s[e]).sum())
-}
-
-/// Whose scores the divisor sums.
+/// Whose scores the divisor sums; `None` where weights are not divided.
 pub(crate) fn divisor_members<'a>(
     router: &RouterConfig,
     selected: &'a [usize],
@@ -32,27 +31,26 @@ pub(crate) fn divisor_members<'a>(
     }
 }
 
-/// Gradient of [`weights`]: adds `(∂g/∂s)ᵀ dg` to `ds`. With `g_i = c s_i / S`, `∂g_i/∂s_j = c (δ_ij / S − s_i / S²)`
-/// for every `j` that `S` sums; a divisor of 0 carries no gradient.
+/// Gradient of [`weights`] in the logits: `(∂g/∂z)ᵀ dg`. Without a divisor `ds_e = routed_scaling · dg_e`, and softmax gives
+/// `s (ds − ⟨ds, s⟩)`, sigmoid `s (1 − s) ds`, relu `ds` where `z > 0`.
 pub(crate) fn weights_backward(
     router: &RouterConfig,
-    s: &[f64],
+    z: &[f64],
     selected: &[usize],
     ranked: &[usize],
     dg: &[f64],
-    ds: &mut [f64],
-) {
-    let sum = divisor(router, s, selected, ranked).unwrap_or(1.0);
-    if sum == 0.0 {
-        return;
+) -> Vec<f64> {
+    let mut ds = vec![0.0; z.len()];
+    selected.iter().zip(dg).for_each(|(&e, dg)| ds[e] = router.routed_scaling * dg);
+    if let Some(members) = divisor_members(router, selected, ranked) {
+        let d_share: Vec<f64> = members.iter().map(|&e| ds[e]).collect();
+        return shares_backward(router.scoring, z, members, &d_share);
     }
-    let c = router.routed_scaling;
-    let through_sum: f64 = selected.iter().zip(dg).map(|(&e, dg)| dg * c * s[e] / (sum * sum)).sum();
-    for (&e, dg) in selected.iter().zip(dg) {
-        ds[e] += dg * c / sum;
-    }
-    for &e in divisor_members(router, selected, ranked).unwrap_or(&[]) {
-        ds[e] -= through_sum;
+    let s = scores(router.scoring, z);
+    match router.scoring {
+        Scoring::Softmax => shares_backward(router.scoring, z, &(0..z.len()).collect::<Vec<_>>(), &ds),
+        Scoring::Sigmoid => (0..z.len()).map(|e| s[e] * log_score_slope(router.scoring, z[e]) * ds[e]).collect(),
+        Scoring::Relu => (0..z.len()).map(|e| if z[e] > 0.0 { ds[e] } else { 0.0 }).collect(),
     }
 }
 

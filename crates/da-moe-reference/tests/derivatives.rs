@@ -89,6 +89,45 @@ fn scorings_and_normalisations_with_losses() {
     }
 }
 
+/// Scores of which no number is left, and a favourite that is forbidden: ratios of the others have derivatives all the same.
+#[test]
+fn scores_far_below_zero() {
+    for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+        for normalize in [NormalizeWeights::Selected, NormalizeWeights::Candidates] {
+            for shift in [-100.0, -400.0, -900.0] {
+                let router = RouterConfig { scoring, normalize, routed_scaling: 2.5, ..RouterConfig::default() };
+                let mut problem = problem(LayerConfig { router, ..with_losses() }, 4, false, 3);
+                // The z-loss is quadratic in the shift, whose difference quotient would hide everything else.
+                problem.config.losses.z = 0.0;
+                for (t, x) in problem.x.iter_mut().enumerate().filter(|(at, _)| at % 6 == 0) {
+                    *x = 1.0 + t as f64 / 100.0;
+                }
+                // The favourite, of logit 0 or so.
+                problem.router.iter_mut().step_by(6).skip(1).for_each(|w| *w += shift);
+                problem.router_bias = Some(vec![f64::NEG_INFINITY, 0.0, 0.0, 0.0]);
+                let pass = forward(&problem);
+                assert!(pass.selection.iter().all(|slots| slots.iter().map(|slot| slot.weight).sum::<f64>() > 0.5));
+                check(&format!("{scoring:?} {normalize:?} {shift}"), &problem);
+            }
+        }
+    }
+}
+
+#[test]
+fn masked_tokens_are_nothing_to_the_shared_expert() {
+    let config = LayerConfig { shared_intermediate_size: 3, ..with_losses() };
+    let mut problem = problem(config, 5, true, 8);
+    (problem.mask[0], problem.mask[3]) = (false, false);
+    check("shared expert and mask", &problem);
+    let dy = Random::new(3).vector(problem.x.len());
+    let gradients = backward(&problem, &forward(&problem), &dy);
+    for t in [0, 3] {
+        problem.x[t * 6..][..6].fill(f64::NAN);
+    }
+    let spoiled = backward(&problem, &forward(&problem), &dy);
+    assert_eq!((&spoiled.shared, &spoiled.x), (&gradients.shared, &gradients.x));
+}
+
 #[test]
 fn null_experts_of_every_kind() {
     for null_expert in [NullExpert::Zero, NullExpert::Copy, NullExpert::Constant] {

@@ -142,8 +142,12 @@ fn a_wrong_expert_is_caught_and_a_near_tie_is_not() {
     };
     problem.router = vec![0.5, 0.1, 0.5001];
     assert!(take_second(&problem) > 0);
+    // Logits are the outcome's own and have no error; scores that biases are added to have one.
     problem.router = vec![0.5, 0.1, 0.5 + 1e-7];
+    assert!(take_second(&problem) > 0);
+    problem.router_bias = Some(vec![0.25, 0.0, 0.25]);
     assert_eq!(take_second(&problem), 0);
+    problem.router_bias = None;
     // The same logit is a tie, and ties have a rule.
     problem.router = vec![0.5, 0.1, 0.5];
     assert!(take_second(&problem) > 0);

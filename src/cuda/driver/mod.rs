@@ -193,8 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn it_may_be_shared_by_threads() {
+    fn it_may_be_shared_by_threads_and_its_streams_handed_on() {
         fn shared<T: Send + Sync>() {}
+        fn handed_on<T: Send>() {}
         shared::<Driver>();
+        handed_on::<crate::cuda::Stream<Driver>>();
     }
 }

@@ -24,6 +24,7 @@ pub(in crate::cuda) fn combine<D: Device>(tray: &mut Tray<'_, D>, args: CombineA
         rows_stride: row_stride(&args.rows),
         shared: tray.optional_storage("shared", &args.shared)?,
         shared_stride: args.shared.as_ref().map_or(0, row_stride),
+        shared_row: tray.optional("shared_row", &args.shared_row)?,
         x: tray.storage("x", &args.x)?,
         x_stride: row_stride(&args.x),
         constants: tray.optional_storage("constants", &args.constants)?,

@@ -30,7 +30,7 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
         Rows::Routed { offsets, row_token, row_weight } => {
             p.offsets = tray.input("offsets", &offsets)?;
             p.row_token = tray.input("row_token", &row_token)?;
-            p.row_weight = tray.input("row_weight", &row_weight)?;
+            p.row_weight = tray.optional("row_weight", &row_weight)?;
             last(offsets.data()).map(|rows| rows.min(room))
         }
         Rows::All => Some(tokens),

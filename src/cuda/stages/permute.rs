@@ -4,9 +4,9 @@
 
 use super::{last, row_stride};
 use crate::cuda::device::Device;
-use crate::cuda::permute;
-use crate::cuda::tray::Tray;
-use crate::{PermuteArgs, Result};
+use crate::cuda::tray::{Output, Tray};
+use crate::cuda::{abi, permute};
+use crate::{PermuteArgs, Result, SharedPermute};
 
 pub(in crate::cuda) fn permute<D: Device>(tray: &mut Tray<'_, D>, args: PermuteArgs<'_>) -> Result<()> {
     args.check()?;
@@ -33,5 +33,28 @@ pub(in crate::cuda) fn permute<D: Device>(tray: &mut Tray<'_, D>, args: PermuteA
         tray.take_first(row_token, rows)?;
         tray.take_first(row_weight, rows)?;
     }
-    [counts, token_row, dropped].into_iter().try_for_each(|output| tray.take(output).map(drop))
+    [counts, token_row, dropped].into_iter().try_for_each(|output| tray.take(output).map(drop))?;
+    args.shared.map_or(Ok(()), |shared| shared_rows(tray, tokens, shared))
+}
+
+/// The tokens that are not masked, in order.
+fn shared_rows<D: Device>(tray: &mut Tray<'_, D>, tokens: usize, args: SharedPermute<'_>) -> Result<()> {
+    let mask = tray.input("mask", &args.mask)?;
+    let offsets = tray.output("shared_plan.offsets", args.plan.offsets)?;
+    let row_token = tray.output("shared_plan.row_token", args.plan.row_token)?;
+    let token_row: Output<'_, i32> = tray.output("shared_plan.token_row", args.plan.token_row)?;
+    let p = abi::PermuteUnmasked {
+        mask,
+        offsets: offsets.address(),
+        row_token: row_token.address(),
+        token_row: token_row.address(),
+        tokens: tokens as i32,
+        ..Default::default()
+    };
+    // SAFETY: every address is of an allocation as large as the tensor it stands for.
+    unsafe { tray.run(std::iter::once(permute::unmasked_call(p))) }?;
+    if let Some(rows) = last(tray.take(offsets)?.as_ref()) {
+        tray.take_first(row_token, rows)?;
+    }
+    tray.take(token_row).map(drop)
 }

@@ -27,6 +27,7 @@ pub(in crate::cuda) fn permute_backward<D: Device>(
         d_row_weight: tray.input("d_row_weight", &args.d_row_weight)?,
         shared_dx: tray.optional("shared_dx", &args.shared_dx)?,
         shared_stride: args.shared_dx.as_ref().map_or(0, row_stride),
+        shared_row: tray.optional("shared_row", &args.shared_row)?,
         dy: tray.storage("dy", &args.dy)?,
         dy_stride: row_stride(&args.dy),
         tokens: tokens as i32,

@@ -103,9 +103,9 @@ impl LayerConfig {
                 }
                 refuse("experts_per_token.thresholds", "not strictly ascending")
             }
-            Policy::Budget { mean_k } => at_least("experts_per_token.mean_k", *mean_k, 0.0),
+            Policy::Budget { mean_k } => validate_mean(*mean_k, k_min, k_max),
             Policy::BudgetRunning { mean_k, momentum } => {
-                at_least("experts_per_token.mean_k", *mean_k, 0.0)?;
+                validate_mean(*mean_k, k_min, k_max)?;
                 within("experts_per_token.momentum", *momentum, 0.0, 1.0)
             }
             Policy::TopP { p } if *p > 0.0 && *p <= 1.0 => Ok(()),
@@ -162,6 +162,16 @@ impl LayerConfig {
             _ => Ok(()),
         }
     }
+}
+
+/// A mean outside of what every token gets could not be held.
+fn validate_mean(mean_k: f64, k_min: usize, k_max: usize) -> Result<()> {
+    let field = "experts_per_token.mean_k";
+    at_least(field, mean_k, 0.0)?;
+    if mean_k < k_min as f64 || mean_k > k_max as f64 {
+        return refuse(field, format!("{mean_k} is not between the minimum {k_min} and the maximum {k_max}"));
+    }
+    Ok(())
 }
 
 fn validate_source(field: &str, source: &Source) -> Result<()> {

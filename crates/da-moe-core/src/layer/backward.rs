@@ -1,11 +1,11 @@
 //! Five stages up.
 
-use super::{Layer, all, routed};
+use super::{Layer, all, routed, shared};
 use crate::step::{Last, view, view_mut};
 use crate::{
     Backend, CombineBackwardArgs, Error, ExpertGradients, ExpertWeights, ExpertsBackwardArgs, GateBackwardArgs,
-    Gradients, Inputs, Keep, PermuteBackwardArgs, Result, RouterBackward, RoutingBackwardArgs, Rows, Sizes, Step,
-    TensorMut, TensorRef, Weights,
+    Gradients, Inputs, Keep, PermuteBackwardArgs, Result, RouterBackward, RoutingBackwardArgs, Sizes, Step, TensorMut,
+    TensorRef, Weights,
 };
 
 impl<B: Backend> Layer<B> {
@@ -35,6 +35,9 @@ impl<B: Backend> Layer<B> {
         let refuse =
             |problem: String| Err(Error::Workspace { op, problem: format!("the step's last forward {problem}") });
         match step.last {
+            Some(last) if last.sizes == sizes && last.masked != inputs.mask.is_some() => {
+                return refuse(format!("had {} mask", if last.masked { "a" } else { "no" }));
+            }
             Some(last) if last.sizes == sizes && last.routed == inputs.routing.is_some() => {}
             Some(last) if last.sizes == sizes && last.routed => return refuse("had a routing from outside".into()),
             Some(last) if last.sizes == sizes => return refuse("had no routing from outside".into()),
@@ -77,34 +80,41 @@ impl<B: Backend> Layer<B> {
             },
         )?;
         let (keeps, accumulate) = (*keep == Keep::Hidden, gradients.accumulate);
-        let mut expert_pass = |rows, experts: ExpertWeights<'_>, hidden, out, gradients: &mut ExpertGradients<'_>| {
-            let [_, rows_in, _] = experts.w_in.shape();
-            let count = match rows {
-                Rows::Routed { .. } => sizes.rows,
-                Rows::All => sizes.tokens,
+        let mut expert_pass =
+            |rows, count, experts: ExpertWeights<'_>, hidden, out, gradients: &mut ExpertGradients<'_>| {
+                let [_, rows_in, _] = experts.w_in.shape();
+                self.backend.experts_backward(
+                    stream,
+                    ExpertsBackwardArgs {
+                        activation: self.config.hidden_act,
+                        x: inputs.x,
+                        dy,
+                        rows,
+                        weights: experts,
+                        hidden: if keeps { Some(view(hidden, [count, rows_in])?) } else { None },
+                        scratch: all(&mut scratch.stage)?,
+                        dx_rows: view_mut(out, [count, sizes.hidden])?,
+                        d_row_weight: view_mut(&mut scratch.d_row_weight, [count])?,
+                        gradients: reborrow(gradients),
+                        accumulate,
+                    },
+                )
             };
-            self.backend.experts_backward(
-                stream,
-                ExpertsBackwardArgs {
-                    activation: self.config.hidden_act,
-                    x: inputs.x,
-                    dy,
-                    rows,
-                    weights: experts,
-                    hidden: if keeps { Some(view(hidden, [count, rows_in])?) } else { None },
-                    scratch: all(&mut scratch.stage)?,
-                    dx_rows: view_mut(out, [count, sizes.hidden])?,
-                    d_row_weight: view_mut(&mut scratch.d_row_weight, [count])?,
-                    gradients: reborrow(gradients),
-                    accumulate,
-                },
-            )
-        };
         // The shared expert first: its ⟨dy, o⟩ is nobody's gradient and may be overwritten by the routed rows'.
-        if let (Some(shared), Some(gradients)) = (weights.shared, gradients.shared.as_mut()) {
-            expert_pass(Rows::All, shared, &saved.shared_hidden, &mut scratch.shared, gradients)?;
+        let mask = inputs.mask.filter(|_| weights.shared.is_some());
+        let shared_plan = mask.map(|_| saved.shared_plan.view(sizes)).transpose()?;
+        if let (Some(weights), Some(gradients)) = (weights.shared, gradients.shared.as_mut()) {
+            let rows = shared(shared_plan.as_ref());
+            expert_pass(rows, sizes.tokens, weights, &saved.shared_hidden, &mut scratch.shared, gradients)?;
         }
-        expert_pass(routed(&plan), weights.experts, &saved.hidden, &mut scratch.rows, &mut gradients.experts)?;
+        expert_pass(
+            routed(&plan),
+            sizes.rows,
+            weights.experts,
+            &saved.hidden,
+            &mut scratch.rows,
+            &mut gradients.experts,
+        )?;
         let tokens = [sizes.tokens, sizes.hidden];
         self.backend.permute_backward(
             stream,
@@ -116,6 +126,7 @@ impl<B: Backend> Layer<B> {
                 dx_rows: view(&scratch.rows, [sizes.rows, sizes.hidden])?,
                 d_row_weight: view(&scratch.d_row_weight, [sizes.rows])?,
                 shared_dx: weights.shared.map(|_| view(&scratch.shared, tokens)).transpose()?,
+                shared_row: shared_plan.map(|plan| plan.token_row),
                 dy,
                 d_weights: view_mut(&mut scratch.d_weights, slots)?,
                 dx: view_mut(&mut scratch.dx, tokens)?,

@@ -1,10 +1,10 @@
 //! Five stages down.
 
-use super::{Layer, all, routed};
+use super::{Layer, all, routed, shared};
 use crate::step::{Last, view, view_mut};
 use crate::{
     Backend, CombineArgs, DType, ExpertsArgs, GateArgs, ImportanceArgs, Inputs, Keep, PermuteArgs, Result, RouterArgs,
-    RoutingArgs, Rows, STATE_LEN, Sizes, State, Step, TensorMut, TensorRef, Weights,
+    RoutingArgs, STATE_LEN, SharedPermute, Sizes, State, Step, TensorMut, TensorRef, Weights,
 };
 
 impl<B: Backend> Layer<B> {
@@ -29,6 +29,7 @@ impl<B: Backend> Layer<B> {
         let carried = TensorRef::new(&state.values, [STATE_LEN])?;
         carried.expect_dtype(op, "state", &[DType::F32])?;
         self.backend.check_place(op, "state", carried.data())?;
+        state.check(op)?;
         step.last = None;
         match inputs.routing {
             Some(routing) => {
@@ -49,7 +50,8 @@ impl<B: Backend> Layer<B> {
             None => self.route(stream, inputs, weights, state, step, &sizes)?,
         }
         self.compute(stream, inputs, weights, step, &sizes, y.reborrow())?;
-        step.last = Some(Last { sizes, routed: inputs.routing.is_some(), backward: false });
+        let (routed, masked) = (inputs.routing.is_some(), inputs.mask.is_some());
+        step.last = Some(Last { sizes, routed, masked, backward: false });
         Ok(())
     }
 
@@ -120,8 +122,14 @@ impl<B: Backend> Layer<B> {
         let scratch = scratch.buffers("forward")?;
         let selection = saved.selection.view(sizes)?;
         let plan = saved.plan.view_mut(sizes)?;
-        self.backend.permute(stream, PermuteArgs { config: &self.config, selection, plan })?;
+        let mask = inputs.mask.filter(|_| weights.shared.is_some());
+        let of_shared = match mask {
+            Some(mask) => Some(SharedPermute { mask, plan: saved.shared_plan.view_mut(sizes)? }),
+            None => None,
+        };
+        self.backend.permute(stream, PermuteArgs { config: &self.config, selection, plan, shared: of_shared })?;
         let plan = saved.plan.view(sizes)?;
+        let shared_plan = mask.map(|_| saved.shared_plan.view(sizes)).transpose()?;
         let keeps = *keep == Keep::Hidden;
         let activation = self.config.hidden_act;
         self.backend.experts(
@@ -136,15 +144,15 @@ impl<B: Backend> Layer<B> {
             },
         )?;
         let tokens = [sizes.tokens, sizes.hidden];
-        if let Some(shared) = weights.shared {
+        if let Some(weights) = weights.shared {
             let hidden = [sizes.tokens, sizes.shared_rows_in];
             self.backend.experts(
                 stream,
                 ExpertsArgs {
                     activation,
                     x: inputs.x,
-                    rows: Rows::All,
-                    weights: shared,
+                    rows: shared(shared_plan.as_ref()),
+                    weights,
                     hidden: keeps.then(|| view_mut(&mut saved.shared_hidden, hidden)).transpose()?,
                     out: view_mut(&mut scratch.shared, tokens)?,
                 },
@@ -161,6 +169,7 @@ impl<B: Backend> Layer<B> {
                 plan,
                 rows: view(&scratch.rows, [sizes.rows, sizes.hidden])?,
                 shared: weights.shared.map(|_| view(&scratch.shared, tokens)).transpose()?,
+                shared_row: shared_plan.map(|plan| plan.token_row),
                 y,
             },
         )

@@ -6,7 +6,7 @@ mod forward;
 use crate::step::view_mut;
 use crate::{
     Backend, BiasUpdate, DType, Error, Inputs, Keep, LayerConfig, Memory, Plan, Result, Rows, STATE_LEN, Scratch,
-    Sizes, Slice, State, Step, StepBytes, TensorMut, Weights,
+    SharedPlan, Sizes, Slice, State, Step, StepBytes, TensorMut, Weights,
 };
 
 /// A DA-MoE layer: a valid configuration and the backend that executes it. Weights and buffers are the caller's.
@@ -147,5 +147,10 @@ fn all(buffer: &mut Memory) -> Result<TensorMut<'_, 1>> {
 }
 
 fn routed<'a>(plan: &Plan<'a>) -> Rows<'a> {
-    Rows::Routed { offsets: plan.offsets, row_token: plan.row_token, row_weight: plan.row_weight }
+    Rows::Routed { offsets: plan.offsets, row_token: plan.row_token, row_weight: Some(plan.row_weight) }
+}
+
+/// The tokens of the shared expert: all, or those of its plan where some are masked.
+fn shared<'a>(plan: Option<&SharedPlan<'a>>) -> Rows<'a> {
+    plan.map_or(Rows::All, |plan| Rows::Routed { offsets: plan.offsets, row_token: plan.row_token, row_weight: None })
 }

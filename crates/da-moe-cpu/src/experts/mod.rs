@@ -9,7 +9,7 @@ mod weight_gradients;
 pub(crate) use backward::{backward, scratch_len};
 pub(crate) use forward::forward;
 
-use crate::views::vector;
+use crate::views::{optional, vector};
 use da_moe_core::{Error, Result, Rows};
 use std::ops::Range;
 
@@ -19,9 +19,18 @@ const BLOCK: usize = 256;
 /// Where the rows of the plan come from.
 #[derive(Clone, Copy)]
 struct RowMap<'a> {
-    /// Expert `e` owns rows `offsets[e] .. offsets[e + 1]`; absent: one expert owns all tokens.
-    routed: Option<(&'a [i32], &'a [i32], &'a [f32])>,
+    /// Absent: one expert owns all tokens.
+    routed: Option<Routed<'a>>,
     tokens: usize,
+}
+
+/// Rows of a plan: expert `e` owns `offsets[e] .. offsets[e + 1]`.
+#[derive(Clone, Copy)]
+struct Routed<'a> {
+    offsets: &'a [i32],
+    tokens: &'a [i32],
+    /// Absent: 1.
+    weights: Option<&'a [f32]>,
 }
 
 impl<'a> RowMap<'a> {
@@ -32,37 +41,38 @@ impl<'a> RowMap<'a> {
         };
         let offsets: &[i32] = vector(op, "offsets", offsets)?;
         let row_token: &[i32] = vector(op, "row_token", row_token)?;
-        let row_weight: &[f32] = vector(op, "row_weight", row_weight)?;
+        let row_weight = optional::<f32>(op, "row_weight", row_weight)?;
         let refuse = |argument, problem| Err(Error::Value { op, argument, problem });
         if offsets.len() != experts + 1 || offsets[0] != 0 || offsets.windows(2).any(|pair| pair[0] > pair[1]) {
             return refuse("offsets", format!("not {} ascending numbers from 0", experts + 1));
         }
         let used = offsets[experts] as usize;
-        if used > room.min(row_token.len()).min(row_weight.len()) {
+        if used > room.min(row_token.len()) {
             return refuse("offsets", format!("{used} rows, but there is room for {room}"));
         }
         if let Some(row) = row_token[..used].iter().position(|&t| usize::try_from(t).map_or(true, |t| t >= tokens)) {
             return refuse("row_token", format!("row {row} names token {} of {tokens}", row_token[row]));
         }
-        Ok(Self { routed: Some((offsets, row_token, row_weight)), tokens })
+        Ok(Self { routed: Some(Routed { offsets, tokens: row_token, weights: row_weight }), tokens })
     }
 
     fn experts(&self) -> usize {
-        self.routed.map_or(1, |(offsets, ..)| offsets.len() - 1)
+        self.routed.map_or(1, |routed| routed.offsets.len() - 1)
     }
 
     fn range(&self, expert: usize) -> Range<usize> {
-        self.routed.map_or(0..self.tokens, |(offsets, ..)| offsets[expert] as usize..offsets[expert + 1] as usize)
+        let Some(Routed { offsets, .. }) = self.routed else { return 0..self.tokens };
+        offsets[expert] as usize..offsets[expert + 1] as usize
     }
 
     #[inline(always)]
     fn token(&self, row: usize) -> usize {
-        self.routed.map_or(row, |(_, tokens, _)| tokens[row] as usize)
+        self.routed.map_or(row, |routed| routed.tokens[row] as usize)
     }
 
     #[inline(always)]
     fn weight(&self, row: usize) -> f32 {
-        self.routed.map_or(1.0, |(.., weights)| weights[row])
+        self.routed.and_then(|routed| routed.weights).map_or(1.0, |weights| weights[row])
     }
 
     /// The tokens of some rows, in order.

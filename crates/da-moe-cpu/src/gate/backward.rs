@@ -1,14 +1,13 @@
 //! SPEC §6 through weights, scores and losses: `dg → ds → dz`, then the router product's `dW_r = dzᵀ x`, `dx += dz W_r`.
 
 use super::scores::Scores;
-use super::{CHUNK, divisor};
+use super::shares::{Whole, centre, complement};
+use super::{CHUNK, members, summed};
 use crate::gemm::{Operand, gather, multiply, times};
 use crate::scratch;
 use crate::simd::{narrow, vectorized, write};
 use crate::views::{Rows, by_storage, check_below, optional, output, rows, vector};
-use da_moe_core::{
-    GateBackwardArgs, LayerConfig, NormalizeWeights, Result, RouterBackward, Scoring, Storage, TensorMut,
-};
+use da_moe_core::{GateBackwardArgs, LayerConfig, Result, RouterBackward, Scoring, Storage, TensorMut};
 use rayon::prelude::*;
 
 /// Columns of `dW_r` that one task computes.
@@ -78,85 +77,81 @@ struct GateBackward<'a> {
     z: f32,
 }
 
+/// Buffers of one task, reused from token to token.
+struct Buffers {
+    scores: Scores,
+    /// What a share gains, by candidate.
+    pull: Vec<f32>,
+    /// Shares, by candidate.
+    shares: Vec<f32>,
+}
+
 impl GateBackward<'_> {
     fn chunk(&self, first: usize, dz: &mut [f32], per_token: f32) {
         let candidates = self.logits.cols;
-        let mut scores = Scores::new(candidates);
-        let (mut ds, mut pull) = (vec![0.0; candidates], vec![0.0; candidates]);
+        let zeros = || vec![0.0; candidates];
+        let scores = Scores::new(self.config.router.scoring, candidates);
+        let mut buffers = Buffers { scores, pull: zeros(), shares: zeros() };
         for (i, dz) in dz.chunks_exact_mut(candidates).enumerate() {
             let token = first + i;
+            dz.fill(0.0);
             if self.mask.is_some_and(|mask| mask[token] == 0) {
-                dz.fill(0.0);
                 continue;
             }
-            scores.compute(self.config.router.scoring, self.logits.row(token));
-            self.through_weights(token, scores.values(), &mut ds);
-            self.through_balance(&scores, per_token, &mut pull, &mut ds);
-            through_scores(self.config.router.scoring, scores.values(), &ds, dz);
-            let z = self.z * 2.0 * scores.log_sum_exp() * per_token;
+            let logits = self.logits.row(token);
+            buffers.scores.compute(logits);
+            self.through_weights(token, &mut buffers, dz);
+            if self.config.losses.balance != 0.0 {
+                let Buffers { scores, pull, .. } = &mut buffers;
+                pull.iter_mut().zip(&self.pull).for_each(|(to, pull)| *to = pull * per_token);
+                through_shares(scores.whole(), logits, 0..candidates, scores.shares(), pull, dz);
+            }
+            let z = self.z * 2.0 * buffers.scores.log_sum_exp() * per_token;
             if z != 0.0 {
-                dz.iter_mut().zip(scores.softmax()).for_each(|(dz, p)| *dz += z * p);
+                dz.iter_mut().zip(buffers.scores.softmax()).for_each(|(dz, p)| *dz += z * p);
             }
         }
     }
 
-    /// `dg → ds` through the scaling and the divisor.
-    fn through_weights(&self, token: usize, scores: &[f32], ds: &mut [f32]) {
-        let (ranked, normalize) = (self.ranked.row(token), self.config.router.normalize);
-        let slots = || self.chosen.row(token).iter().zip(self.d_weights.row(token)).filter(|(expert, _)| **expert >= 0);
-        let count = slots().count();
-        let scaling = self.config.router.routed_scaling as f32;
-        ds.fill(0.0);
-        match divisor(normalize, scores, ranked, count) {
-            None => slots().for_each(|(&expert, dg)| ds[expert as usize] = scaling * dg),
-            Some(0.0) => {}
-            Some(divisor) => {
-                // g = c·s/Σs, so every score in the sum also lowers every weight.
-                slots().for_each(|(&expert, dg)| ds[expert as usize] = *dg);
-                let summed = if normalize == NormalizeWeights::Selected { &ranked[..count] } else { ranked };
-                centre(summed.iter().map(|&e| e as usize), |e| scores[e] / divisor, ds);
-                summed.iter().for_each(|&e| ds[e as usize] *= scaling / divisor);
+    /// `dg → dz` through the scaling, and the divisor or the scores themselves.
+    fn through_weights(&self, token: usize, buffers: &mut Buffers, dz: &mut [f32]) {
+        let Buffers { scores, pull, shares } = buffers;
+        let (logits, router) = (self.logits.row(token), &self.config.router);
+        let (chosen, ranked) = (self.chosen.row(token), self.ranked.row(token));
+        let scaling = router.routed_scaling as f32;
+        pull.fill(0.0);
+        let slots = || chosen.iter().zip(self.d_weights.row(token)).filter(|(expert, _)| **expert >= 0);
+        slots().for_each(|(&expert, dg)| pull[expert as usize] = scaling * dg);
+        if let Some(summed) = summed(router.normalize, ranked, slots().count()) {
+            let whole = Whole::new(router.scoring, logits, members(summed));
+            members(summed).for_each(|e| shares[e] = whole.share(logits[e], scores.values()[e]));
+            return through_shares(whole, logits, members(summed), shares, pull, dz);
+        }
+        match router.scoring {
+            Scoring::Softmax => through_shares(scores.whole(), logits, 0..logits.len(), scores.shares(), pull, dz),
+            Scoring::Sigmoid => {
+                let candidates = logits.iter().zip(scores.values()).zip(&*pull);
+                dz.iter_mut().zip(candidates).for_each(|(dz, ((z, s), ds))| *dz += ds * s * complement(*z));
+            }
+            Scoring::Relu => {
+                let positive = dz.iter_mut().zip(scores.values()).zip(&*pull).filter(|((_, s), _)| **s > 0.0);
+                positive.for_each(|((dz, _), ds)| *dz += ds);
             }
         }
     }
-
-    /// The balance loss acts on the shares `p = s / Σs`.
-    fn through_balance(&self, scores: &Scores, per_token: f32, pull: &mut [f32], ds: &mut [f32]) {
-        if self.config.losses.balance == 0.0 || scores.total() == 0.0 {
-            return;
-        }
-        // Softmax's own gradient centres what it gets, so only the other scorings have to here.
-        pull.copy_from_slice(&self.pull);
-        if self.config.router.scoring != Scoring::Softmax {
-            centre(0..pull.len(), |e| scores.shares()[e], pull);
-        }
-        let scale = per_token / scores.total();
-        ds.iter_mut().zip(&*pull).for_each(|(ds, v)| *ds += v * scale);
-    }
 }
 
-/// `v_e − Σ_j p_j v_j` for the members of a set over which `p` sums to 1.
-///
-/// Everything is first taken relative to the member of largest `p`: when that one is nearly 1 its own result would
-/// otherwise be the difference of two nearly equal numbers.
-fn centre(members: impl Iterator<Item = usize> + Clone, p: impl Fn(usize) -> f32, v: &mut [f32]) {
-    let heaviest = members.clone().reduce(|best, e| if p(e) > p(best) { e } else { best });
-    let Some(origin) = heaviest.map(|e| v[e]) else { return };
-    let mean: f32 = members.clone().map(|e| p(e) * (v[e] - origin)).sum();
-    members.for_each(|e| v[e] = (v[e] - origin) - mean);
-}
-
-/// `ds → dz`.
-fn through_scores(scoring: Scoring, s: &[f32], ds: &[f32], dz: &mut [f32]) {
-    match scoring {
-        Scoring::Softmax => {
-            dz.copy_from_slice(ds);
-            centre(0..s.len(), |e| s[e], dz);
-            dz.iter_mut().zip(s).for_each(|(dz, s)| *dz *= s);
-        }
-        Scoring::Sigmoid => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = ds * s * (1.0 - s)),
-        Scoring::Relu => dz.iter_mut().zip(s).zip(ds).for_each(|((dz, s), ds)| *dz = if *s > 0.0 { *ds } else { 0.0 }),
-    }
+/// Adds to `dz` what the members' `shares` of `whole` gain by `pull`, which is overwritten.
+fn through_shares(
+    whole: Whole,
+    logits: &[f32],
+    members: impl Iterator<Item = usize> + Clone,
+    shares: &[f32],
+    pull: &mut [f32],
+    dz: &mut [f32],
+) {
+    centre(members.clone(), |e| shares[e], pull);
+    members.for_each(|e| dz[e] += whole.slope(logits[e], shares[e], pull[e]));
 }
 
 /// `dx = dx_rows + dz W_r`, rounded once.

@@ -6,6 +6,7 @@ mod policy;
 mod routing;
 mod scores;
 mod select;
+mod shares;
 
 pub(crate) use backward::backward;
 pub(crate) use routing::{check_offsets, check_routing, routing, routing_backward};
@@ -17,6 +18,7 @@ use da_moe_core::{GateArgs, LayerConfig, NormalizeWeights, Policy, Result};
 use rayon::prelude::*;
 use scores::Scores;
 use select::Ranking;
+use shares::Whole;
 
 /// Tokens that one task takes, and whose contributions to the losses are one partial sum.
 const CHUNK: usize = 128;
@@ -124,8 +126,8 @@ impl Gate<'_> {
         let candidates = self.logits.cols;
         let slots = self.bounds.1;
         let mut partial = Partial { shares: vec![0.0; candidates], load: vec![0; candidates], z: 0.0 };
-        let mut scores = Scores::new(candidates);
-        let mut ranking = Ranking::new(self.config);
+        let mut scores = Scores::new(self.config.router.scoring, candidates);
+        let mut ranking = Ranking::new(self.config, self.bias);
         for i in 0..task.k.len() {
             let token = task.first + i;
             let experts = &mut task.experts[i * slots..][..slots];
@@ -133,8 +135,9 @@ impl Gate<'_> {
             let ranked = &mut task.ranked[i * slots..][..slots];
             experts.fill(-1);
             weights.fill(0.0);
-            scores.compute(self.config.router.scoring, self.logits.row(token));
-            ranking.rank(scores.values(), self.bias, ranked);
+            let logits = self.logits.row(token);
+            scores.compute(logits);
+            ranking.rank(logits, scores.values(), ranked);
             if self.mask.is_some_and(|mask| mask[token] == 0) {
                 task.k[i] = 0;
                 continue;
@@ -150,7 +153,7 @@ impl Gate<'_> {
             for &expert in &ranked[..count] {
                 partial.load[expert as usize] += 1;
             }
-            let weight_of = self.weight_of(scores.values(), ranked, count);
+            let weight_of = self.weight_of(logits, scores.values(), ranked, count);
             for (slot, (weight, expert)) in ranking.slots(&ranked[..count], weight_of).enumerate() {
                 (weights[slot], experts[slot]) = (weight, expert);
             }
@@ -162,25 +165,31 @@ impl Gate<'_> {
         k.clamp(self.bounds.0, self.bounds.1) as i32
     }
 
-    /// `g` of a candidate: `routed_scaling · s` over the divisor; 0 for a divisor of 0.
-    fn weight_of<'s>(&self, scores: &'s [f32], ranked: &[i32], count: usize) -> impl Fn(usize) -> f32 + use<'s> {
-        let scaling = self.config.router.routed_scaling as f32;
-        let divisor = divisor(self.config.router.normalize, scores, ranked, count);
-        move |e| match divisor {
-            None => scaling * scores[e],
-            Some(0.0) => 0.0,
-            // Not times the reciprocal, which overflows for a subnormal divisor.
-            Some(divisor) => scaling * (scores[e] / divisor),
-        }
+    /// `g` of a candidate: `routed_scaling` times its score, or its share of what the divisor sums.
+    fn weight_of<'s>(
+        &self,
+        logits: &'s [f32],
+        scores: &'s [f32],
+        ranked: &[i32],
+        count: usize,
+    ) -> impl Fn(usize) -> f32 + use<'s> {
+        let router = &self.config.router;
+        let scaling = router.routed_scaling as f32;
+        let summed = summed(router.normalize, ranked, count);
+        let whole = summed.map(|summed| Whole::new(router.scoring, logits, members(summed)));
+        move |e| scaling * whole.map_or(scores[e], |whole| whole.share(logits[e], scores[e]))
     }
 }
 
-/// The sum that weights are divided by (SPEC §3), over candidates in ranked order; `None` when they are not divided.
-fn divisor(normalize: NormalizeWeights, scores: &[f32], ranked: &[i32], count: usize) -> Option<f32> {
-    let sum = |ids: &[i32]| ids.iter().map(|&e| scores[e as usize]).sum();
+/// The candidates, in ranked order, whose scores weights are divided by (SPEC §3); `None` when they are not divided.
+fn summed(normalize: NormalizeWeights, ranked: &[i32], count: usize) -> Option<&[i32]> {
     match normalize {
         NormalizeWeights::None => None,
-        NormalizeWeights::Selected => Some(sum(&ranked[..count])),
-        NormalizeWeights::Candidates => Some(sum(ranked)),
+        NormalizeWeights::Selected => Some(&ranked[..count]),
+        NormalizeWeights::Candidates => Some(ranked),
     }
+}
+
+fn members(ids: &[i32]) -> impl Iterator<Item = usize> + Clone + '_ {
+    ids.iter().filter_map(|&id| usize::try_from(id).ok())
 }

@@ -110,7 +110,7 @@ impl Demand<'_> {
         let (k_min, k_max) = (self.config.k_min(), self.config.k_max());
         // Not stored: evaluation leaves the state as it is, a fresh one too.
         let start = (1.0 / (2.0 * (mean_k - k_min as f64).max(0.0) + 1.0)) as f32;
-        let price = if state[PRICE] > 0.0 { state[PRICE] } else { start };
+        let price = if state[PRICE] > 0.0 && state[PRICE].is_finite() { state[PRICE] } else { start };
         self.fill(k, |t| {
             let levels = (sane(self.importance[t]) / price).floor() as usize;
             (k_min + levels.min(k_max - k_min)) as i32

@@ -1,5 +1,6 @@
 //! SPEC §3: `s = softmax(z)`, `sigmoid(z)` or `relu(z)` of one token, with the shares and the log-sum-exp that losses use.
 
+use super::shares::{Whole, positive, relative};
 use crate::simd::{exp, fold, sigmoid, vectorized};
 use da_moe_core::Scoring;
 
@@ -8,26 +9,24 @@ pub(super) struct Scores {
     values: Vec<f32>,
     shares: Vec<f32>,
     softmax: Vec<f32>,
-    scoring: Scoring,
     log_sum_exp: f32,
-    total: f32,
+    whole: Whole,
 }
 
 impl Scores {
-    pub fn new(candidates: usize) -> Self {
+    pub fn new(scoring: Scoring, candidates: usize) -> Self {
         let zeros = || vec![0.0; candidates];
         Self {
             values: zeros(),
             shares: zeros(),
             softmax: zeros(),
-            scoring: Scoring::Softmax,
             log_sum_exp: 0.0,
-            total: 1.0,
+            whole: Whole { scoring, origin: 0.0, sum: 1.0 },
         }
     }
 
-    pub fn compute(&mut self, scoring: Scoring, logits: &[f32]) {
-        self.scoring = scoring;
+    pub fn compute(&mut self, logits: &[f32]) {
+        let scoring = self.scoring();
         vectorized(
             #[inline(always)]
             || {
@@ -39,33 +38,37 @@ impl Scores {
                 let sum = sum(&self.softmax);
                 self.log_sum_exp = largest + sum.ln();
                 self.softmax.iter_mut().for_each(|e| *e /= sum);
+                self.whole = Whole { scoring, origin: largest, sum };
                 match scoring {
-                    Scoring::Softmax => {}
+                    Scoring::Softmax => return,
                     Scoring::Sigmoid => self.values.iter_mut().zip(logits).for_each(|(s, z)| *s = sigmoid(*z)),
-                    // Written so that NaN passes through.
-                    Scoring::Relu => {
-                        self.values.iter_mut().zip(logits).for_each(|(s, z)| *s = if *z <= 0.0 { 0.0 } else { *z });
-                    }
+                    Scoring::Relu => self.values.iter_mut().zip(logits).for_each(|(s, z)| *s = positive(*z)),
                 }
-                if scoring != Scoring::Softmax {
-                    self.total = self::sum(&self.values);
-                    let total = self.total;
-                    for (share, s) in self.shares.iter_mut().zip(&self.values) {
-                        *share = if total == 0.0 { 0.0 } else { s / total };
-                    }
-                }
+                self.shares.iter_mut().zip(logits).for_each(|(share, z)| *share = relative(scoring, *z, largest));
+                self.whole.sum = if self.whole.is_nothing() { 0.0 } else { self::sum(&self.shares) };
+                let whole = self.whole;
+                self.shares.iter_mut().zip(&self.values).for_each(|(share, s)| *share = whole.divide(*share, *s));
             },
         );
     }
 
+    pub fn scoring(&self) -> Scoring {
+        self.whole.scoring
+    }
+
     /// `s[E + Z]`.
     pub fn values(&self) -> &[f32] {
-        if self.scoring == Scoring::Softmax { &self.softmax } else { &self.values }
+        if self.scoring() == Scoring::Softmax { &self.softmax } else { &self.values }
     }
 
     /// `s` over its row sum: the probabilities of `top-p` and of the balance loss.
     pub fn shares(&self) -> &[f32] {
-        if self.scoring == Scoring::Softmax { &self.softmax } else { &self.shares }
+        if self.scoring() == Scoring::Softmax { &self.softmax } else { &self.shares }
+    }
+
+    /// What [`Scores::shares`] are shares of.
+    pub fn whole(&self) -> Whole {
+        self.whole
     }
 
     /// `softmax(z)`, whatever the scoring: the gradient of the log-sum-exp.
@@ -76,11 +79,6 @@ impl Scores {
     /// `ln Σ e^z`.
     pub fn log_sum_exp(&self) -> f32 {
         self.log_sum_exp
-    }
-
-    /// The row sum of `s`; 1 for softmax.
-    pub fn total(&self) -> f32 {
-        if self.scoring == Scoring::Softmax { 1.0 } else { self.total }
     }
 }
 

@@ -1,7 +1,8 @@
 //! SPEC §3: which experts a token gets, in which order. Every comparison is one integer comparison of a packed key, so
 //! ties and NaN are decided in exactly one place.
 
-use da_moe_core::{LayerConfig, Policy};
+use super::shares::relative;
+use da_moe_core::{LayerConfig, Policy, Scoring};
 
 /// Maps floats to integers of the same order; NaN below everything, −0 equal to 0.
 #[inline(always)]
@@ -32,30 +33,42 @@ const ABOVE: u64 = 1;
 /// Orders one token's candidates; the buffers are reused from token to token.
 pub(super) struct Ranking<'a> {
     config: &'a LayerConfig,
+    bias: Option<&'a [f32]>,
+    /// Scores that are too small for f32 still rank: by their logits, where biases only allow, forbid or force.
+    by_logits: bool,
     packed: Vec<u64>,
     order: Vec<u64>,
     above: usize,
 }
 
 impl<'a> Ranking<'a> {
-    pub fn new(config: &'a LayerConfig) -> Self {
+    pub fn new(config: &'a LayerConfig, bias: Option<&'a [f32]>) -> Self {
         let candidates = config.candidates();
-        Self { config, packed: vec![0; candidates], order: Vec::with_capacity(candidates), above: 0 }
+        let by_logits = config.router.scoring != Scoring::Relu
+            && bias.is_none_or(|bias| bias.iter().all(|&b| b == 0.0 || !b.is_finite()));
+        Self { config, bias, by_logits, packed: vec![0; candidates], order: Vec::with_capacity(candidates), above: 0 }
     }
 
     /// Writes the first `ranked.len()` candidates by selection key `s + b` (SPEC §3).
-    pub fn rank(&mut self, scores: &[f32], bias: Option<&[f32]>, ranked: &mut [i32]) {
-        let key = |e: usize| scores[e] + bias.map_or(0.0, |bias| bias[e]);
+    pub fn rank(&mut self, logits: &[f32], scores: &[f32], ranked: &mut [i32]) {
+        let (config, biases, by_logits) = (self.config, self.bias, self.by_logits);
+        let bias = |e: usize| biases.map_or(0.0, |bias| bias[e]);
+        let key = |e: usize| scores[e] + bias(e);
+        let order = |e: usize| if by_logits { logits[e] + bias(e) } else { key(e) };
         self.above = 0;
         for e in 0..scores.len() {
-            let above = match &self.config.experts_per_token.policy {
+            let above = match &config.experts_per_token.policy {
                 Policy::ScoreThreshold { threshold } => key(e) > threshold.of(e) as f32,
                 _ => false,
             };
-            self.packed[e] = pack(REACHABLE | if above { ABOVE } else { 0 }, key(e), e);
+            self.packed[e] = pack(REACHABLE | if above { ABOVE } else { 0 }, order(e), e);
         }
-        if self.config.router.topk_group < self.config.router.n_group {
-            self.bar_weak_groups(key);
+        if config.router.topk_group < config.router.n_group {
+            let allowed = |e: &usize| bias(*e) != f32::NEG_INFINITY;
+            let larger = |largest: f32, e: usize| if logits[e] > largest { logits[e] } else { largest };
+            let origin = (0..logits.len()).filter(allowed).fold(f32::NEG_INFINITY, larger);
+            let relative = |e: usize| relative(config.router.scoring, logits[e], origin) + bias(e);
+            self.bar_weak_groups(|e| if by_logits { relative(e) } else { key(e) });
         }
         let above = |packed: &&u64| *packed >> 48 == REACHABLE | ABOVE;
         self.above = self.packed.iter().filter(above).count();
@@ -144,7 +157,11 @@ mod tests {
     fn equal_keys_go_to_the_lower_expert() {
         let config = LayerConfig::mixtral(4, 4, 8);
         let mut ranked = [0; 2];
-        Ranking::new(&config).rank(&[0.5, 1.0, 0.5, 1.0, 1.0, f32::NAN, 0.0, 0.0], None, &mut ranked);
+        let logits = [0.5, 1.0, 0.5, 1.0, 1.0, f32::NAN, 0.0, 0.0];
+        Ranking::new(&config, None).rank(&logits, &[0.0; 8], &mut ranked);
+        assert_eq!(ranked, [1, 3]);
+        let bias = [0.25; 8];
+        Ranking::new(&config, Some(&bias)).rank(&[0.0; 8], &logits, &mut ranked);
         assert_eq!(ranked, [1, 3]);
     }
 }

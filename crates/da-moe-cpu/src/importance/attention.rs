@@ -1,6 +1,7 @@
 //! Importance straight from queries and keys: tiles of `S = scale · Q Kᵀ` are formed, exponentiated and reduced in cache,
 //! head by head. Memory beyond the tiles is one vector of log-sum-exps and one of values.
 
+use super::excess::Excess;
 use super::{HeadRows, Sequences, lse_rows, needs_lse_first, queries_of, reduce_head};
 use crate::experts::take;
 use crate::gemm::{Operand, multiply};
@@ -41,7 +42,9 @@ pub(super) fn query_key(
     by_storage!("importance", "q", q.dtype(), S => {
         let (q, k) = (HeadRows::<S>::new("q", q)?, HeadRows::<S>::new("k", k)?);
         for head in 0..heads {
-            let tiles = Tiles { spec, scale, q, k, head, key_head: head / (heads / key_heads), sequences };
+            let excess = given.is_some().then(Excess::default);
+            let (key_head, excess) = (head / (heads / key_heads), excess.as_ref());
+            let tiles = Tiles { spec, scale, q, k, head, key_head, sequences, excess };
             if let Some(given) = &given {
                 let row = given.row(head);
                 sums.iter_mut().zip(&sequences.tokens).for_each(|(sum, &token)| *sum = row[token as usize]);
@@ -55,8 +58,14 @@ pub(super) fn query_key(
                 tiles.own(sums, values);
             } else {
                 let known = given.is_some().then_some(sums);
-                tiles.over_queries(values, known.is_some(), |query, state| query.given(spec.measure, known, state));
+                tiles.over_queries(values, known.is_some(), |query, state| {
+                    if let (Some(excess), Some(lse)) = (excess, known) {
+                        excess.see(query.packed, state.largest, lse[query.packed]);
+                    }
+                    query.given(spec.measure, known, state)
+                });
             }
+            excess.map_or(Ok(()), |excess| excess.check(head, &sequences.tokens))?;
             reduce_head(spec.heads, head, heads, values, out);
         }
         Ok(())
@@ -73,6 +82,8 @@ struct Tiles<'a, S> {
     head: usize,
     key_head: usize,
     sequences: &'a Sequences,
+    /// Where the log-sum-exps are the caller's.
+    excess: Option<&'a Excess>,
 }
 
 /// What is known of one query after its keys were seen once: `Σ e^{s−m}`, `Σ e^{s−m} s` and `m`.
@@ -185,6 +196,11 @@ impl<S: Storage> Tiles<'_, S> {
                             #[inline(always)]
                             || absorb_probabilities(self.spec.measure, row, lse, values),
                         );
+                        if let Some(excess) = self.excess {
+                            let largest =
+                                row.iter().fold(f32::NEG_INFINITY, |most, &s| if s > most { s } else { most });
+                            excess.see(queries.start + i, largest, lse);
+                        }
                     }
                 }
                 if self.spec.measure == AttentionSource::ReceivedMean {
@@ -202,6 +218,7 @@ impl<S: Storage> Tiles<'_, S> {
             let token = self.sequences.tokens[packed] as usize;
             let (q, k) = (self.q.row(token, self.head), self.k.row(token, self.key_head));
             let score: f32 = q.iter().zip(k).map(|(q, k)| self.scale * q.to_f32() * k.to_f32()).sum();
+            self.excess.inspect(|excess| excess.see(packed, score, lse[packed]));
             *value = exp(score - lse[packed]);
         });
     }

@@ -4,6 +4,7 @@
 //! with the same causal order, and every value is scattered back at the end.
 
 mod attention;
+mod excess;
 mod normalize;
 mod probabilities;
 

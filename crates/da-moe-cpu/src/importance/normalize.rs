@@ -28,21 +28,23 @@ pub(super) fn with_state(
     let Normalize::Running { momentum } = rule else {
         return normalize(rule, sequences, values);
     };
-    let fresh = state[STEPS] == 0.0;
+    let fresh = !(state[STEPS] > 0.0 && state[MINIMUM].is_finite() && state[MAXIMUM].is_finite());
     let (low, high) = if fresh { (0.0, 1.0) } else { (state[MINIMUM], state[MAXIMUM]) };
     values.iter_mut().for_each(|value| *value = sane(*value));
-    let (least, most) = extremes(values);
+    // An average would never leave infinity again.
+    let (least, most) = extremes(values.iter().copied().filter(|value| value.is_finite()));
     values.iter_mut().for_each(|value| *value = sane((*value - low) / (high - low)).min(1.0));
-    if training && !values.is_empty() {
+    if training && least <= most {
         let keep = if fresh { 0.0 } else { *momentum as f32 };
-        state[MINIMUM] = keep * low + (1.0 - keep) * least;
-        state[MAXIMUM] = keep * high + (1.0 - keep) * most;
-        state[STEPS] += 1.0;
+        state[MINIMUM] = (keep * low + (1.0 - keep) * least).min(f32::MAX);
+        state[MAXIMUM] = (keep * high + (1.0 - keep) * most).min(f32::MAX);
+        state[STEPS] = if fresh { 1.0 } else { state[STEPS] + 1.0 };
     }
 }
 
-fn extremes(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::INFINITY, 0.0), |(low, high), &value| (value.min(low), value.max(high)))
+/// Of nothing, a smallest value above the largest.
+fn extremes(values: impl Iterator<Item = f32>) -> (f32, f32) {
+    values.fold((f32::INFINITY, 0.0), |(low, high), value| (value.min(low), value.max(high)))
 }
 
 fn sequence(rule: &Normalize, values: &mut [f32]) {
@@ -50,11 +52,11 @@ fn sequence(rule: &Normalize, values: &mut [f32]) {
     match rule {
         Normalize::None | Normalize::Running { .. } => {}
         Normalize::Max => {
-            let (_, high) = extremes(values);
+            let (_, high) = extremes(values.iter().copied());
             values.iter_mut().for_each(|value| *value = sane(*value / high));
         }
         Normalize::MinMax => {
-            let (low, high) = extremes(values);
+            let (low, high) = extremes(values.iter().copied());
             values.iter_mut().for_each(|value| *value = sane((*value - low) / (high - low)));
         }
         Normalize::Rank => rank(values),

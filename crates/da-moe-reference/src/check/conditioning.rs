@@ -2,10 +2,10 @@
 //! relu, on either side of which the derivative is right.
 
 use crate::backward::weight_gradients;
-use crate::losses::balance_backward;
+use crate::losses::{balance_backward, balance_slope};
 use crate::problem::{add_scaled, dot, row, row_mut};
-use crate::weights::divisor;
-use crate::{ExpertRows, Experts, Forward, Problem, activate_backward};
+use crate::weights::divisor_members;
+use crate::{ExpertRows, Experts, Forward, Problem, activate_backward, softmax};
 use da_moe_core::{Activation, Scoring};
 
 /// What the errors of gradients are at least relative to: half the size that they would have if nothing cancelled.
@@ -50,7 +50,9 @@ pub(super) fn cancelled(problem: &Problem, forward: &Forward, dy: &[f64]) -> Can
     let routed = routed.map(|(at, (&t, &g))| (plan.row_expert(at), t, g));
     let (experts, experts_x) = summands(problem, &problem.experts, &forward.rows, routed, dy);
     let (shared, shared_x) = match (&problem.shared, &forward.shared) {
-        (Some(shared), Some(rows)) => summands(problem, shared, rows, (0..problem.tokens).map(|t| (0, t, 1.0)), dy),
+        (Some(shared), Some(rows)) => {
+            summands(problem, shared, rows, problem.unmasked_tokens().map(|t| (0, t, 1.0)), dy)
+        }
         _ => ([0.0; 4], 0.0),
     };
     // Without a router nothing of it reaches x.
@@ -80,7 +82,7 @@ pub(super) fn cancelled_output(problem: &Problem, forward: &Forward) -> f64 {
     let routed = routed.map(|(at, &g)| square(&problem.experts, plan.row_expert(at), &forward.rows, at, g));
     let shared = problem.shared.as_ref().zip(forward.shared.as_ref());
     let shared =
-        shared.map_or(0.0, |(shared, rows)| (0..problem.tokens).map(|t| square(shared, 0, rows, t, 1.0)).sum());
+        shared.map_or(0.0, |(shared, rows)| (0..problem.unmasked()).map(|at| square(shared, 0, rows, at, 1.0)).sum());
     (routed.sum::<f64>() + shared).sqrt() / 2.0
 }
 
@@ -105,10 +107,15 @@ fn balance_reach(problem: &Problem, forward: &Forward, t: usize) -> f64 {
     if problem.routing.is_some() || !problem.mask[t] || config.losses.balance == 0.0 {
         return 0.0;
     }
-    let s = row(&forward.scores, t, config.candidates());
-    let steep = |s: f64| if config.router.scoring == Scoring::Relu { 1.0 } else { s };
-    let slopes = balance_backward(config, s, &forward.load, &problem.mask);
-    let size = slopes.iter().zip(s).map(|(slope, &s)| finite(slope * steep(s)).powi(2)).sum::<f64>().sqrt();
+    let z = row(&forward.logits, t, config.candidates());
+    let slopes = match config.router.scoring {
+        Scoring::Softmax => {
+            let slopes = balance_slope(config, &forward.load, &problem.mask);
+            slopes.iter().zip(softmax(z)).map(|(slope, p)| slope * p).collect()
+        }
+        Scoring::Sigmoid | Scoring::Relu => balance_backward(config, z, &forward.load, &problem.mask),
+    };
+    let size = slopes.iter().map(|slope| finite(*slope).powi(2)).sum::<f64>().sqrt();
     config.losses.balance.abs() * size
 }
 
@@ -169,7 +176,9 @@ fn steepness(problem: &Problem, forward: &Forward, t: usize, slot: usize) -> f64
         return finite(forward.selection[t][slot].weight.abs());
     }
     let selected: Vec<usize> = forward.selection[t].iter().map(|slot| slot.expert).collect();
-    match divisor(router, row(&forward.scores, t, candidates), &selected, &forward.ranked[t]) {
+    let s = row(&forward.scores, t, candidates);
+    let members = divisor_members(router, &selected, &forward.ranked[t]);
+    match members.map(|members| members.iter().map(|&e| s[e]).sum::<f64>()) {
         None => router.routed_scaling.abs(),
         Some(0.0) => 0.0,
         Some(sum) => {
@@ -213,8 +222,8 @@ pub(super) fn kinks(problem: &Problem, forward: &Forward) -> Kinks {
         });
     }
     if let (Some(shared), Some(rows), Some(slack)) = (&problem.shared, &forward.shared, &mut kinks.shared) {
-        for t in 0..problem.tokens {
-            let h = row(&rows.hidden, t, problem.config.shared_rows_in());
+        for (at, t) in problem.unmasked_tokens().enumerate() {
+            let h = row(&rows.hidden, at, problem.config.shared_rows_in());
             kinks_of_row(problem, shared, (0, t), h, (slack, &mut kinks.x));
         }
     }

@@ -5,9 +5,9 @@ use super::bounds::exponent_error;
 use super::order::{Order, SCORE_ERROR, shifted};
 use super::outcome::{Outcome, padded};
 use super::report::Report;
-use crate::forward::{all_scores, selection_keys};
+use crate::forward::all_scores;
 use crate::problem::row;
-use crate::{Problem, decide, experts_per_token, price, slot_order};
+use crate::{Keys, Problem, decide, experts_per_token, price, slot_order};
 use da_moe_core::Policy;
 
 pub(super) fn check(problem: &Problem, outcome: &Outcome, report: &mut Report) {
@@ -55,7 +55,7 @@ fn check_routing(problem: &Problem, outcome: &Outcome, report: &mut Report) {
 fn check_gate(problem: &Problem, outcome: &Outcome, report: &mut Report) {
     let (config, k_max, candidates) = (&problem.config, problem.config.k_max(), problem.config.candidates());
     let scores = all_scores(problem, &outcome.logits);
-    let keys = selection_keys(problem, &scores);
+    let keys = Keys::of_tokens(config, &outcome.logits, problem.router_bias.as_deref());
     check_k(problem, outcome, &scores, &keys, report);
     if !report.is_clean() {
         return;
@@ -65,7 +65,7 @@ fn check_gate(problem: &Problem, outcome: &Outcome, report: &mut Report) {
             config,
             logits: row(&outcome.logits, t, candidates),
             scores: row(&scores, t, candidates),
-            keys: row(&keys, t, candidates),
+            keys: &keys[t],
             bias: problem.router_bias.as_deref(),
         };
         let slots = t * k_max..(t + 1) * k_max;
@@ -105,10 +105,11 @@ fn best_first(
     if let Some(e) = listed.iter().find(|e| !reachable.contains(e)) {
         report.mismatch(name, &[t], format!("expert {e}"), format!("one of the best groups, {reachable:?}"));
     }
-    for &missing in reachable.iter().filter(|e| !listed.contains(e)) {
+    let surely = order.surely_reachable();
+    for &missing in reachable.iter().filter(|e| !listed.contains(e) && surely.contains(e)) {
         if let Some(&worse) = listed.iter().find(|&&e| order.surely_before(missing, e)) {
-            let found = format!("expert {worse} with key {}", order.keys[worse]);
-            report.mismatch(name, &[t], found, format!("expert {missing} with key {}", order.keys[missing]));
+            let found = format!("expert {worse} with key {}", order.keys.sums[worse]);
+            report.mismatch(name, &[t], found, format!("expert {missing} with key {}", order.keys.sums[missing]));
             return;
         }
     }
@@ -116,11 +117,14 @@ fn best_first(
 
 /// `k` at slightly easier and harder settings encloses what the score error explains; most policies have no error at
 /// all, because importance is the outcome's own.
-fn check_k(problem: &Problem, outcome: &Outcome, scores: &[f64], keys: &[f64], report: &mut Report) {
+fn check_k(problem: &Problem, outcome: &Outcome, scores: &[f64], keys: &[Keys], report: &mut Report) {
     let largest = |of: &[f64]| of.iter().filter(|v| v.is_finite()).fold(0.0_f64, |most, v| most.max(v.abs()));
     let error = SCORE_ERROR + 2.0 * exponent_error(&outcome.logits);
     let error = match problem.config.experts_per_token.policy {
-        Policy::ScoreThreshold { .. } => error * largest(scores) + f64::from(f32::EPSILON) * largest(keys),
+        Policy::ScoreThreshold { .. } => {
+            let sums = keys.iter().map(|keys| largest(&keys.sums)).fold(0.0, f64::max);
+            error * largest(scores) + f64::from(f32::EPSILON) * sums
+        }
         _ => error,
     };
     let k_at = |sign: f64| {
@@ -132,7 +136,7 @@ fn check_k(problem: &Problem, outcome: &Outcome, scores: &[f64], keys: &[f64], r
             state[2] = lambda * (1.0 + sign * 2.0 * f64::from(f32::EPSILON));
         }
         let k_given = problem.k_given.as_deref();
-        experts_per_token(&config, &outcome.importance, scores, keys, &problem.mask, k_given, state)
+        experts_per_token(&config, &outcome.importance, &outcome.logits, keys, &problem.mask, k_given, state)
     };
     // "Easier" asks for fewer experts under top-p and for more under the others.
     for (t, (a, b)) in k_at(-1.0).into_iter().zip(k_at(1.0)).enumerate() {
