@@ -2,6 +2,7 @@
 
 use crate::Device;
 use crate::bench::shapes::ShapeArg;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use da_moe::{Activation, DType, Keep};
 use serde::Deserialize;
@@ -186,7 +187,7 @@ pub(crate) struct PlanArgs {
 ///
 /// Two small Transformers in a minute or two: one gives each token a number of experts by its importance in attention,
 /// the other gives every token two. Ends with a picture of which tokens matter. Started again, it goes on where it was
-/// stopped.
+/// stopped. A folder is of one text and one set of options, and of one process at a time: others are refused.
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
     /// Text to train on, `-` for standard input [default: the project's own documentation]
@@ -199,10 +200,10 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
     /// Training steps of 1024 tokens
-    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub(crate) steps: u64,
     /// Tokens of the byte-pair vocabulary, learned from the text
-    #[arg(long, value_name = "V", default_value_t = 512)]
+    #[arg(long, value_name = "V", default_value_t = 512, value_parser = RangedU64ValueParser::<usize>::new().range(260..=1_000_000))]
     pub(crate) vocabulary: usize,
     /// Predict each token from the earlier ones, instead of masked tokens from all others
     #[arg(long)]
@@ -235,7 +236,8 @@ pub(crate) struct ExplainArgs {
 /// Train a grid of variants and seeds, compare them, and write a report
 ///
 /// Stopped anywhere, it goes on from there when it is started again: outcomes are kept beside the report, checkpoints of
-/// runs under way in the working folder. Without a plan, a small one of a few seconds.
+/// runs under way in the working folder. Both are of one text and one process at a time: others are refused. Without a
+/// plan, a small one of a few seconds.
 #[derive(Args, Debug)]
 pub(crate) struct EvaluateArgs {
     /// The grid (JSON): models, schedules, variants, seeds and the questions asked of them
@@ -254,8 +256,8 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: Device,
     /// Runs at a time, each on one thread [default: one for each core]
-    #[arg(long, value_name = "N")]
-    pub(crate) at_once: Option<std::num::NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) at_once: Option<usize>,
     /// Write the report of what has been found so far, and run nothing
     #[arg(long)]
     pub(crate) only_report: bool,

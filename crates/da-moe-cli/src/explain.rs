@@ -12,6 +12,15 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 
 pub(crate) fn execute(arguments: &ExplainArgs) -> Result<()> {
+    let model = arguments.model.display();
+    if arguments.model.is_dir() {
+        let problem = "is a folder: name the checkpoint in it, such as `dynamic/checkpoint.safetensors`";
+        return Err(Error::Usage(format!("--model `{model}` {problem}")));
+    }
+    if arguments.model.try_exists().is_ok_and(|is_there| !is_there) {
+        let remedy = "`da-moe train` writes one; or name another with --model";
+        return Err(Error::Usage(format!("there is no checkpoint `{model}`: {remedy}")));
+    }
     let checkpoint = Checkpoint::read(&arguments.model)?;
     memory::expect_room("this model's sequences", checkpoint.sequence_bytes()?)?;
     let explained = explain(&checkpoint, &arguments.text)?;

@@ -5,17 +5,18 @@ use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
 use crate::header;
 use crate::held::{self, Held};
+use crate::identity::{Identity, Known, differences};
 use crate::limits;
 use crate::model::Transformer;
 use crate::optimizer::AdamW;
 use crate::pointer;
 use crate::trainer::Trainer;
+use crate::whole;
 use candle_core::{Device, Tensor};
 use da_moe::STATE_LEN;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::path::Path;
 
 /// The text beside the tensors.
@@ -25,6 +26,9 @@ struct Header {
     step: u64,
     optimizer_step: u64,
     tokenizer: String,
+    /// Absent in files of versions that did not ask what a run was made of.
+    #[serde(default)]
+    identity: Option<Identity>,
 }
 
 /// A checkpoint that was read.
@@ -35,6 +39,7 @@ pub struct Checkpoint {
     pub step: u64,
     /// The tokeniser that it was trained with.
     pub tokenizer: Tokenizer,
+    identity: Option<Identity>,
     optimizer_step: u64,
     tensors: HashMap<String, Tensor>,
 }
@@ -57,11 +62,12 @@ impl Trainer {
         let count = rarity.len();
         tensors.push((RARITY.into(), Tensor::from_vec(rarity, count, &Device::Cpu)?));
         let tokenizer = tokenizer.to_json();
-        let header = Header { config: self.config.clone(), step: self.step, optimizer_step, tokenizer };
+        let (config, identity) = (self.config.clone(), Some(self.identity.clone()));
+        let header = Header { config, step: self.step, optimizer_step, tokenizer, identity };
         let header = serde_json::to_string(&header).map_err(|error| TrainError::contents(path, error))?;
         let text = HashMap::from([(HEADER.to_string(), header)]);
         let bytes = safetensors::serialize(tensors, Some(text)).map_err(|error| TrainError::contents(path, error))?;
-        write_whole(path, &bytes)
+        whole::replace(path, &bytes)
     }
 
     /// Goes on from `checkpoint`.
@@ -69,9 +75,7 @@ impl Trainer {
     /// # Errors
     /// A checkpoint of another run, by the field that differs.
     pub fn restore(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
-        if checkpoint.config != self.config {
-            return Err(TrainError::contents(path, "is of a run with another configuration"));
-        }
+        checkpoint.check(path, (&self.config, &self.identity))?;
         checkpoint.give(self)
     }
 }
@@ -92,7 +96,7 @@ impl Checkpoint {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let text = metadata.metadata().as_ref().and_then(|text| text.get(HEADER));
         let text = text.ok_or("is not a checkpoint of da-moe")?;
-        let Header { config, step, optimizer_step, tokenizer } = header::json(text)?;
+        let Header { config, step, optimizer_step, tokenizer, identity } = header::json(text)?;
         config.validate()?;
         let steps = config.schedule.steps;
         if step > steps {
@@ -108,9 +112,24 @@ impl Checkpoint {
         }
         refuse_numbers(&SafeTensors::deserialize(bytes)?)?;
         let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu)?;
-        let checkpoint = Self { config, step, tokenizer, optimizer_step, tensors };
+        let checkpoint = Self { config, step, tokenizer, identity, optimizer_step, tensors };
         checkpoint.refuse_other_tensors()?;
         Ok(checkpoint)
+    }
+
+    /// Refuses to be gone on from by any run but its own.
+    pub(crate) fn check(&self, path: &Path, here: Known<'_>) -> Result<()> {
+        const REMEDY: &str = "use another folder (`--model` of train, `--work` of evaluate), or remove this one";
+        let Some(identity) = &self.identity else {
+            let problem = "is of an earlier version, which did not record the text that it was trained on";
+            return Err(TrainError::contents(path, format!("{problem}: {REMEDY}")));
+        };
+        match differences((&self.config, identity), here) {
+            None => Ok(()),
+            Some(differs) => {
+                Err(TrainError::contents(path, format!("is of a run with another configuration: {differs}; {REMEDY}")))
+            }
+        }
     }
 
     /// Every tensor is one that a trainer of this configuration would have written, and none is missing.
@@ -199,11 +218,4 @@ fn refuse_numbers(file: &SafeTensors<'_>) -> std::result::Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Writes beside the file first, so that an interruption leaves the old one.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = path.with_extension("partial");
-    fs::write(&beside, bytes).map_err(TrainError::file(&beside))?;
-    fs::rename(&beside, path).map_err(TrainError::file(path))
 }

@@ -1,6 +1,5 @@
 //! Fine-tuning a trained model to name the class of a text.
 
-use crate::config::Schedule;
 use crate::data::{Example, Labelled, Tokenizer};
 use crate::error::{Result, TrainError};
 use crate::evaluate::FineTuning;
@@ -42,13 +41,7 @@ pub(crate) fn fine_tune(trained: &Trainer, set: &Labelled, tuning: &FineTuning) 
     let device = trained.device();
     let builder = variables.builder(device);
     let weight = builder.get_with_hints((set.labels.len(), width), &format!("classes.{}", set.name), init)?;
-    let schedule = Schedule {
-        batch: tuning.batch,
-        steps: tuning.steps,
-        rate: tuning.rate,
-        warm_up: tuning.steps / 10,
-        ..trained.config.schedule.clone()
-    };
+    let schedule = tuning.schedule(&trained.config.schedule);
     let mut optimizer = AdamW::new(variables.all(), &schedule)?;
     let length = trained.config.model.length;
     let classifier = Classifier { model, weight, tokenizer: trained.tokenizer(), length, seed, device: device.clone() };

@@ -69,6 +69,30 @@ impl Schedule {
         0.3
     }
 
+    /// Refuses what nothing can be trained by.
+    fn validate(&self, causal: bool) -> Result<()> {
+        let refused = |field: &str, problem: String| Err(TrainError::config(format!("schedule.{field}"), problem));
+        let Self { batch, rate, clip, mask_rate, weight_decay, .. } = *self;
+        if batch == 0 {
+            return refused("batch", "is 0".into());
+        }
+        for (field, value) in [("rate", rate), ("clip", clip)] {
+            if !(value.is_finite() && value > 0.0) {
+                return refused(field, format!("{value} is not a positive number"));
+            }
+        }
+        if rate > MOST_RATE {
+            return refused("rate", format!("{rate:?} is more than {MOST_RATE}"));
+        }
+        if !(0.0..=1.0).contains(&weight_decay) {
+            return refused("weight_decay", format!("{weight_decay:?} is not between 0 and 1"));
+        }
+        if !(0.0..1.0).contains(&mask_rate) || (mask_rate == 0.0 && !causal) {
+            return refused("mask_rate", format!("{mask_rate:?} is not between 0 and 1"));
+        }
+        Ok(())
+    }
+
     /// Learning rate of step `step`, counted from 0.
     pub fn rate_at(&self, step: u64) -> f64 {
         let done = step + 1;
@@ -81,6 +105,9 @@ impl Schedule {
         self.rate * (0.1 + 0.9 * cosine)
     }
 }
+
+/// Adam moves every weight by about the rate: beyond this nothing is learned.
+const MOST_RATE: f64 = 1.0;
 
 /// A run: a model, its training, a way to allocate experts and a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,33 +140,12 @@ impl RunConfig {
         if !width.is_multiple_of(heads) {
             return Err(TrainError::config("model.heads", format!("{heads} heads do not divide a width of {width}")));
         }
-        let Schedule { batch, rate, clip, mask_rate, weight_decay, .. } = self.schedule;
-        if batch == 0 {
-            return Err(TrainError::config("schedule.batch", "is 0"));
+        // Of a masked model a block has a start and two tokens: one of them may stand between documents, and be no word.
+        let shortest = if self.model.causal { 2 } else { 3 };
+        if length < shortest {
+            return Err(TrainError::config("model.length", format!("is {length}, at least {shortest} are needed")));
         }
-        for (field, value) in [("rate", rate), ("clip", clip)] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(TrainError::config(
-                    format!("schedule.{field}"),
-                    format!("{value} is not a positive number"),
-                ));
-            }
-        }
-        if !(weight_decay.is_finite() && weight_decay >= 0.0) {
-            return Err(TrainError::config(
-                "schedule.weight_decay",
-                format!("{weight_decay} is not a number from 0 up"),
-            ));
-        }
-        if !(0.0..1.0).contains(&mask_rate) || (mask_rate == 0.0 && !self.model.causal) {
-            return Err(TrainError::config("schedule.mask_rate", format!("{mask_rate} is not between 0 and 1")));
-        }
-        if length < 2 {
-            return Err(TrainError::config(
-                "model.length",
-                "is 1; a sequence has a start and at least one token of text",
-            ));
-        }
+        self.schedule.validate(self.model.causal)?;
         let (layer, _) = self.variant.layer(&self.model, &[])?;
         limits::check(self, &layer)
     }

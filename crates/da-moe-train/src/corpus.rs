@@ -1,8 +1,9 @@
 //! Text made ready for training: a tokeniser that has seen the training text only, and blocks of tokens.
 
 use crate::config::ModelConfig;
-use crate::data::{Blocks, Prose, Tokenizer, mask_tokens};
+use crate::data::{Blocks, DataError, Prose, Tokenizer, mask_tokens};
 use crate::error::Result;
+use crate::identity::{self, Identity};
 use crate::random;
 use crate::tokens::Tokens;
 use candle_core::{Device, Tensor};
@@ -15,6 +16,8 @@ pub struct Corpus {
     pub(crate) held_out: Blocks,
     /// `−ln` of each token's share of the training text.
     pub(crate) rarity: Vec<f32>,
+    /// SHA-256 of the text.
+    text: String,
 }
 
 /// A batch, and what has to be predicted from it.
@@ -41,18 +44,26 @@ impl Corpus {
     /// # Errors
     /// Too little text for one block of training or of held-out text.
     pub fn with_tokenizer(tokenizer: Tokenizer, prose: &Prose, length: usize) -> Result<Self> {
-        let blocks = |texts: &[String]| {
+        let blocks = |texts: &[String], part| {
             let documents: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text)).collect();
-            Blocks::pack(&documents, length)
+            Blocks::pack(&documents, length).map_err(|error| match error {
+                DataError::Blocks { tokens, .. } if length > 1 => DataError::Short { part, tokens, length },
+                other => other,
+            })
         };
-        let (train, held_out) = (blocks(&prose.train)?, blocks(&prose.held_out)?);
+        let (train, held_out) = (blocks(&prose.train, "to train on")?, blocks(&prose.held_out, "held out")?);
         let mut counts = vec![1.0f64; tokenizer.vocabulary()];
         for &id in train.ids() {
             counts[id as usize] += 1.0;
         }
         let total: f64 = counts.iter().sum();
         let rarity = counts.iter().map(|count| -(count / total).ln() as f32).collect();
-        Ok(Self { tokenizer, train, held_out, rarity })
+        Ok(Self { tokenizer, train, held_out, rarity, text: identity::of_prose(prose) })
+    }
+
+    /// What a run on this text, on this device, is known by.
+    pub(crate) fn identity(&self, device: &Device) -> Identity {
+        Identity::new(&self.text, &self.tokenizer, device)
     }
 
     /// Blocks of training text.
@@ -98,7 +109,7 @@ impl Corpus {
             let tokens = Tokens::new(ids, model.length, place, device)?;
             return Ok(Batch { tokens, places: list(places)?, targets: list(targets)? });
         }
-        let masked = mask_tokens(ids, at.mask_rate, at.seed, at.step, self.tokenizer.vocabulary());
+        let masked = mask_tokens(ids, at.mask_rate, at.seed, at.step, self.tokenizer.vocabulary()).or_one(place);
         let visible = masked.ids.iter().map(|&id| id == Tokenizer::MASK).collect();
         let tokens = Tokens::new(&masked.ids, model.length, place, device)?.with_masked(visible);
         Ok(Batch { tokens, places: list(masked.positions)?, targets: list(masked.targets)? })

@@ -40,6 +40,22 @@ pub enum TrainError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Another process writes into a folder.
+    #[error("{}: is being written by {holder}: wait until that has ended, or use another folder", folder.display())]
+    Owned {
+        /// Which.
+        folder: PathBuf,
+        /// Who, as far as is known.
+        holder: String,
+    },
+    /// Nobody can be kept from writing into a folder.
+    #[error("{}: cannot be locked for writing: {source}", folder.display())]
+    Lock {
+        /// Which.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A number that should be finite is not.
     #[error("step {step}: the loss is {loss}")]
     Diverged {

@@ -3,7 +3,9 @@
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
+use crate::model::Transformer;
 use crate::tokens::Tokens;
+use crate::trainer::Trainer;
 use candle_core::Device;
 
 /// A text's tokens as a model sees them.
@@ -51,22 +53,35 @@ impl Piece {
 /// # Errors
 /// A text without tokens, or a checkpoint that has no such model.
 pub fn explain(checkpoint: &Checkpoint, text: &str) -> Result<Explained> {
-    let model = checkpoint.model()?;
-    let ids = checkpoint.tokenizer.encode(text);
+    let length = checkpoint.config.model.length;
+    read(&checkpoint.model()?, &checkpoint.tokenizer, length, &Device::Cpu, text)
+}
+
+impl Trainer {
+    /// The same with the model as it has been trained so far.
+    ///
+    /// # Errors
+    /// A text without tokens, or the device's refusal.
+    pub fn explain(&self, text: &str) -> Result<Explained> {
+        read(&self.model, self.tokenizer(), self.config.model.length, self.device(), text)
+    }
+}
+
+fn read(model: &Transformer, tokenizer: &Tokenizer, length: usize, device: &Device, text: &str) -> Result<Explained> {
+    let ids = tokenizer.encode(text);
     if ids.is_empty() {
         return Err(TrainError::config("text", "has no tokens"));
     }
-    let length = checkpoint.config.model.length;
     let mut pieces = Vec::with_capacity(ids.len());
     for (index, part) in ids.chunks(length - 1).enumerate() {
         let mut sequence = vec![Tokenizer::START];
         sequence.extend(part);
         sequence.resize(length, Tokenizer::PAD);
         let present = (0..length).map(|t| t <= part.len()).collect();
-        let tokens = Tokens::new(&sequence, length, index as u64, &Device::Cpu)?.with_present(present)?;
+        let tokens = Tokens::new(&sequence, length, index as u64, device)?.with_present(present)?;
         let records = model.forward(&tokens, false)?.records;
         let first = pieces.len();
-        pieces.extend(part.iter().map(|&id| Piece { text: checkpoint.tokenizer.token(id), layers: Vec::new() }));
+        pieces.extend(part.iter().map(|&id| Piece { text: tokenizer.token(id), layers: Vec::new() }));
         for record in records {
             let (importance, k) = (record.importance()?, record.experts_per_token()?);
             let (experts, weights) = (record.experts()?, record.weights()?);

@@ -5,7 +5,8 @@ use crate::corpus::{Batch, Corpus, Step};
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
 use crate::evaluate::TokenExperts;
-use crate::metrics::{Allocated, HeldOut, Tally};
+use crate::identity::Identity;
+use crate::metrics::{Allocated, HeldOut, Line, Tally};
 use crate::model::{Pass, Transformer};
 use crate::optimizer::AdamW;
 use crate::variables::Variables;
@@ -24,6 +25,9 @@ pub struct Trainer {
     pub(crate) model: Transformer,
     pub(crate) optimizer: AdamW,
     pub(crate) step: u64,
+    pub(crate) identity: Identity,
+    /// What a run has said of itself so far.
+    pub(crate) lines: Vec<Line>,
     corpus: Arc<Corpus>,
     device: Device,
     variables: Variables,
@@ -58,10 +62,17 @@ impl Trainer {
             let problem = format!("is {}, the tokeniser has {vocabulary}", config.model.vocabulary);
             return Err(TrainError::config("model.vocabulary", problem));
         }
+        let length = corpus.train.length();
+        if config.model.length != length {
+            let problem = format!("is {}, the text is in blocks of {length} tokens", config.model.length);
+            return Err(TrainError::config("model.length", problem));
+        }
         let variables = Variables::new(config.seed);
         let model = Transformer::new(&config.model, &config.variant, &corpus.rarity, variables.builder(device))?;
         let optimizer = AdamW::new(variables.all(), &config.schedule)?;
-        Ok(Self { config, model, optimizer, step: 0, corpus, device: device.clone(), variables })
+        let identity = corpus.identity(device);
+        let (device, lines) = (device.clone(), Vec::new());
+        Ok(Self { config, model, optimizer, step: 0, identity, lines, corpus, device, variables })
     }
 
     /// Learned numbers.
@@ -72,6 +83,11 @@ impl Trainer {
     /// What the model reads its text with.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.corpus.tokenizer
+    }
+
+    /// The lines of its run, from the first; none of a model that is trained outside of a run.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// Where it is trained.

@@ -5,6 +5,7 @@ mod glue_files;
 #[path = "data/tokenizer.rs"]
 mod tokenizer;
 
+use da_moe_train::Corpus;
 use da_moe_train::data::{
     Blocks, DataError, Example, LABELLED_SETS, Labelled, PROSE_SETS, Prose, Tokenizer, glue, labelled, mask_tokens,
     own_documentation, prose, prose_from_text,
@@ -185,6 +186,49 @@ mod texts {
     fn a_paragraph_ends_at_a_blank_line() {
         let prose = prose_from_text("\n# Title\r\n\n \t\nOne\n  two  \n\n\nThree.");
         assert_eq!(all(&prose), BTreeSet::from(["# Title", "One\n  two", "Three."]));
+    }
+
+    fn words(count: usize) -> String {
+        (0..count)
+            .map(|n| ["river", "fox", "bridge", "day"][n * n % 7 % 4].repeat(n % 3 + 1))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn a_text_may_have_any_ends_of_lines_and_few_paragraphs() {
+        let paragraphs = (0..60).map(|n| format!("{} {}", "x".repeat(n), words(20))).collect::<Vec<_>>();
+        let usual = prose_from_text(&paragraphs.join("\n\n"));
+        assert_eq!(usual.held_out.len(), 3);
+        for end in ["\r", "\r\n"] {
+            assert_eq!(prose_from_text(&paragraphs.join(&end.repeat(2))), usual, "{end:?}");
+        }
+        let titled = format!("A title\n\n{}\n\nThe end", words(900));
+        for text in [
+            words(900),
+            titled,
+            "世界。".repeat(2000),
+            "the cat sat on the mat. ".repeat(300),
+            "word ".repeat(400),
+            "one line\nand another\n".repeat(300),
+        ] {
+            let prose = prose_from_text(&text);
+            assert!(prose.held_out.concat().len() >= 390, "{} bytes held out", prose.held_out.concat().len());
+            assert!(!prose.train.is_empty());
+            Corpus::new(&prose, 300, 64).unwrap();
+        }
+        let kept = |text: &str| text.split_whitespace().map(String::from).collect::<BTreeSet<_>>();
+        let prose = prose_from_text(&words(900));
+        assert_eq!(kept(&[prose.train, prose.held_out].concat().join(" ")), kept(&words(900)), "words stay whole");
+    }
+
+    #[test]
+    fn a_text_that_is_too_short_says_how_much_is_needed() {
+        let refusal = Corpus::new(&prose_from_text("a few words"), 300, 64).map(drop).unwrap_err().to_string();
+        let says = "the text is too short: 11 tokens of it are to train on, at least 63 are needed for a block of 64";
+        assert_eq!(refusal, says);
+        let refusal = Corpus::new(&prose_from_text(&words(75)), 300, 64).map(drop).unwrap_err().to_string();
+        assert!(refusal.contains("0 tokens of it are held out, at least 63"), "{refusal}");
     }
 
     /// The evaluation's split: another function here would hold out other documents.

@@ -3,6 +3,7 @@
 use super::headline::{accuracy_gain, advantage, headline, loss};
 use super::plot;
 use da_moe_train::evaluate::{Comparison, Estimate, Group, Outcome, Outcomes, Plan};
+use da_moe_train::file_name;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -61,7 +62,7 @@ impl Report {
     }
 
     fn picture(&mut self, group: &Group, kind: &str, picture: String) {
-        let file = format!("{}-{kind}.svg", group.name);
+        let file = format!("{}-{kind}.svg", file_name(&group.name));
         let _ = writeln!(self.text, "\n![{kind}]({}/{file})", self.folder);
         self.pictures.push((file, picture));
     }

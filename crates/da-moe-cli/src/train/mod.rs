@@ -6,12 +6,11 @@ mod show;
 use crate::args::TrainArgs;
 use crate::demo::read;
 use crate::run::output::replace;
-use crate::{Error, Result, single};
+use crate::{Error, Result, ahead, single};
 use anstream::AutoStream;
 use da_moe_train::data::{Prose, own_documentation, prose_from_text};
 use da_moe_train::{
-    Checkpoint, Corpus, Explained, Folder, Line, ModelConfig, Pace, RunConfig, Schedule, TrainError, Variant, explain,
-    run,
+    Corpus, Explained, Folder, Line, ModelConfig, Owner, Pace, Run, RunConfig, Schedule, TrainError, Trainer, Variant,
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -42,22 +41,30 @@ pub(crate) fn execute(arguments: &TrainArgs) -> Result<()> {
     let config = |variant| config(arguments, vocabulary, variant);
     let (dynamic, fixed) = (config(dynamic(arguments.causal)?)?, config(fixed()?)?);
     let device = arguments.device.for_training()?;
-    let bars = MultiProgress::new();
+    if let Some(path) = &arguments.svg {
+        ahead::is_another("--svg", path, arguments.text.as_deref())?;
+        ahead::can_write("--svg", path)?;
+    }
+    // Nobody else writes there until the result is shown.
+    let _owner = Owner::of(&arguments.model)?;
     let folder = |name: &str| Folder(arguments.model.join(name));
+    let open = |config: &RunConfig, name| Run::open(config, &corpus, pace(config), &folder(name), &device);
+    let (dynamic, fixed) = (open(&dynamic, "dynamic")?, open(&fixed, "fixed")?);
+    let bars = MultiProgress::new();
+    let (dynamic_bar, fixed_bar) = (bar(&bars, "dynamic", arguments.steps), bar(&bars, "fixed", arguments.steps));
     // Both at once, each on a thread of its own.
     let (first, second) = std::thread::scope(|scope| {
-        let second = scope.spawn(|| train(&fixed, &corpus, &folder("fixed"), &device, &bars));
-        let first = train(&dynamic, &corpus, &folder("dynamic"), &device, &bars);
+        let second = scope.spawn(|| train(fixed, &fixed_bar));
+        let first = train(dynamic, &dynamic_bar);
         (first, second.join())
     });
-    let parameters = first?;
-    second.map_err(|_| Error::Check("training of the fixed model stopped".into()))??;
-    let checkpoint = Checkpoint::read(&folder("dynamic").checkpoint())?;
+    let dynamic = first?;
+    let fixed = second.map_err(|_| Error::Check("training of the fixed model stopped".into()))??;
     let trained = Trained {
-        dynamic: folder("dynamic").lines()?,
-        fixed: folder("fixed").lines()?,
-        sentences: sentences(&checkpoint, &text)?,
-        parameters,
+        dynamic: dynamic.lines().to_vec(),
+        fixed: fixed.lines().to_vec(),
+        sentences: sentences(&dynamic, &text)?,
+        parameters: dynamic.parameters(),
     };
     if let Some(path) = &arguments.svg {
         replace(path, show::picture(&trained).as_bytes())?;
@@ -119,38 +126,37 @@ fn variant(json: serde_json::Value) -> Result<Variant> {
     serde_json::from_value(json).map_err(|error| Error::Usage(error.to_string()))
 }
 
-/// Trains in a folder, or goes on there, and returns the number of parameters.
-fn train(
-    config: &RunConfig,
-    corpus: &Arc<Corpus>,
-    folder: &Folder,
-    device: &candle_core::Device,
-    bars: &MultiProgress,
-) -> Result<usize, TrainError> {
-    let steps = config.schedule.steps;
+/// How often a run of this length writes.
+fn pace(config: &RunConfig) -> Pace {
+    Pace { line: (config.schedule.steps / 20).max(1), held_out: 1, checkpoint: 5, batches: 20 }
+}
+
+fn bar(bars: &MultiProgress, name: &'static str, steps: u64) -> ProgressBar {
     let bar = bars.add(ProgressBar::new(steps));
-    let bar = match ProgressStyle::with_template("{prefix:8} {bar:32} {pos}/{len} steps  {msg}") {
-        Ok(style) => bar.with_style(style).with_prefix(config.variant.name.clone()),
+    match ProgressStyle::with_template("{prefix:8} {bar:32} {pos}/{len} steps  {msg}") {
+        Ok(style) => bar.with_style(style).with_prefix(name),
         Err(_) => bar,
-    };
-    let pace = Pace { line: (steps / 20).max(1), held_out: 1, checkpoint: 5, batches: 20 };
+    }
+}
+
+/// Trains to the end, or goes on to it.
+fn train(run: Run, bar: &ProgressBar) -> Result<Trainer, TrainError> {
     let mut tokens = 0;
-    let mut watch = |line: &Line| {
+    let trainer = run.train(&mut |line| {
         let rate = (line.tokens - tokens) as f64 / line.seconds;
         tokens = line.tokens;
         bar.set_position(line.step);
         bar.set_message(format!("loss {:.3}, {rate:.0} tokens/s", line.loss));
         true
-    };
-    let trainer = run(config, corpus, pace, folder, device, &mut watch)?;
+    })?;
     bar.finish_and_clear();
-    Ok(trainer.parameters())
+    Ok(trainer)
 }
 
 /// A few held-out paragraphs, as the dynamic model sees them.
-fn sentences(checkpoint: &Checkpoint, text: &Prose) -> Result<Vec<Explained>> {
+fn sentences(trainer: &Trainer, text: &Prose) -> Result<Vec<Explained>> {
     let long = text.held_out.iter().filter(|paragraph| paragraph.len() > 60);
-    long.take(SENTENCES).map(|paragraph| Ok(explain(checkpoint, &beginning(paragraph))?)).collect()
+    long.take(SENTENCES).map(|paragraph| Ok(trainer.explain(&beginning(paragraph))?)).collect()
 }
 
 /// As much as is easily read.

@@ -65,6 +65,17 @@ pub enum DataError {
     #[error("not a saved tokenizer: {0}")]
     Tokenizer(String),
 
+    /// A text has too little to train on, or too little to hold out.
+    #[error("the text is too short: {tokens} tokens of it are {part}, at least {} are needed for a block of {length}", length.saturating_sub(1))]
+    Short {
+        /// What for.
+        part: &'static str,
+        /// Tokens of that part.
+        tokens: usize,
+        /// Tokens of a block.
+        length: usize,
+    },
+
     /// The documents cannot be packed into blocks.
     #[error("blocks of {length} tokens from {tokens} tokens of text: {problem}")]
     Blocks {

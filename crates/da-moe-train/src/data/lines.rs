@@ -1,12 +1,13 @@
 //! Text files line by line, so that errors can name the line.
 
 use super::DataError;
+use crate::pointer;
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 /// The lines of a UTF-8 file without their ends. A byte-order mark at the start is not part of the first.
 pub(super) fn read(path: &Path) -> Result<Vec<String>, DataError> {
-    let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.into(), source })?;
+    let bytes = pointer::read(path).map_err(|source| DataError::Read { path: path.into(), source })?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
     // What follows the last line's end is no line.

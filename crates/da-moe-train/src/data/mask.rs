@@ -14,6 +14,20 @@ pub struct Masked {
     pub targets: Vec<u32>,
 }
 
+impl Masked {
+    /// With one token hidden where none was, if there is one that can be: a batch that asks nothing has no loss.
+    pub(crate) fn or_one(self, draw: u64) -> Self {
+        let places: Vec<usize> = (0..self.ids.len()).filter(|&place| self.ids[place] >= Tokenizer::SPECIALS).collect();
+        if !self.positions.is_empty() || places.is_empty() {
+            return self;
+        }
+        let place = places[(draw % places.len() as u64) as usize];
+        let mut ids = self.ids;
+        let target = std::mem::replace(&mut ids[place], Tokenizer::MASK);
+        Self { ids, positions: vec![place as u32], targets: vec![target] }
+    }
+}
+
 /// Keeps these draws apart from others of the same seed.
 const MASKING: u64 = 0x6d61_736b;
 

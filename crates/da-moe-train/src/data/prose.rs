@@ -57,9 +57,41 @@ pub fn prose(folder: &Path) -> Result<Prose, DataError> {
 }
 
 /// Any text; its paragraphs, which blank lines part, are the documents. Of two or more different ones at least one is
-/// held out, a twentieth of many.
+/// held out, a twentieth of many. A longer text of few paragraphs is cut into parts of about one length instead, between words:
+/// a twentieth could not be held out of it, or be a title.
 pub fn prose_from_text(text: &str) -> Prose {
-    split(paragraphs(text))
+    // Lines may end as they do on any system.
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let documents = paragraphs(&text);
+    let bytes = documents.iter().map(String::len).sum::<usize>();
+    if documents.len() < FEW && bytes >= 2 * SHORTEST_PART {
+        let length = (bytes / 4).clamp(SHORTEST_PART, 2 * SHORTEST_PART).max(bytes / (2 * FEW));
+        return hold_out_places(parts(&documents.join("\n\n"), length));
+    }
+    split(documents)
+}
+
+/// Documents of which a twentieth is not even one.
+const FEW: usize = 20;
+/// Bytes of a part of a text that is cut, at least: enough to fill a block. Twice as many where there is room: words that
+/// come again and again are one token each.
+const SHORTEST_PART: usize = 400;
+
+/// A text in parts of at least `length` bytes, the last one too, which end with a word if words end.
+fn parts(text: &str, length: usize) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while rest.len() >= 2 * length {
+        let ahead = &rest[rest.ceil_char_boundary(length)..];
+        // A text without spaces is cut anywhere.
+        let word = ahead.find(char::is_whitespace).filter(|&end| end < length).unwrap_or(0);
+        let (part, behind) = rest.split_at(rest.len() - ahead.len() + word);
+        parts.push(part.trim().to_string());
+        rest = behind;
+    }
+    parts.push(rest.trim().to_string());
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 /// This project's documentation: text to train on where nothing was downloaded.
@@ -82,6 +114,16 @@ fn paragraphs(text: &str) -> Vec<String> {
     }
     paragraphs.retain(|paragraph| !paragraph.is_empty());
     paragraphs
+}
+
+/// Holds out one of twenty by its place, at least one. A text that says the same again and again is one that somebody wants to
+/// train on: by their letters all of its parts would be on one side.
+fn hold_out_places(parts: Vec<String>) -> Prose {
+    let first = (FEW / 2).min(parts.len() / 2);
+    let (held_out, train): (Vec<_>, Vec<_>) =
+        parts.into_iter().enumerate().partition(|(place, _)| place % FEW == first);
+    let texts = |parts: Vec<(usize, String)>| parts.into_iter().map(|(_, text)| text).collect();
+    Prose { train: texts(train), held_out: texts(held_out) }
 }
 
 /// Holds out the twentieth with the least hashes, at least one of several. Documents of the same letters are one: only

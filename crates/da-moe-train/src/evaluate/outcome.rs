@@ -1,15 +1,15 @@
 //! What a run of the grid found, and the file that keeps it.
 
-use super::plan::{Group, Job};
+use super::plan::Group;
 use super::statistics::Estimate;
 use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
+use crate::identity::{Identity, differences};
+use crate::journal;
 use crate::metrics::HeldOut;
 use crate::variant::Variant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 /// A finished run.
@@ -19,6 +19,9 @@ pub struct Outcome {
     pub group: String,
     /// What was run: a result of another configuration is not a result of this run.
     pub config: RunConfig,
+    /// What else it was made of: a result of another text is none either. Absent in files of versions that did not ask.
+    #[serde(default)]
+    pub identity: Option<Identity>,
     /// Learned numbers.
     pub parameters: usize,
     /// Tokens seen.
@@ -57,42 +60,47 @@ pub struct TokenExperts {
 pub struct Outcomes(pub Vec<Outcome>);
 
 impl Outcomes {
-    /// Reads a file of one outcome a line; none where there is no file.
+    /// Reads a file of one outcome a line; none where there is no file. What a writer that was stopped left of a line is passed
+    /// over: [`Outcomes::read_noting`] says where.
     ///
     /// # Errors
-    /// A line that is no outcome, by its number.
+    /// A file that cannot be read, or a line that is no outcome, by its number.
     pub fn read(path: &Path) -> Result<Self> {
-        let Ok(text) = fs::read_to_string(path) else { return Ok(Self::default()) };
-        let parse = |(number, line): (usize, &str)| {
-            let wrong = |error| TrainError::contents(path, format!("line {}: {error}", number + 1));
-            serde_json::from_str(line).map_err(wrong)
-        };
-        text.lines().enumerate().map(parse).collect::<Result<_>>().map(Self)
+        Self::read_noting(path).map(|(outcomes, _)| outcomes)
     }
 
-    /// Adds an outcome to the file.
+    /// The same, with a sentence for each line that was passed over.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn append(path: &Path, outcome: &Outcome) -> Result<()> {
-        let line = serde_json::to_string(outcome).map_err(|error| TrainError::contents(path, error))? + "\n";
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::file(path))?;
-        file.write_all(line.as_bytes()).map_err(TrainError::file(path))
+    /// As [`Outcomes::read`].
+    pub fn read_noting(path: &Path) -> Result<(Self, Vec<String>)> {
+        let lines = journal::read(path)?;
+        Ok((Self(lines.objects.into_iter().map(|(_, outcome)| outcome).collect()), lines.notes))
     }
 
-    /// The outcome of a run, if there is one for just this configuration.
-    pub(crate) fn of(&self, job: &Job, config: &RunConfig) -> Option<&Outcome> {
-        self.0.iter().find(|outcome| outcome.group == job.group && outcome.config == *config)
+    /// Refuses outcomes of one group that were not made of the same: their differences would be no answer to anything.
+    ///
+    /// # Errors
+    /// [`TrainError::Contents`] with the field; `path` is what it calls the file.
+    pub fn check_alike(&self, group: &Group, path: &Path) -> Result<()> {
+        let named: Vec<&Outcome> = group.names().flat_map(|name| self.by_seed(group, name).into_values()).collect();
+        let Some(first) = named.first() else { return Ok(()) };
+        let Some(other) = named.iter().find(|other| other.identity != first.identity) else { return Ok(()) };
+        let differs = match (&first.identity, &other.identity) {
+            (Some(one), Some(two)) => differences((&first.config, one), (&first.config, two)),
+            _ => Some("some say which text they are of, some do not".into()),
+        };
+        let problem = format!("has outcomes of group `{}` that cannot be compared", group.name);
+        Err(TrainError::contents(path, format!("{problem}: {}", differs.unwrap_or_default())))
     }
 
     /// Outcomes of a variant whose model, schedule and configuration are the group's, by seed.
     pub fn by_seed(&self, group: &Group, variant: &str) -> BTreeMap<u64, &Outcome> {
         let fits = |outcome: &&Outcome| {
             let (model, config) = (&outcome.config.model, &outcome.config);
-            let sized = crate::ModelConfig { vocabulary: model.vocabulary, ..group.model.clone() };
             outcome.group == group.name
                 && config.variant.name == variant
-                && *model == sized
+                && *model == group.sized(model.vocabulary)
                 && config.schedule == group.schedule
                 && self.expected(group, variant, config.seed).as_ref() == Some(&config.variant)
         };

@@ -102,6 +102,14 @@ pub struct FineTuning {
     pub rate: f64,
 }
 
+impl FineTuning {
+    /// The schedule of training on a set, after one of pre-training.
+    pub(crate) fn schedule(&self, before: &Schedule) -> Schedule {
+        let &Self { batch, steps, rate, .. } = self;
+        Schedule { batch, steps, rate, warm_up: steps / 10, ..before.clone() }
+    }
+}
+
 /// One run of the grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
@@ -121,7 +129,7 @@ impl Plan {
     /// # Errors
     /// A file that cannot be read, an unknown field, a name that there is no variant for, or a configuration that is refused.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(TrainError::file(path))?;
+        let text = crate::pointer::read_to_string(path).map_err(TrainError::file(path))?;
         Self::parse(&text, path)
     }
 
@@ -133,14 +141,6 @@ impl Plan {
         let plan: Self = serde_json::from_str(text).map_err(|error| TrainError::contents(path, error))?;
         plan.validate()?;
         Ok(plan)
-    }
-
-    /// Checks that every run could start.
-    ///
-    /// # Errors
-    /// [`TrainError::Config`] naming the field, or the layer's refusal.
-    pub fn validate(&self) -> Result<()> {
-        self.groups.iter().try_for_each(|group| group.validate(self.vocabulary))
     }
 
     /// Every run in the order in which they are made: those that the headline needs first, and among these all variants of a seed
@@ -172,7 +172,7 @@ impl Group {
         needed.any(|name| name == variant)
     }
 
-    fn jobs(&self, round: usize) -> Vec<Job> {
+    pub(super) fn jobs(&self, round: usize) -> Vec<Job> {
         let Some(&seed) = self.seeds.get(round) else { return Vec::new() };
         let job = |variant: &str, after: Option<&String>| Job {
             group: self.name.clone(),
@@ -184,11 +184,16 @@ impl Group {
         free.chain(self.matched.iter().map(|matched| job(&matched.name, Some(&matched.mean_k_of)))).collect()
     }
 
+    /// The model with a vocabulary of this size.
+    pub(super) fn sized(&self, vocabulary: usize) -> ModelConfig {
+        ModelConfig { vocabulary, ..self.model.clone() }
+    }
+
     /// The configuration of a run; `mean_k` is that of the variant that it is matched with.
     pub(crate) fn config(&self, vocabulary: usize, job: &Job, mean_k: Option<f64>) -> Result<RunConfig> {
         let unknown = || TrainError::config("variant", format!("there is no `{}`", job.variant));
         let variant = self.variant(&job.variant, mean_k).ok_or_else(unknown)?;
-        let model = ModelConfig { vocabulary, ..self.model.clone() };
+        let model = self.sized(vocabulary);
         let config = RunConfig { model, schedule: self.schedule.clone(), variant, seed: job.seed };
         config.validate()?;
         Ok(config)
@@ -200,46 +205,21 @@ impl Group {
         let own = |name: &str| self.variants.iter().find(|variant| variant.name == name);
         let control = || {
             let model = own(&self.matched.iter().find(|matched| matched.name == name)?.mean_k_of)?;
-            Some(at_mean(name, mean_k?, self.model.causal, model.layer.clone()))
+            Some(at_mean(name, mean_k?, &self.model, model.layer.clone()))
         };
         own(name).cloned().or_else(control)
-    }
-
-    fn validate(&self, vocabulary: usize) -> Result<()> {
-        let known = |field: &str, name: &String| {
-            let problem = format!("group `{}` has no variant `{name}`", self.name);
-            if self.names().any(|known| known == name) { Ok(()) } else { Err(TrainError::config(field, problem)) }
-        };
-        let mut names: Vec<&str> = self.names().collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(TrainError::config("variants", format!("`{}` is there twice", twice[0])));
-        }
-        if self.held_out_batches == 0 {
-            return Err(TrainError::config("held_out_batches", "is 0: nothing would decide"));
-        }
-        self.headroom.iter().try_for_each(|name| known("headroom", name))?;
-        // A control of a control, or of itself, would wait for what is never run first.
-        if let Some(matched) = self.matched.iter().find(|matched| self.variant(&matched.mean_k_of, None).is_none()) {
-            let problem = format!("group `{}` has no variant `{}` of its own", self.name, matched.mean_k_of);
-            return Err(TrainError::config("matched.mean_k_of", problem));
-        }
-        for comparison in &self.comparisons {
-            known("comparisons.of", &comparison.of)?;
-            known("comparisons.against", &comparison.against)?;
-        }
-        let jobs = self.jobs(0);
-        jobs.iter().try_for_each(|job| self.config(vocabulary, job, job.after.as_ref().map(|_| 1.5)).map(drop))
     }
 }
 
 /// See [`Matched`].
-fn at_mean(name: &str, mean_k: f64, causal: bool, mut layer: Map<String, Value>) -> Variant {
-    let below = mean_k.floor() as usize;
+fn at_mean(name: &str, mean_k: f64, model: &ModelConfig, mut layer: Map<String, Value>) -> Variant {
+    let nulls = layer.get("num_null_experts").and_then(Value::as_u64).unwrap_or(0) as usize;
+    // A mean of all experts there are has none above.
+    let below = (mean_k.floor() as usize).min((model.experts + nulls).saturating_sub(1));
     let policy =
         json!({ "policy": "budget-running", "mean_k": mean_k, "momentum": 0.9, "min": below, "max": below + 1 });
     layer.remove("importance");
     layer.insert("experts_per_token".into(), policy);
-    let rank = if causal { Rank::None } else { Rank::Groups };
+    let rank = if model.causal { Rank::None } else { Rank::Groups };
     Variant { name: name.into(), signal: Signal::Random, rank, layer }
 }
