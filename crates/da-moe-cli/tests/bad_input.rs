@@ -106,6 +106,8 @@ fn shapes_and_ranks() {
 fn contents_and_types() {
     refused_tensors("", &tensors().i32("x", &[T, D], &[0; T * D]), "`x`");
     refused_tensors("", &tensors().raw("x", Dtype::F8_E4M3, &[T, D], vec![0; T * D]), "`x`");
+    // Below every score there is.
+    refused_tensors("", &tensors().f32("lse", &[2, T], &[-99.0; 2 * T]), "`lse`");
     refused_tensors("", &tensors().f32("cu_seqlens", &[2], &[0.0, 6.0]), "`cu_seqlens`");
     for starts in [[1, 2, 6], [0, 7, 6], [0, 3, 5], [0, -1, 6]] {
         refused_tensors("", &tensors().i32("cu_seqlens", &[3], &starts), "`cu_seqlens`");

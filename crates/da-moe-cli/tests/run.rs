@@ -112,7 +112,7 @@ fn every_optional_tensor_has_its_gradient() {
         .random("null.constants", &[2, D])
         .random("shared.w_in", &[6, D])
         .random("shared.w_out", &[1, D, 3])
-        .random("lse", &[2, T])
+        .f32("lse", &[2, T], &[9.0; 2 * T])
         .raw("mask", Dtype::BOOL, &[T], vec![1, 1, 1, 1, 1, 0]);
     let (case, _) = forward_backward(fields, &full);
     let written = read(&case.output());

@@ -30,7 +30,7 @@ fn full() -> (Value, Tensors) {
         .random("shared.w_in", &[6, D])
         .random("shared.w_out", &[D, 3])
         .random("null.constants", &[1, D])
-        .random("lse", &[2, T]);
+        .f32("lse", &[2, T], &[9.0; 2 * T]);
     (config, tensors)
 }
 
