@@ -2,7 +2,7 @@
 
 mod harness;
 
-use da_moe::cuda::experts::Factors;
+use da_moe::cuda::launch::experts::Factors;
 use da_moe::cuda::{Emulated, Kernels, Staged};
 use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source};
 use da_moe_emulator::{Module, Schedule};

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use da_moe::cuda::experts::Factors;
+use da_moe::cuda::launch::experts::Factors;
 use da_moe::cuda::{Device, Staged};
 use da_moe::{Activation, DType, ExpertsPerToken, LayerConfig, Normalize, NullExpert, Policy, Source};
 use harness::case::Case;

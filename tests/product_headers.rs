@@ -3,8 +3,9 @@
 
 use da_moe::DType;
 use da_moe::cuda::cost::{Bound, Contents, Machine, work};
-use da_moe::cuda::experts::{self, Factors};
-use da_moe::cuda::{Call, abi, gradient_products};
+use da_moe::cuda::launch::experts::{self, Factors};
+use da_moe::cuda::launch::gradient_products;
+use da_moe::cuda::{Call, abi};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 

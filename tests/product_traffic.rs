@@ -9,7 +9,7 @@ use alone::{Asked, Done, compile, gradient, kernels, product};
 use da_moe::DType;
 use da_moe::cuda::abi;
 use da_moe::cuda::cost::{Contents, work};
-use da_moe::cuda::experts::Factors;
+use da_moe::cuda::launch::experts::Factors;
 use da_moe_emulator::{Module, Traffic};
 use std::sync::Arc;
 

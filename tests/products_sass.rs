@@ -14,8 +14,9 @@ mod ptxas;
 
 use da_moe::DType;
 use da_moe::cuda::cost::{Contents, work};
-use da_moe::cuda::experts::{self, Factors, Operands};
-use da_moe::cuda::{Call, abi, gradient_products};
+use da_moe::cuda::launch::experts::{self, Factors, Operands};
+use da_moe::cuda::launch::gradient_products;
+use da_moe::cuda::{Call, abi};
 use instructions::{Instruction, Listing, listings, matches};
 use machine_code::{cuobjdump, images, readable_images};
 use ptxas::{blocks, resources};

@@ -3,8 +3,8 @@
 
 #![allow(unsafe_code, reason = "a launch on device memory; the block names what it relies on")]
 
-use super::device::{Device, Launch};
-use super::tray::Tray;
+use crate::cuda::device::{Device, Launch};
+use crate::cuda::stage::binder::Binder;
 use crate::{Error, Result};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -84,8 +84,8 @@ pub fn run<D: Device>(device: &Arc<D>, kernel: &MicroKernel, input: &[u32]) -> R
     }
     let words = input.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     let mut bytes = vec![0; kernel.output_words * size_of::<u32>()];
-    let mut tray = Tray::host(device, kernel.name);
-    let (from, to) = (tray.scratch("in", words.len())?, tray.scratch("out", bytes.len())?);
+    let mut binder = Binder::host(device, kernel.name);
+    let (from, to) = (binder.scratch("in", words.len())?, binder.scratch("out", bytes.len())?);
     let address = |value: &u64| std::ptr::from_ref(value).cast_mut().cast::<c_void>();
     // SAFETY: two addresses, as every kernel of the file takes them, of allocations as large as this kernel's entry in
     // `KERNELS` says; nobody outside this file can make an entry, and the emulator holds each against its kernel.

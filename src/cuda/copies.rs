@@ -1,8 +1,8 @@
 //! Host tensors copied to a device, for programs that have no device tensors of their own.
 
-use super::device::Device;
-use super::kernels::Kernels;
-use super::memory::DeviceMemory;
+use crate::cuda::device::Device;
+use crate::cuda::device::memory::DeviceMemory;
+use crate::cuda::kernels::Kernels;
 use crate::{
     Attention, ExpertGradients, ExpertWeights, Gradients, Inputs, Result, Routing, TensorMut, TensorRef, Weights,
 };

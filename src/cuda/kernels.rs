@@ -2,14 +2,14 @@
 
 #![allow(unsafe_code, reason = "memory and streams that an engine already owns are the engine's word")]
 
-use super::device::Device;
-use super::experts::Factors;
-use super::memory::DeviceMemory;
-use super::needs::{self, Most};
-use super::stages::{self, Options};
-use super::stream::Stream;
-use super::tray::{Tray, on_device};
-use super::workspace::Workspace;
+use crate::cuda::device::Device;
+use crate::cuda::device::memory::DeviceMemory;
+use crate::cuda::device::stream::Stream;
+use crate::cuda::device::workspace::Workspace;
+use crate::cuda::launch::experts::Factors;
+use crate::cuda::memory_plan::{self, Most};
+use crate::cuda::stage::binder::{Binder, on_device};
+use crate::cuda::stage::{self, Options};
 use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
     GateBackwardArgs, ImportanceArgs, Inputs, Keep, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
@@ -121,7 +121,7 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes(&self, config: &LayerConfig, most: Most) -> Result<usize> {
-        needs::workspace(config, most, self.options)
+        memory_plan::workspace(config, most, self.options)
     }
 
     /// The same stage by stage.
@@ -129,11 +129,11 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes_by_stage(&self, config: &LayerConfig, most: Most) -> Result<Vec<(&'static str, usize)>> {
-        needs::workspace_by_stage(config, most, self.options)
+        memory_plan::workspace_by_stage(config, most, self.options)
     }
 
-    fn tray<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Tray<'a, D>> {
-        Tray::device(&self.device, stage, stream)
+    fn binder<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Binder<'a, D>> {
+        Binder::device(&self.device, stage, stream)
     }
 }
 
@@ -172,7 +172,7 @@ impl<D: Device> Backend for Kernels<D> {
     }
 
     fn intermediate(&self, storage: DType) -> DType {
-        needs::intermediate(storage)
+        memory_plan::intermediate(storage)
     }
 
     fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
@@ -203,51 +203,51 @@ impl<D: Device> Backend for Kernels<D> {
     }
 
     fn router(&self, stream: &Stream<D>, args: RouterArgs<'_>) -> Result<()> {
-        stages::router(&mut self.tray("router", stream)?, args)
+        stage::router(&mut self.binder("router", stream)?, args)
     }
 
     fn importance(&self, stream: &Stream<D>, args: ImportanceArgs<'_>) -> Result<()> {
-        stages::importance(&mut self.tray("importance", stream)?, args)
+        stage::importance(&mut self.binder("importance", stream)?, args)
     }
 
     fn gate(&self, stream: &Stream<D>, args: GateArgs<'_>) -> Result<()> {
-        stages::gate(&mut self.tray("gate", stream)?, self.options, args)
+        stage::gate(&mut self.binder("gate", stream)?, self.options, args)
     }
 
     fn routing(&self, stream: &Stream<D>, args: RoutingArgs<'_>) -> Result<()> {
-        stages::routing(&mut self.tray("routing", stream)?, self.options, args)
+        stage::routing(&mut self.binder("routing", stream)?, self.options, args)
     }
 
     fn permute(&self, stream: &Stream<D>, args: PermuteArgs<'_>) -> Result<()> {
-        stages::permute(&mut self.tray("permute", stream)?, args)
+        stage::permute(&mut self.binder("permute", stream)?, args)
     }
 
     fn experts(&self, stream: &Stream<D>, args: ExpertsArgs<'_>) -> Result<()> {
-        stages::experts(&mut self.tray("experts", stream)?, self.options, args)
+        stage::experts(&mut self.binder("experts", stream)?, self.options, args)
     }
 
     fn combine(&self, stream: &Stream<D>, args: CombineArgs<'_>) -> Result<()> {
-        stages::combine(&mut self.tray("combine", stream)?, args)
+        stage::combine(&mut self.binder("combine", stream)?, args)
     }
 
     fn combine_backward(&self, stream: &Stream<D>, args: CombineBackwardArgs<'_>) -> Result<()> {
-        stages::combine_backward(&mut self.tray("combine_backward", stream)?, args)
+        stage::combine_backward(&mut self.binder("combine_backward", stream)?, args)
     }
 
     fn experts_backward(&self, stream: &Stream<D>, args: ExpertsBackwardArgs<'_>) -> Result<()> {
-        stages::experts_backward(&mut self.tray("experts_backward", stream)?, self.options, args)
+        stage::experts_backward(&mut self.binder("experts_backward", stream)?, self.options, args)
     }
 
     fn permute_backward(&self, stream: &Stream<D>, args: PermuteBackwardArgs<'_>) -> Result<()> {
-        stages::permute_backward(&mut self.tray("permute_backward", stream)?, args)
+        stage::permute_backward(&mut self.binder("permute_backward", stream)?, args)
     }
 
     fn gate_backward(&self, stream: &Stream<D>, args: GateBackwardArgs<'_>) -> Result<()> {
-        stages::gate_backward(&mut self.tray("gate_backward", stream)?, self.options, args)
+        stage::gate_backward(&mut self.binder("gate_backward", stream)?, self.options, args)
     }
 
     fn routing_backward(&self, stream: &Stream<D>, args: RoutingBackwardArgs<'_>) -> Result<()> {
-        stages::routing_backward(&mut self.tray("routing_backward", stream)?, args)
+        stage::routing_backward(&mut self.binder("routing_backward", stream)?, args)
     }
 
     fn update_bias(
@@ -257,6 +257,6 @@ impl<D: Device> Backend for Kernels<D> {
         load: TensorRef<'_, 1>,
         bias: TensorMut<'_, 1>,
     ) -> Result<()> {
-        stages::update_bias(&mut self.tray("update_bias", stream)?, update, load, bias)
+        stage::update_bias(&mut self.binder("update_bias", stream)?, update, load, bias)
     }
 }

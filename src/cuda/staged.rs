@@ -2,10 +2,10 @@
 //! allocation of its own, of exactly its size, so that the emulator sees every access past an end and every element that was
 //! not written.
 
-use super::device::Device;
-use super::kernels::Kernels;
-use super::stages;
-use super::tray::Tray;
+use crate::cuda::device::Device;
+use crate::cuda::kernels::Kernels;
+use crate::cuda::stage;
+use crate::cuda::stage::binder::Binder;
 use crate::{
     Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, Cpu, DType, ExpertsArgs, ExpertsBackwardArgs, GateArgs,
     GateBackwardArgs, ImportanceArgs, Inputs, LayerConfig, Memory, PermuteArgs, PermuteBackwardArgs, Result,
@@ -30,8 +30,8 @@ impl<D: Device> Staged<D> {
         &self.kernels
     }
 
-    pub(super) fn tray(&self, stage: &'static str) -> Tray<'_, D> {
-        Tray::host(self.kernels.device(), stage)
+    pub(super) fn binder(&self, stage: &'static str) -> Binder<'_, D> {
+        Binder::host(self.kernels.device(), stage)
     }
 }
 
@@ -61,54 +61,54 @@ impl<D: Device> Backend for Staged<D> {
     }
 
     fn router(&self, _: &(), args: RouterArgs<'_>) -> Result<()> {
-        stages::router(&mut self.tray("router"), args)
+        stage::router(&mut self.binder("router"), args)
     }
 
     fn importance(&self, _: &(), args: ImportanceArgs<'_>) -> Result<()> {
-        stages::importance(&mut self.tray("importance"), args)
+        stage::importance(&mut self.binder("importance"), args)
     }
 
     fn gate(&self, _: &(), args: GateArgs<'_>) -> Result<()> {
-        stages::gate(&mut self.tray("gate"), self.kernels.options(), args)
+        stage::gate(&mut self.binder("gate"), self.kernels.options(), args)
     }
 
     fn routing(&self, _: &(), args: RoutingArgs<'_>) -> Result<()> {
-        stages::routing(&mut self.tray("routing"), self.kernels.options(), args)
+        stage::routing(&mut self.binder("routing"), self.kernels.options(), args)
     }
 
     fn permute(&self, _: &(), args: PermuteArgs<'_>) -> Result<()> {
-        stages::permute(&mut self.tray("permute"), args)
+        stage::permute(&mut self.binder("permute"), args)
     }
 
     fn experts(&self, _: &(), args: ExpertsArgs<'_>) -> Result<()> {
-        stages::experts(&mut self.tray("experts"), self.kernels.options(), args)
+        stage::experts(&mut self.binder("experts"), self.kernels.options(), args)
     }
 
     fn combine(&self, _: &(), args: CombineArgs<'_>) -> Result<()> {
-        stages::combine(&mut self.tray("combine"), args)
+        stage::combine(&mut self.binder("combine"), args)
     }
 
     fn combine_backward(&self, _: &(), args: CombineBackwardArgs<'_>) -> Result<()> {
-        stages::combine_backward(&mut self.tray("combine_backward"), args)
+        stage::combine_backward(&mut self.binder("combine_backward"), args)
     }
 
     fn experts_backward(&self, _: &(), args: ExpertsBackwardArgs<'_>) -> Result<()> {
-        stages::experts_backward(&mut self.tray("experts_backward"), self.kernels.options(), args)
+        stage::experts_backward(&mut self.binder("experts_backward"), self.kernels.options(), args)
     }
 
     fn permute_backward(&self, _: &(), args: PermuteBackwardArgs<'_>) -> Result<()> {
-        stages::permute_backward(&mut self.tray("permute_backward"), args)
+        stage::permute_backward(&mut self.binder("permute_backward"), args)
     }
 
     fn gate_backward(&self, _: &(), args: GateBackwardArgs<'_>) -> Result<()> {
-        stages::gate_backward(&mut self.tray("gate_backward"), self.kernels.options(), args)
+        stage::gate_backward(&mut self.binder("gate_backward"), self.kernels.options(), args)
     }
 
     fn routing_backward(&self, _: &(), args: RoutingBackwardArgs<'_>) -> Result<()> {
-        stages::routing_backward(&mut self.tray("routing_backward"), args)
+        stage::routing_backward(&mut self.binder("routing_backward"), args)
     }
 
     fn update_bias(&self, _: &(), update: BiasUpdate, load: TensorRef<'_, 1>, bias: TensorMut<'_, 1>) -> Result<()> {
-        stages::update_bias(&mut self.tray("update_bias"), update, load, bias)
+        stage::update_bias(&mut self.binder("update_bias"), update, load, bias)
     }
 }

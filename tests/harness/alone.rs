@@ -2,8 +2,9 @@
 #![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
 
 use da_moe::DType;
-use da_moe::cuda::experts::{self, Factors};
-use da_moe::cuda::{Call, Emulated, Launch, Parameters, abi, gradient_products};
+use da_moe::cuda::launch::experts::{self, Factors};
+use da_moe::cuda::launch::gradient_products;
+use da_moe::cuda::{Call, Emulated, Launch, Parameters, abi};
 use da_moe_emulator::{Compiler, Device, Module, Schedule};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};

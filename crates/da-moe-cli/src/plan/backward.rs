@@ -1,9 +1,10 @@
 //! The launches of a backward call, as [`launches`](super::launches) has those of forward. Forward kept the hidden rows.
 
 use super::launches::ADDRESS;
-use da_moe::cuda::experts::Operands;
-use da_moe::cuda::experts_backward::{Backward, Stack};
-use da_moe::cuda::{Call, abi, combine_backward, gate_backward, gradient_products, permute_backward};
+use da_moe::cuda::launch::experts::Operands;
+use da_moe::cuda::launch::experts_backward::{Backward, Stack};
+use da_moe::cuda::launch::{combine_backward, gate_backward, gradient_products, permute_backward};
+use da_moe::cuda::{Call, abi};
 use da_moe::{DType, LayerConfig};
 use std::ffi::c_void;
 use std::ptr::{without_provenance, without_provenance_mut};

@@ -2,10 +2,11 @@
 //! for tensors that start where allocations do.
 
 use crate::Result;
-use da_moe::cuda::attention::{Attention, QueryKey};
-use da_moe::cuda::experts::{self, Factors};
-use da_moe::cuda::importance::{self, Tensors};
-use da_moe::cuda::{Call, abi, combine, gate, permute};
+use da_moe::cuda::launch::attention::{Attention, QueryKey};
+use da_moe::cuda::launch::experts::{self, Factors};
+use da_moe::cuda::launch::importance::{self, Tensors};
+use da_moe::cuda::launch::{combine, gate, permute};
+use da_moe::cuda::{Call, abi};
 use da_moe::{DType, LayerConfig};
 use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
 

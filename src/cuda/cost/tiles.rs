@@ -1,0 +1,166 @@
+//! What tiles of products cost the multiprocessors that have them: bytes that come from L2 or go there, wavefronts of shared
+//! memory, instructions that are issued. Counted as the kernels are written (`kernels/gemm`); tests hold the wavefronts
+//! against the emulator and the instructions against the machine code.
+
+use crate::cuda::abi;
+use crate::cuda::cost::Unit;
+
+/// Threads of a warp.
+const WARP: f64 = 32.0;
+/// Bytes that shared memory gives or takes in a wavefront.
+const WAVEFRONT: f64 = 128.0;
+/// Rows, and columns, of a fragment of the tensor cores.
+const FRAGMENT: usize = 16;
+/// Bytes of the depth that are copied, and multiplied in two halves, at a time.
+const STEP_BYTES: usize = 64;
+/// Warps that divide a tile's rows, and its columns.
+const WARPS: [usize; 2] = [2, 4];
+/// Fragments of rows that one warp has at most, and of columns.
+const FRAGMENTS: usize = 4;
+/// Elements of the depth that a product in f32 takes at a time.
+const STEP: usize = 16;
+/// Rows and columns of a warp in each half of a tile of f32.
+const F32_WARP: [usize; 2] = [16, 32];
+
+/// Instructions of a warp in a step beside those that load fragments and multiply them, at most: copies, addresses, jumps.
+const STEP_OVERHEAD: usize = 190;
+/// Instructions of a warp for an element of the depth in f32 beside reads and products.
+const F32_OVERHEAD: usize = 8;
+
+/// Tiles of one shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::cuda) struct Tiles {
+    pub count: f64,
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// Of some tiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(in crate::cuda) struct TileWork {
+    /// Factors alone.
+    pub l2_bytes: f64,
+    pub wavefronts: f64,
+    pub instructions: f64,
+}
+
+/// `sizes` are bytes of an element of the rows and of the columns.
+pub(in crate::cuda) fn tile_work(
+    unit: Unit,
+    tiles: impl IntoIterator<Item = Tiles>,
+    depth: f64,
+    sizes: [f64; 2],
+) -> TileWork {
+    tiles.into_iter().fold(TileWork::default(), |sum, tiles| {
+        let [wavefronts, instructions] = match unit {
+            Unit::Scalar => in_f32(tiles, depth),
+            Unit::Tensor16 | Unit::Tensor32 => on_tensor_cores(tiles, depth * sizes[0]),
+        };
+        let factors = depth * (tiles.rows as f64 * sizes[0] + tiles.columns as f64 * sizes[1]);
+        TileWork {
+            l2_bytes: sum.l2_bytes + tiles.count * factors,
+            wavefronts: sum.wavefronts + tiles.count * wavefronts,
+            instructions: sum.instructions + tiles.count * instructions,
+        }
+    })
+}
+
+/// Tiles of a matrix, by the size of its own.
+pub(in crate::cuda) fn tiles_of(count: f64, [rows, columns]: [usize; 2], [height, width]: [usize; 2]) -> Vec<Tiles> {
+    let sides = |all: usize, tile: usize| [(all / tile, tile), (usize::from(!all.is_multiple_of(tile)), all % tile)];
+    let mut tiles = Vec::new();
+    for (high, rows) in sides(rows, height) {
+        for (wide, columns) in sides(columns, width) {
+            tiles.push(Tiles { count: count * (high * wide) as f64, rows, columns });
+        }
+    }
+    tiles.retain(|tiles| tiles.count > 0.0);
+    tiles
+}
+
+/// Wavefronts and instructions of one tile that is so many bytes deep.
+fn on_tensor_cores(tiles: Tiles, depth_bytes: f64) -> [f64; 2] {
+    let steps = (depth_bytes / STEP_BYTES as f64).ceil();
+    let of_warp = |vectors: usize, warp: usize, warps: usize| {
+        ((vectors.div_ceil(FRAGMENT) + warps - 1 - warp) / warps).min(FRAGMENTS)
+    };
+    let (mut loads, mut first_loads, mut instructions) = (0.0, 0.0, 0.0);
+    for row_warp in 0..WARPS[0] {
+        for column_warp in 0..WARPS[1] {
+            let rows = of_warp(tiles.rows, row_warp, WARPS[0]);
+            let columns = of_warp(tiles.columns, column_warp, WARPS[1]);
+            let is_ahead = columns == FRAGMENTS;
+            let of_half = match (rows, is_ahead) {
+                (0, true) => 0,
+                (_, true) => rows + FRAGMENTS,
+                _ => columns * (1 + rows),
+            };
+            first_loads += if is_ahead { 2.0 * FRAGMENTS as f64 } else { 0.0 };
+            loads += 2.0 * of_half as f64;
+            // A fragment of columns is two products'.
+            instructions += (2 * (2 * rows * columns + of_half) + STEP_OVERHEAD) as f64;
+        }
+    }
+    let sides = [abi::GEMM_TILE_ROWS, abi::GEMM_TILE_COLUMNS].map(f64::from);
+    let copied = (sides[0] + sides[1]) * STEP_BYTES as f64 / WAVEFRONT;
+    // Four matrices of 128 bytes.
+    let factors = steps * (copied + 4.0 * loads) + 4.0 * first_loads;
+    let half = tiles.rows.div_ceil(abi::GEMM_TILE_ROWS as usize / 2) as f64 / 2.0;
+    let leave = half * sides[0] * sides[1] + tiles.rows as f64 * tiles.columns.next_multiple_of(8) as f64;
+    [factors + leave * 4.0 / WAVEFRONT, steps * instructions]
+}
+
+/// As above in f32.
+fn in_f32(tiles: Tiles, depth: f64) -> [f64; 2] {
+    let side = abi::GEMM_F32_TILE as usize;
+    let halves = |vectors: usize, first: usize| usize::from(first < vectors) + usize::from(first + side / 2 < vectors);
+    let (mut reads, mut instructions) = (0.0, 0.0);
+    for row in (0..side / 2).step_by(F32_WARP[0]) {
+        for column in (0..side / 2).step_by(F32_WARP[1]) {
+            let [rows, columns] = [halves(tiles.rows, row), halves(tiles.columns, column)];
+            if rows > 0 && columns > 0 {
+                reads += (rows + columns) as f64;
+                instructions += (rows * columns * 16 + rows + columns + F32_OVERHEAD) as f64;
+            }
+        }
+    }
+    // 16 bytes a lane for either; copies are 4 bytes an element.
+    let steps = (depth / STEP as f64).ceil();
+    let copied = steps * (2 * side * STEP) as f64 * 4.0 / WAVEFRONT;
+    let half = tiles.rows.div_ceil(side / 2) as f64 / 2.0;
+    let leave = half * (side * side) as f64 + (tiles.rows * tiles.columns.next_multiple_of(8)) as f64;
+    [depth * reads * 16.0 * WARP / WAVEFRONT + copied + leave * 4.0 / WAVEFRONT, depth * instructions]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_a_matrix() {
+        let tiles = tiles_of(3.0, [300, 520], [128, 256]);
+        let area: f64 = tiles.iter().map(|tiles| tiles.count * (tiles.rows * tiles.columns) as f64).sum();
+        assert_eq!(area, 3.0 * 300.0 * 520.0);
+        assert_eq!(tiles.iter().map(|tiles| tiles.count).sum::<f64>(), 3.0 * 3.0 * 3.0);
+        assert_eq!(tiles_of(1.0, [0, 256], [128, 256]), []);
+    }
+
+    /// 62% of 2048 multiply-adds a clock leave a step of a whole tile 826 clocks; shared memory needs 704 of them, and the
+    /// four schedulers, which issue an instruction a clock each, fewer.
+    #[test]
+    fn products_are_what_a_whole_tile_waits_for() {
+        let whole = Tiles { count: 1.0, rows: 128, columns: 256 };
+        let step = |of: usize| {
+            let [deep, shallow] = [64.0 * 20.0, 64.0 * 10.0].map(|bytes| on_tensor_cores(whole, bytes)[of]);
+            (deep - shallow) / 10.0
+        };
+        let products = f64::from(128 * 256 * 32) / (0.62 * 2048.0);
+        assert_eq!(step(0), 704.0);
+        assert!(step(0) < products && step(1) / 4.0 < products, "{} {} {products}", step(0), step(1) / 4.0);
+        let whole = Tiles { count: 1.0, rows: 128, columns: 128 };
+        let [deep, shallow] = [512.0, 256.0].map(|depth| in_f32(whole, depth));
+        let clocks = 256.0 * 128.0;
+        // 128 lanes multiply.
+        assert!((deep[0] - shallow[0]) / clocks < 1.1 && (deep[1] - shallow[1]) / 4.0 / clocks < 1.25);
+    }
+}

@@ -1,0 +1,16 @@
+//! Which kernels a stage starts, with how many threads and how much workspace: pure functions of sizes, types and addresses. One
+//! file a stage, its way back beside its way there.
+
+pub mod attention;
+pub mod combine;
+pub mod combine_backward;
+pub mod experts;
+pub mod experts_backward;
+pub mod gate;
+pub mod gate_backward;
+pub mod gradient_products;
+pub mod importance;
+pub mod permute;
+pub mod permute_backward;
+pub mod routing_backward;
+mod vectorized;

@@ -1,0 +1,48 @@
+//! Which kernel sums the rows' gradients back to their tokens, and with how many threads (`kernels/permute_backward.cu`).
+
+use crate::DType;
+use crate::cuda::abi;
+use crate::cuda::device::Call;
+use crate::cuda::launch::vectorized::{self, are_aligned, are_whole, of_type};
+
+/// The one launch; none where there is nothing to write. `storage` is the type of `dy`.
+pub fn calls(storage: DType, p: abi::PermuteBackward) -> impl Iterator<Item = Call> {
+    let is_wide = is_wide(storage, &p);
+    let vector = if is_wide { vectorized::wide(storage) } else { 1 };
+    let launch = vectorized::launch(of_type(KERNELS, storage, is_wide), p.tokens, p.width, vector);
+    (p.tokens > 0 && p.width > 0).then(|| Call::new(launch, p)).into_iter()
+}
+
+const KERNELS: [[&str; 2]; 3] = [
+    ["permute_backward_f32", "permute_backward_f32_wide"],
+    ["permute_backward_bf16", "permute_backward_bf16_wide"],
+    ["permute_backward_f16", "permute_backward_f16_wide"],
+];
+
+/// Whether every row of every tensor starts and ends at a multiple of 128 bits.
+fn is_wide(storage: DType, p: &abi::PermuteBackward) -> bool {
+    are_whole(storage, [i64::from(p.width), p.dy_stride])
+        && are_whole(DType::F32, [p.dx_rows_stride, p.shared_stride])
+        && are_aligned([p.dy as usize, p.dx_rows as usize, p.shared_dx as usize, p.dx as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_rows_of_128_bits_are_moved_at_once() {
+        let of_width = |width: i32| {
+            let stride = i64::from(width);
+            let strides = abi::PermuteBackward { dy_stride: stride, dx_rows_stride: stride, ..Default::default() };
+            abi::PermuteBackward { tokens: 9, width, ..strides }
+        };
+        let only = |storage, p| calls(storage, p).next().map(|call| (call.launch.kernel, call.launch.grid)).unwrap();
+        assert_eq!(only(DType::F32, of_width(132)), ("permute_backward_f32_wide", [2, 1, 1]));
+        assert_eq!(only(DType::F32, of_width(131)), ("permute_backward_f32", [2, 3, 1]));
+        assert_eq!(only(DType::Bf16, of_width(2048)), ("permute_backward_bf16_wide", [2, 4, 1]));
+        let ragged = abi::PermuteBackward { dx_rows_stride: 18, ..of_width(16) };
+        assert_eq!(only(DType::F16, ragged), ("permute_backward_f16", [2, 1, 1]));
+        assert_eq!(calls(DType::F32, abi::PermuteBackward::default()).count(), 0);
+    }
+}

@@ -1,0 +1,26 @@
+//! How many threads put gradients back into a caller's routing (`kernels/routing_backward.cu`).
+
+use crate::cuda::abi;
+use crate::cuda::device::workspace::blocks;
+use crate::cuda::device::{Call, Launch};
+
+const THREADS: u32 = 256;
+const WARPS: usize = 8;
+
+/// One launch; none without tokens.
+pub fn calls(p: abi::RoutingBackward) -> impl Iterator<Item = Call> {
+    let launch = Launch::linear("routing_backward", blocks(p.tokens as usize, WARPS), THREADS);
+    (p.tokens > 0).then(|| Call::new(launch, p)).into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_has_a_warp() {
+        let blocks = |tokens| calls(abi::RoutingBackward { tokens, ..Default::default() }).map(|c| c.launch.grid[0]);
+        assert_eq!(blocks(17).collect::<Vec<_>>(), [3]);
+        assert_eq!(blocks(0).count(), 0);
+    }
+}

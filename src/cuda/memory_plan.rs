@@ -1,0 +1,108 @@
+//! How much memory calls need besides their tensors: pure functions of sizes, so that a plan needs no GPU.
+
+use crate::cuda::launch::combine_backward;
+use crate::cuda::launch::experts;
+use crate::cuda::launch::experts_backward;
+use crate::cuda::launch::gate;
+use crate::cuda::launch::gate_backward;
+use crate::cuda::launch::importance;
+use crate::cuda::launch::permute;
+use crate::cuda::stage::Options;
+use crate::{Attention, DType, Inputs, Keep, LayerConfig, NullExpert, Result, Sizes, StepBytes};
+
+/// The largest calls that a workspace is to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// T.
+    pub tokens: usize,
+    /// Storage type.
+    pub dtype: DType,
+    /// Heads of attention that importance is read off; 0 where it is not.
+    pub heads: usize,
+    /// What forward keeps; [`Keep::Nothing`] where there is no backward.
+    pub keep: Keep,
+}
+
+impl Most {
+    /// Calls like one with these inputs.
+    pub fn of(inputs: &Inputs<'_>, keep: Keep) -> Self {
+        let heads = match &inputs.attention {
+            Some(Attention::QueryKey { q, .. }) => q.shape()[1],
+            Some(Attention::Probabilities(p)) => p.shape()[1],
+            None => 0,
+        };
+        Self { tokens: inputs.x.shape()[0], dtype: inputs.x.dtype(), heads, keep }
+    }
+}
+
+/// The type of rows between stages: f32, because rounding in between would cost accuracy (SPEC §8).
+pub(in crate::cuda) fn intermediate(_: DType) -> DType {
+    DType::F32
+}
+
+/// Bytes of a layer's calls that are no larger than `most`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes {
+    /// As [`Layer::step_bytes`](crate::Layer::step_bytes).
+    pub step: StepBytes,
+    /// As [`Kernels::workspace_bytes`](super::Kernels::workspace_bytes): of a stream, for all layers on it.
+    pub workspace: usize,
+}
+
+impl Bytes {
+    /// The largest at the same time: of a single layer between its forward and its backward.
+    pub fn peak(&self) -> usize {
+        self.step.total().saturating_add(self.workspace)
+    }
+}
+
+/// Bytes that calls of a layer need, without a device to ask.
+///
+/// # Errors
+/// [`Error::Overflow`](crate::Error::Overflow).
+pub fn bytes(config: &LayerConfig, most: Most) -> Result<Bytes> {
+    let sizes = Sizes::new(config, most.tokens)?;
+    Ok(Bytes {
+        step: StepBytes::of(&sizes, intermediate(most.dtype), 0, most.keep),
+        workspace: workspace(config, most, Options::default())?,
+    })
+}
+
+/// Enough for every stage.
+pub(in crate::cuda) fn workspace(config: &LayerConfig, most: Most, options: Options) -> Result<usize> {
+    let stages = workspace_by_stage(config, most, options)?;
+    Ok(stages.into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
+}
+
+pub(in crate::cuda) fn workspace_by_stage(
+    config: &LayerConfig,
+    most: Most,
+    options: Options,
+) -> Result<Vec<(&'static str, usize)>> {
+    let Most { tokens, dtype, heads, keep } = most;
+    let sizes = Sizes::new(config, tokens)?;
+    let mut of_gate = gate::parameters(config, tokens, true);
+    if let Some(chosen) = options.tokens_per_warp {
+        of_gate.tokens_per_warp = chosen as i32;
+    }
+    let mut of_routing = gate::routing(tokens, config.candidates(), config.k_max());
+    of_routing.tokens_per_warp = of_gate.tokens_per_warp;
+    let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::place_budget(&mut p, 0).bytes);
+    let gate = gate::place(&mut of_gate, 0).bytes.max(gate::place_routing(&mut of_routing, 0).bytes).max(budget);
+    let forward = [
+        ("importance", importance::largest_workspace(tokens, heads).bytes),
+        ("gate", gate),
+        ("permute", permute::place(&mut permute::parameters(config, tokens), 0).bytes),
+        ("experts", experts::workspace(&sizes, dtype).bytes),
+    ];
+    let backward = || {
+        let learned = if config.null_expert == NullExpert::Constant { config.num_null_experts } else { 0 };
+        [
+            ("combine_backward", combine_backward::workspace(&sizes, learned).bytes),
+            ("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes),
+            ("gate_backward", gate_backward::workspace(&sizes).bytes),
+        ]
+    };
+    let backward = (keep != Keep::Nothing).then(backward);
+    Ok(forward.into_iter().chain(backward.into_iter().flatten()).collect())
+}
