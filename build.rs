@@ -1,4 +1,4 @@
-//! Compiles `kernels/*.cu` into the library where a CUDA compiler is found; elsewhere the library says why it has none.
+//! Compiles the `.cu` files below `kernels/` into the library where a CUDA compiler is found; elsewhere the library says why it has none.
 //!
 //! `DA_MOE_CUDA` decides: unset builds kernels if nvcc is found, `1` fails without it (and on warnings, and without the
 //! feature `cuda`), `0` leaves them out. An nvcc that is found and fails always fails the build: a library without kernels
@@ -77,15 +77,24 @@ fn watch(variables: &[&str]) {
     }
 }
 
-/// Names of the `.cu` files.
+/// The `.cu` files below `kernels/`, from there and without the extension.
 fn kernels(project: &Path) -> Result<Vec<String>, String> {
-    let folder = project.join("kernels");
-    let entries = folder.read_dir().map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
-    let files = entries.flatten().map(|entry| entry.path());
-    let sources = files.filter(|path| path.extension().is_some_and(|extension| extension == "cu"));
-    let mut names: Vec<_> = sources.filter_map(|path| Some(path.file_stem()?.to_str()?.to_string())).collect();
+    let root = project.join("kernels");
+    let (mut names, mut folders) = (Vec::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        let entries = folder.read_dir().map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "cu") {
+                let name =
+                    path.strip_prefix(&root).ok().and_then(|path| path.with_extension("").to_str().map(String::from));
+                names.extend(name.map(|name| name.replace('\\', "/")));
+            }
+        }
+    }
     names.sort();
-    if names.is_empty() { Err(format!("{} has no kernels", folder.display())) } else { Ok(names) }
+    if names.is_empty() { Err(format!("{} has no kernels", root.display())) } else { Ok(names) }
 }
 
 /// All files, as many at a time as cargo allows.
@@ -122,7 +131,7 @@ fn compile(compiler: &Compiler, names: &[String], out: &Path) -> Result<(), Stri
 /// What `src/cuda/images.rs` includes.
 fn built(names: &[String], compiler: &Compiler) -> String {
     let mut text = String::from("static IMAGES: Option<&[Image]> = Some(&[\n");
-    for name in names {
+    for name in names.iter().map(|name| nvcc::stem(name)) {
         writeln!(text, "    image!({name:?}),").expect("a string takes every line");
     }
     let compiler = format!("nvcc {}", compiler.version);

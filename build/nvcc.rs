@@ -36,6 +36,11 @@ pub struct Compiled {
     pub warnings: Vec<String>,
 }
 
+/// The last part of a kernel file's name: they differ, so that their images lie beside each other.
+pub fn stem(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}
+
 impl Compiler {
     /// With `line_info` profilers can show source lines; it costs most of the size, and names this machine's folders.
     ///
@@ -65,14 +70,14 @@ impl Compiler {
         Ok(Self { nvcc, version, flags, project: project.into() })
     }
 
-    /// Compiles `kernels/NAME.cu` to `NAME.fatbin` and `NAME.ptxas.txt` in `out`, unless they are there and nothing
-    /// they were made from has changed.
+    /// Compiles `kernels/NAME.cu` to a fatbin and what ptxas says of it in `out`, both called as the file, unless they are there and
+    /// nothing they were made from has changed.
     ///
     /// # Errors
     /// With the compiler's own words, when it fails, and when ptxas gives one of its performance advisories C75xx: they
     /// say that it serialised what the kernel pipelines, which no test of results would notice.
     pub fn compile(&self, name: &str, out: &Path) -> Result<Compiled, String> {
-        let path = |extension: &str| out.join(format!("{name}.{extension}"));
+        let path = |extension: &str| out.join(format!("{}.{extension}", stem(name)));
         let (fatbin, report, stamp) = (path("fatbin"), path("ptxas.txt"), path("stamp"));
         let depfile = path("d");
         let source = PathBuf::from(format!("kernels/{name}.cu"));

@@ -46,21 +46,21 @@ fn in_f32() -> Case {
 const BUGS: &[Bug] = &[
     // The scheduler.
     Bug {
-        file: "gemm/scheduler.cuh",
+        file: "experts/scheduler.cuh",
         from: "next_ += gridDim.x;",
         to: "next_ += gridDim.x + 1;",
         shows: UNINITIALISED,
         call: aligned,
     },
     Bug {
-        file: "gemm/scheduler.cuh",
+        file: "experts/scheduler.cuh",
         from: "min(rows.count - row, TILE_ROWS),",
         to: "TILE_ROWS,",
         shows: Report("race|out of bounds|uninitialised"),
         call: aligned,
     },
     Bug {
-        file: "gemm/scheduler.cuh",
+        file: "experts/scheduler.cuh",
         from: "tile % tiles * TILE_ROWS;",
         to: "tile / tiles * TILE_ROWS;",
         shows: Unwritten,
@@ -68,28 +68,28 @@ const BUGS: &[Bug] = &[
     },
     // Operands.
     Bug {
-        file: "gemm/operands.cuh",
+        file: "experts/operands.cuh",
         from: "p_.row_token == nullptr ? row : p_.row_token[row];",
         to: "row;",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/operands.cuh",
+        file: "experts/operands.cuh",
         from: "i / GROUP % 2 == 1",
         to: "i / GROUP % 2 == 0",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/operands.cuh",
+        file: "experts/operands.cuh",
         from: "const bool is_there = column < p_.columns;",
         to: "const bool is_there = true;",
         shows: BOUNDS,
         call: anywhere,
     },
     Bug {
-        file: "gemm/operands.cuh",
+        file: "experts/operands.cuh",
         from: "tile_.expert * p_.b_expert_stride + row * p_.b_stride;",
         to: "(tile_.expert ^ 1) * p_.b_expert_stride + row * p_.b_stride;",
         shows: Report("out of bounds"),
@@ -97,56 +97,56 @@ const BUGS: &[Bug] = &[
     },
     // The tensor-core loop.
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "ptx::cp_async_wait<STAGES - 2>();",
         to: "ptx::cp_async_wait<STAGES - 1>();",
         shows: Report("asynchronous|cp.async|race|uninitialised"),
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "ptx::cp_async_wait<STAGES - 2>();\n            __syncthreads();",
         to: "ptx::cp_async_wait<STAGES - 2>();",
         shows: Report("race|asynchronous|uninitialised"),
         call: aligned,
     },
     Bug {
-        file: "gemm/product_tile.cuh",
+        file: "experts/product_tile.cuh",
         from: "        write(first, products);\n        __syncthreads();\n",
         to: "        write(first, products);\n",
         shows: RACE,
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "fill(step + STAGES);",
         to: "fill(step + STAGES + 1);",
         shows: Report("race|asynchronous|uninitialised"),
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_operands.cuh",
+        file: "experts/portable/mma_operands.cuh",
         from: "is_there(copy) ? count : 0);",
         to: "is_there(copy) ? CHUNK : 0);",
         shows: Report("out of bounds|uninitialised"),
         call: anywhere,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "if (i < rows_) {",
         to: "if (i + 1 < rows_) {",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_operands.cuh",
+        file: "experts/portable/mma_operands.cuh",
         from: "IS_A ? lane_index() / 16 :",
         to: "IS_A ? lane_index() / 8 % 2 :",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "of_a, {of_b[0], of_b[1]});",
         to: "of_a, {of_b[0], of_b[2]});",
         shows: Wrong,
@@ -154,28 +154,28 @@ const BUGS: &[Bug] = &[
     },
     // Whole tiles, whose fragments are loaded a half of a step ahead.
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "return multiply_rows<3, HALF>(f, a, b, next);",
         to: "return multiply_rows<2, HALF>(f, a, b, next);",
         shows: Wrong,
         call: tall,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "stage(min(step + 1, steps - 1))",
         to: "stage(step + 1)",
         shows: UNINITIALISED,
         call: aligned,
     },
     Bug {
-        file: "gemm/product_tile.cuh",
+        file: "experts/product_tile.cuh",
         from: "loop.template half_of_products<1>();",
         to: "loop.template half_of_products<0>();",
         shows: Wrong,
         call: tall,
     },
     Bug {
-        file: "gemm/product_tile.cuh",
+        file: "experts/product_tile.cuh",
         from: "h * (COLUMNS / 2) + place * HALF;",
         to: "place * HALF;",
         shows: RACE,
@@ -183,35 +183,35 @@ const BUGS: &[Bug] = &[
     },
     // The f32 loop.
     Bug {
-        file: "gemm/f32_loop.cuh",
+        file: "experts/f32/f32_loop.cuh",
         from: "            }\n            __syncthreads();",
         to: "            }",
         shows: Report("race|uninitialised"),
         call: in_f32,
     },
     Bug {
-        file: "gemm/f32_loop.cuh",
+        file: "experts/f32/f32_loop.cuh",
         from: "(step / STEP + 1) % 2 * STAGE",
         to: "step / STEP % 2 * STAGE",
         shows: RACE,
         call: in_f32,
     },
     Bug {
-        file: "gemm/f32_loop.cuh",
+        file: "experts/f32/f32_loop.cuh",
         from: "max(depth_ - from, 0)",
         to: "max(depth_ - from + 1, 0)",
         shows: Report("out of bounds"),
         call: in_f32,
     },
     Bug {
-        file: "gemm/f32_loop.cuh",
+        file: "experts/f32/f32_loop.cuh",
         from: "(first < vectors ? 1 : 0)",
         to: "(first + 16 < vectors ? 1 : 0)",
         shows: Wrong,
         call: in_f32,
     },
     Bug {
-        file: "gemm/f32_loop.cuh",
+        file: "experts/f32/f32_loop.cuh",
         from: "for (; k < end; k++,",
         to: "for (; k + 1 < end; k++,",
         shows: Wrong,
@@ -219,14 +219,14 @@ const BUGS: &[Bug] = &[
     },
     // What is not there is not multiplied.
     Bug {
-        file: "gemm/mma_operands.cuh",
+        file: "experts/portable/mma_operands.cuh",
         from: "(vectors + MMA_FRAGMENT - 1) / MMA_FRAGMENT",
         to: "vectors / MMA_FRAGMENT",
         shows: Wrong,
         call: anywhere,
     },
     Bug {
-        file: "gemm/operands.cuh",
+        file: "experts/operands.cuh",
         from: "GATED ? (columns + GROUP - 1) / GROUP * 2 * GROUP : columns",
         to: "columns",
         shows: Wrong,
@@ -234,56 +234,56 @@ const BUGS: &[Bug] = &[
     },
     // On the way out.
     Bug {
-        file: "gemm/product_tile.cuh",
+        file: "experts/product_tile.cuh",
         from: "    while (true) {\n        __syncthreads();",
         to: "    while (true) {",
         shows: RACE,
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "        ptx::cp_async_wait<0>();\n        __syncthreads();",
         to: "        ptx::cp_async_wait<0>();",
         shows: RACE,
         call: aligned,
     },
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "i < rows * CHUNKS;",
         to: "i < (rows + 1) * CHUNKS;",
         shows: Report("race|out of bounds|uninitialised"),
         call: aligned,
     },
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "const int count = min(p_.columns - column, OUTPUT_CHUNK);",
         to: "const int count = OUTPUT_CHUNK;",
         shows: Report("race|out of bounds"),
         call: anywhere,
     },
     Bug {
-        file: "gemm/product_tile.cuh",
+        file: "experts/product_tile.cuh",
         from: "count == OUTPUT_CHUNK && reinterpret_cast<uintptr_t>(at) % 16 == 0",
         to: "count == OUTPUT_CHUNK",
         shows: Report("misaligned"),
         call: anywhere,
     },
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "add_bias(up, tile.expert, p_.columns + column, count);",
         to: "add_bias(up, tile.expert, column, count);",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "h[i] = curve(p_.activation, h[i]).value;",
         to: "h[i] = curve(p_.activation, -h[i]).value;",
         shows: Wrong,
         call: in_f32,
     },
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "products.chunk(up, row, 2 * chunk + 1);",
         to: "products.chunk(up, row, 2 * chunk);",
         shows: Wrong,
@@ -294,14 +294,14 @@ const BUGS: &[Bug] = &[
 /// Those that show as they are expected to on the way back: in hidden rows that are kept, and in reads too early.
 const BUGS_ON_THE_WAY_BACK: &[Bug] = &[
     Bug {
-        file: "gemm/epilogue.cuh",
+        file: "experts/epilogue.cuh",
         from: "keep(up, to * p_.hidden_stride + p_.columns + column, count);",
         to: "keep(h, to * p_.hidden_stride + p_.columns + column, count);",
         shows: Wrong,
         call: aligned,
     },
     Bug {
-        file: "gemm/mma_loop.cuh",
+        file: "experts/portable/mma_loop.cuh",
         from: "load_rows<ROWS, 1 - HALF>(f, a, next);",
         to: "load_rows<ROWS, 1 - HALF>(f, a, 0);",
         shows: Report("race|asynchronous|uninitialised"),
@@ -329,7 +329,8 @@ fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
     };
     let swapped = "ptx::round_tf32(a[0]), ptx::round_tf32(a[2]), ptx::round_tf32(a[1])";
     let straight = "ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2])";
-    let mutant = Emulated::compiler(CACHE).replace("gemm/mma_loop.cuh", straight, swapped).compile().unwrap();
+    let mutant =
+        Emulated::compiler(CACHE).replace("experts/portable/mma_loop.cuh", straight, swapped).compile().unwrap();
     for seed in 0..SCHEDULES {
         assert!(!is_far(module(), seed), "schedule {seed}, without a bug");
         assert!(is_far(mutant.clone(), seed), "schedule {seed}");

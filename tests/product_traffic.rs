@@ -24,7 +24,7 @@ const MMA_SYNC: f64 = 0.62;
 const SCALAR: f64 = 128.0;
 
 fn forward() -> Arc<Module> {
-    compile(&kernels("grouped_gemm_sm80.cu"))
+    compile(&kernels("experts/portable/grouped_gemm.cu"))
 }
 
 fn asked(dtype: DType) -> Asked {
@@ -46,7 +46,7 @@ fn step(run: impl Fn(usize) -> Done, elements: usize) -> Traffic {
 
 #[test]
 fn shared_memory_leaves_tensor_cores_their_rate() {
-    let (forward, gradients) = (forward(), compile(&kernels("weight_gradient_sm80.cu")));
+    let (forward, gradients) = (forward(), compile(&kernels("experts/portable/weight_gradient.cu")));
     let along = step(|depth| product(&forward, asked(DType::Bf16), &[TILE[0]], [depth, TILE[1]]), 32);
     let across = step(|rows| gradient(&gradients, true, &[rows], TILE), 32);
     let clocks = (TILE[0] * TILE[1] * 32) as f64 / (TENSOR * MMA_SYNC);
@@ -70,7 +70,7 @@ fn shared_memory_leaves_f32_its_rate() {
 /// Of a whole launch, with what leaves: the model is exact where tiles are whole.
 #[test]
 fn the_model_counts_what_the_emulator_counts() {
-    let (module, gradients) = (forward(), compile(&kernels("weight_gradient_sm80.cu")));
+    let (module, gradients) = (forward(), compile(&kernels("experts/portable/weight_gradient.cu")));
     let tf32 = Asked { factors: Factors::Tf32, ..asked(DType::F32) };
     let gated = Asked { activation: abi::ACTIVATION_SWIGLU, ..asked(DType::F16) };
     let done = [
@@ -96,7 +96,7 @@ fn conflicts_are_found() {
         ("mma_operands.cuh", "(chunk ^ (row / 2 % CHUNKS)) * 16", "chunk * 16"),
         ("product_tile.cuh", "chunk ^ (chunk / 8 % 2) ^ (row % 4) ^ (4 * h)", "chunk"),
     ] {
-        let module = compile(&kernels("grouped_gemm_sm80.cu").replace(&format!("gemm/{file}"), from, to));
+        let module = compile(&kernels("experts/portable/grouped_gemm.cu").replace(file, from, to));
         let traffic = product(&module, asked(DType::Bf16), &[TILE[0]], [64, TILE[1]]).device.traffic();
         assert!(traffic.wavefronts > traffic.ideal_wavefronts, "{to} for {from}");
     }

@@ -218,7 +218,7 @@ fn every_instruction_has_a_twin_and_a_conformance_kernel() {
     let [nvcc, emulator] = versions(&read("device/ptx.cuh"));
     let signatures = |wrappers: &[Wrapper]| wrappers.iter().map(|w| w.signature.clone()).collect::<BTreeSet<_>>();
     assert_eq!(signatures(&nvcc), signatures(&emulator), "functions of nvcc and of the emulator");
-    let kernels = read("conformance.cu");
+    let kernels = read("conformance/conformance.cu");
     for Wrapper { name, .. } in &nvcc {
         let called = ["(", "<"].iter().any(|open| kernels.contains(&format!("ptx::{name}{open}")));
         assert!(called, "no kernel of conformance.cu calls ptx::{name}");

@@ -99,7 +99,7 @@ fn multiplied_rows(module: &Arc<Module>, counts: &[usize]) -> usize {
 
 #[test]
 fn padding_stays_within_the_goals() {
-    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    let module = compile(&kernels("experts/portable/grouped_gemm.cu"));
     let [fine, marin] = fine_and_marin();
     for (name, counts, goal, found) in [("fine-256", fine, 1.15, 1.06), ("marin", marin, 1.05, 1.01)] {
         let rows = counts.iter().sum::<usize>() as f64;
@@ -112,7 +112,7 @@ fn padding_stays_within_the_goals() {
 
 #[test]
 fn tensor_cores_multiply_whole_steps_of_what_is_there() {
-    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    let module = compile(&kernels("experts/portable/grouped_gemm.cu"));
     assert_eq!(multiplied_rows(&module, &UNEVEN), 16 + 128 + 128 + 144 + 304 + 32);
     assert_eq!(multiplied_rows(&module, &[0; 70]), 0);
     for [depth, columns] in [[8, 1], [40, 24], [64, 272]] {
@@ -150,7 +150,7 @@ fn f32_needed([depth, columns]: [usize; 2]) -> usize {
 
 #[test]
 fn f32_multiplies_what_is_there_and_no_padded_depth() {
-    let module = compile(&kernels("grouped_gemm_sm80.cu"));
+    let module = compile(&kernels("experts/portable/grouped_gemm.cu"));
     for sizes in F32_SIZES {
         assert_eq!(f32_read(&module, sizes), f32_needed(sizes), "{sizes:?}");
     }
@@ -158,7 +158,7 @@ fn f32_multiplies_what_is_there_and_no_padded_depth() {
 
 #[test]
 fn gradients_cost_their_experts_rows() {
-    let module = compile(&kernels("weight_gradient_sm80.cu"));
+    let module = compile(&kernels("experts/portable/weight_gradient.cu"));
     // Whole steps of 32 rows; nothing for experts without any.
     let area = 129usize.next_multiple_of(STEP) * 400;
     let uneven = work(gradient(&module, false, &[1, 31, 0, 32, 33, 0, 300], [129, 400]));
@@ -252,7 +252,7 @@ const LENGTHS: [&[usize]; 6] = [&[1], &[640], &[64, 128], &[300, 0, 33], &[129, 
 
 #[test]
 fn what_a_causal_mask_hides_is_neither_copied_nor_multiplied() {
-    let module = compile(&kernels("importance_attention.cu"));
+    let module = compile(&kernels("importance/importance_attention.cu"));
     for mask in [Mask::None, Mask::CausalKeys, Mask::CausalQueries] {
         for lengths in LENGTHS {
             assert_eq!(walked(&module, mask, lengths), least_walk(mask, lengths), "{mask:?}, {lengths:?}");
@@ -273,15 +273,17 @@ fn waste_is_found() {
         ["walk.cuh", "column > last_row ? Sight::None : last_column > row", "last_column > row"],
     ];
     for [file, from, to] in attention {
-        let module = compile(&kernels("importance_attention.cu").replace(&format!("attention/{file}"), from, to));
+        let module =
+            compile(&kernels("importance/importance_attention.cu").replace(&format!("attention/{file}"), from, to));
         let masks = [Mask::CausalKeys, Mask::CausalQueries];
         assert!(masks.iter().any(|mask| walked(&module, *mask, &[300]) != least_walk(*mask, &[300])), "{to}");
     }
     for [from, to] in [["(first + APART < vectors ? 1 : 0)", "1"], ["min(depth - step, STEP));", "STEP);"]] {
-        let module = compile(&kernels("grouped_gemm_sm80.cu").replace("gemm/f32_loop.cuh", from, to));
+        let module =
+            compile(&kernels("experts/portable/grouped_gemm.cu").replace("experts/f32/f32_loop.cuh", from, to));
         assert!(F32_SIZES.iter().any(|sizes| f32_read(&module, *sizes) != f32_needed(*sizes)), "{to} for {from}");
     }
-    let gradients = kernels("weight_gradient_sm80.cu");
+    let gradients = kernels("experts/portable/weight_gradient.cu");
     let area = STEP * STEP;
     let multiplied =
         |compiler: &Compiler| work(gradient(&compile(compiler), false, &[40], [STEP, STEP])).multiply_adds as usize;
@@ -291,7 +293,7 @@ fn waste_is_found() {
         ("mma_loop.cuh", "if (j < columns_) {", "if (columns_ > 0) {", 3),
         ("mma_operands.cuh", "- warp + WARPS - 1) / WARPS", "+ WARPS - 1) / WARPS", 8),
     ] {
-        let wasteful = gradients.clone().replace(&format!("gemm/{file}"), from, to);
+        let wasteful = gradients.clone().replace(file, from, to);
         assert_eq!(multiplied(&wasteful), times * 64 * area, "{to}");
     }
 }

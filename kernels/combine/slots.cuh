@@ -1,8 +1,8 @@
 // A token's slots that give something, in slot order: 32 of them are read by the lanes at once and handed round the warp.
 #pragma once
 
-#include "../abi.h"
-#include "../device/warp.cuh"
+#include "abi.h"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

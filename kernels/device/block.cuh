@@ -4,7 +4,7 @@
 // shared memory for one value a warp; a function leaves it free for the next one.
 #pragma once
 
-#include "warp.cuh"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

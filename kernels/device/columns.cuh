@@ -1,8 +1,8 @@
 // The columns of a row that one lane adds up: VECTORS vectors of VEC elements, a warp's width apart, in f32.
 #pragma once
 
-#include "storage.cuh"
-#include "warp.cuh"
+#include "device/storage.cuh"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

@@ -1,7 +1,7 @@
 // How a weight's gradient is written: in place of what is there, or added to it; in the weight's type or in f32.
 #pragma once
 
-#include "storage.cuh"
+#include "device/storage.cuh"
 
 namespace da_moe {
 

@@ -4,7 +4,7 @@
 // an integer of the same order, 0..15 the complement of the index. Keys of different candidates differ, and none is 0.
 #pragma once
 
-#include "warp.cuh"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

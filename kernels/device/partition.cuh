@@ -5,7 +5,7 @@
 // parts write the same, and all of them together write everything. Where offsets are in order a range is its part.
 #pragma once
 
-#include "platform.cuh"
+#include "device/platform.cuh"
 
 namespace da_moe {
 

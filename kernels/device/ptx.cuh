@@ -2,7 +2,7 @@
 // call of the same name, which follows the PTX manual. Shared memory addresses are 32 bits wide, as PTX has them.
 #pragma once
 
-#include "platform.cuh"
+#include "device/platform.cuh"
 
 #if !defined(__CUDACC__)
 #include <emulator/ptx.h>

@@ -4,7 +4,7 @@
 // the alignment; host code picks N = 1 where it cannot (src/cuda/launch.rs).
 #pragma once
 
-#include "platform.cuh"
+#include "device/platform.cuh"
 
 namespace da_moe {
 

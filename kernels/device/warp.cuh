@@ -1,7 +1,7 @@
 // Reductions of one warp, always by the same tree: the same bits every run.
 #pragma once
 
-#include "platform.cuh"
+#include "device/platform.cuh"
 
 namespace da_moe {
 

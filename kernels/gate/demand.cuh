@@ -1,8 +1,8 @@
 // SPEC §2: how many experts a token asks for. Comparisons are f32 as the specification says, so that integers are exact.
 #pragma once
 
-#include "../abi.h"
-#include "select.cuh"
+#include "abi.h"
+#include "gate/select.cuh"
 
 namespace da_moe {
 

@@ -1,7 +1,7 @@
 // Where a token's entries lie among those of a routing from the caller, padded or compressed.
 #pragma once
 
-#include "../device/platform.cuh"
+#include "device/platform.cuh"
 
 namespace da_moe {
 

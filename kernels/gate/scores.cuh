@@ -1,8 +1,8 @@
 // SPEC §3: scores of one token, spread over a warp: lane l holds candidates l, l + 32, l + 64 …, N of them.
 #pragma once
 
-#include "../abi.h"
-#include "../device/warp.cuh"
+#include "abi.h"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

@@ -2,8 +2,8 @@
 // groups before the others and, for `score-threshold`, candidates above their threshold before those below.
 #pragma once
 
-#include "../device/order.cuh"
-#include "scores.cuh"
+#include "device/order.cuh"
+#include "gate/scores.cuh"
 
 namespace da_moe {
 

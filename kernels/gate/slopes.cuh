@@ -1,7 +1,7 @@
 // SPEC §6: gradients of one token from its weights down to its logits, spread over a warp as its scores are.
 #pragma once
 
-#include "scores.cuh"
+#include "gate/scores.cuh"
 
 namespace da_moe {
 

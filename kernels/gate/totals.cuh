@@ -1,7 +1,7 @@
 // Sums over all tokens: every block writes its part, the last block to arrive adds the parts in the order of the blocks.
 #pragma once
 
-#include "../device/block.cuh"
+#include "device/block.cuh"
 
 namespace da_moe {
 

@@ -1,6 +1,6 @@
 //! Parameters of every kernel, as the kernels read them.
 //!
-//! Generated from `kernels/abi.h` by `cargo xtask abi`; changes are made there.
+//! Generated from `kernels/abi.h` and `kernels/abi/` by `cargo xtask abi`; changes are made there.
 
 use super::layout::{Field, Layout};
 use core::mem::offset_of;
@@ -46,68 +46,6 @@ pub const RULE_MIN_MAX: Rule = 3;
 
 /// Normalisation of importance (SPEC §1).
 pub type Rule = i32;
-
-/// A [`Policy`].
-pub const POLICY_FIXED: Policy = 0;
-/// A [`Policy`].
-pub const POLICY_PROPORTIONAL: Policy = 1;
-/// A [`Policy`].
-pub const POLICY_THRESHOLDS: Policy = 2;
-/// A [`Policy`].
-pub const POLICY_BUDGET: Policy = 3;
-/// A [`Policy`].
-pub const POLICY_BUDGET_RUNNING: Policy = 4;
-/// A [`Policy`].
-pub const POLICY_TOP_P: Policy = 5;
-/// A [`Policy`].
-pub const POLICY_SCORE_THRESHOLD: Policy = 6;
-/// A [`Policy`].
-pub const POLICY_GIVEN: Policy = 7;
-
-/// How k_t is decided (SPEC §2).
-pub type Policy = i32;
-
-/// A [`Scoring`].
-pub const SCORING_SOFTMAX: Scoring = 0;
-/// A [`Scoring`].
-pub const SCORING_SIGMOID: Scoring = 1;
-/// A [`Scoring`].
-pub const SCORING_RELU: Scoring = 2;
-
-/// Function from logits to scores (SPEC §3).
-pub type Scoring = i32;
-
-/// A [`Divisor`].
-pub const DIVISOR_NONE: Divisor = 0;
-/// A [`Divisor`].
-pub const DIVISOR_SELECTED: Divisor = 1;
-/// A [`Divisor`].
-pub const DIVISOR_CANDIDATES: Divisor = 2;
-
-/// What the selected scores are divided by (SPEC §3).
-pub type Divisor = i32;
-
-/// A [`NullKind`].
-pub const NULL_ZERO: NullKind = 0;
-/// A [`NullKind`].
-pub const NULL_COPY: NullKind = 1;
-/// A [`NullKind`].
-pub const NULL_CONSTANT: NullKind = 2;
-
-/// What a zero-computation expert returns (SPEC §2).
-pub type NullKind = i32;
-
-/// A [`StatePlace`].
-pub const STATE_MINIMUM: StatePlace = 0;
-/// A [`StatePlace`].
-pub const STATE_MAXIMUM: StatePlace = 1;
-/// A [`StatePlace`].
-pub const STATE_PRICE: StatePlace = 2;
-/// A [`StatePlace`].
-pub const STATE_STEPS: StatePlace = 3;
-
-/// Places in the state carried between steps.
-pub type StatePlace = i32;
 
 /// One value for each head and token from a probability matrix: `importance_received_*`, `importance_given_*`.
 #[repr(C)]
@@ -399,6 +337,58 @@ impl Default for ImportanceRunning {
         }
     }
 }
+
+/// A [`Policy`].
+pub const POLICY_FIXED: Policy = 0;
+/// A [`Policy`].
+pub const POLICY_PROPORTIONAL: Policy = 1;
+/// A [`Policy`].
+pub const POLICY_THRESHOLDS: Policy = 2;
+/// A [`Policy`].
+pub const POLICY_BUDGET: Policy = 3;
+/// A [`Policy`].
+pub const POLICY_BUDGET_RUNNING: Policy = 4;
+/// A [`Policy`].
+pub const POLICY_TOP_P: Policy = 5;
+/// A [`Policy`].
+pub const POLICY_SCORE_THRESHOLD: Policy = 6;
+/// A [`Policy`].
+pub const POLICY_GIVEN: Policy = 7;
+
+/// How k_t is decided (SPEC §2).
+pub type Policy = i32;
+
+/// A [`Scoring`].
+pub const SCORING_SOFTMAX: Scoring = 0;
+/// A [`Scoring`].
+pub const SCORING_SIGMOID: Scoring = 1;
+/// A [`Scoring`].
+pub const SCORING_RELU: Scoring = 2;
+
+/// Function from logits to scores (SPEC §3).
+pub type Scoring = i32;
+
+/// A [`Divisor`].
+pub const DIVISOR_NONE: Divisor = 0;
+/// A [`Divisor`].
+pub const DIVISOR_SELECTED: Divisor = 1;
+/// A [`Divisor`].
+pub const DIVISOR_CANDIDATES: Divisor = 2;
+
+/// What the selected scores are divided by (SPEC §3).
+pub type Divisor = i32;
+
+/// A [`StatePlace`].
+pub const STATE_MINIMUM: StatePlace = 0;
+/// A [`StatePlace`].
+pub const STATE_MAXIMUM: StatePlace = 1;
+/// A [`StatePlace`].
+pub const STATE_PRICE: StatePlace = 2;
+/// A [`StatePlace`].
+pub const STATE_STEPS: StatePlace = 3;
+
+/// Places in the state carried between steps.
+pub type StatePlace = i32;
 
 /// The exact `budget` (SPEC §2): `budget_digit`, `budget_ties`, `budget_assign`.
 #[repr(C)]
@@ -722,366 +712,6 @@ impl Default for GateBias {
     }
 }
 
-/// The dispatch plan (SPEC §3 capacity, §4): `permute_count`, `permute_scatter`, `permute_drop`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Permute {
-    /// `[T, K]`.
-    pub experts: *const i32,
-    /// `[T, K]`.
-    pub weights: *const f32,
-    /// Distance between rows of `experts`.
-    pub experts_stride: i64,
-    /// Distance between rows of `weights`.
-    pub weights_stride: i64,
-    /// Out: `[C]`.
-    pub counts: *mut i32,
-    /// Out: `[E + 1]`.
-    pub offsets: *mut i32,
-    /// Out: `[T * K]`, the first R.
-    pub row_token: *mut i32,
-    /// Out: `[T * K]`, the first R.
-    pub row_weight: *mut f32,
-    /// Out: `[T, K]`.
-    pub token_row: *mut i32,
-    /// Out: `[1]`.
-    pub dropped: *mut i32,
-    /// Workspace: `[blocks, C]`; first counts, then the rows of each candidate in the blocks before.
-    pub block_counts: *mut i32,
-    /// Workspace, with a capacity: `[E + 1]` offsets before any drop.
-    pub sorted_offsets: *mut i32,
-    /// Workspace, with a capacity: `[T * K]` entry of each row before any drop.
-    pub sorted_entry: *mut i32,
-    /// Workspace, with a capacity: `[T * K]` its weight.
-    pub sorted_weight: *mut f32,
-    /// Workspace: counts arriving blocks; 0 before the first launch, and returns to 0 by itself.
-    pub ticket: *mut u32,
-    /// Rows that an expert keeps are `ceil(capacity_factor * R / E)`; negative: all.
-    pub capacity_factor: f64,
-    /// T.
-    pub tokens: i32,
-    /// K.
-    pub slots: i32,
-    /// E.
-    pub routed: i32,
-    /// C.
-    pub candidates: i32,
-    /// Whether an overfull expert keeps its largest weights instead of its earliest tokens.
-    pub by_weight: i32,
-    /// Keeps the struct free of padding.
-    pub reserved: i32,
-}
-
-impl Default for Permute {
-    fn default() -> Self {
-        Self {
-            experts: ::core::ptr::null(),
-            weights: ::core::ptr::null(),
-            experts_stride: 0,
-            weights_stride: 0,
-            counts: ::core::ptr::null_mut(),
-            offsets: ::core::ptr::null_mut(),
-            row_token: ::core::ptr::null_mut(),
-            row_weight: ::core::ptr::null_mut(),
-            token_row: ::core::ptr::null_mut(),
-            dropped: ::core::ptr::null_mut(),
-            block_counts: ::core::ptr::null_mut(),
-            sorted_offsets: ::core::ptr::null_mut(),
-            sorted_entry: ::core::ptr::null_mut(),
-            sorted_weight: ::core::ptr::null_mut(),
-            ticket: ::core::ptr::null_mut(),
-            capacity_factor: 0.0,
-            tokens: 0,
-            slots: 0,
-            routed: 0,
-            candidates: 0,
-            by_weight: 0,
-            reserved: 0,
-        }
-    }
-}
-
-/// The rows of the shared expert where tokens are masked (SPEC §4): `permute_unmasked`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct PermuteUnmasked {
-    /// `[T]`.
-    pub mask: *const u8,
-    /// Out: `[2]`: 0 and the number of rows.
-    pub offsets: *mut i32,
-    /// Out: `[T]`, the first `offsets[1]`.
-    pub row_token: *mut i32,
-    /// Out: `[T]`.
-    pub token_row: *mut i32,
-    /// T.
-    pub tokens: i32,
-    /// Keeps the struct free of padding.
-    pub reserved: i32,
-}
-
-impl Default for PermuteUnmasked {
-    fn default() -> Self {
-        Self {
-            mask: ::core::ptr::null(),
-            offsets: ::core::ptr::null_mut(),
-            row_token: ::core::ptr::null_mut(),
-            token_row: ::core::ptr::null_mut(),
-            tokens: 0,
-            reserved: 0,
-        }
-    }
-}
-
-/// `y_t`, the sum over a token's slots (SPEC §5): `combine_*`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Combine {
-    /// `[T, K]`.
-    pub experts: *const i32,
-    /// `[T, K]`.
-    pub weights: *const f32,
-    /// `[T, K]`.
-    pub token_row: *const i32,
-    /// Distance between rows of `experts`.
-    pub experts_stride: i64,
-    /// Distance between rows of `weights`.
-    pub weights_stride: i64,
-    /// Distance between rows of `token_row`.
-    pub token_row_stride: i64,
-    /// `[rows, D]` of the row type.
-    pub rows: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub rows_stride: i64,
-    /// `[T, D]` of the row type, or null.
-    pub shared: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub shared_stride: i64,
-    /// `[T]`: row of `shared` of each token, negative of none; null where row t is token t.
-    pub shared_row: *const i32,
-    /// `[T, D]` storage.
-    pub x: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub x_stride: i64,
-    /// `[Z, D]` storage, or null.
-    pub constants: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub constants_stride: i64,
-    /// Out: `[T, D]` storage.
-    pub y: *mut ::core::ffi::c_void,
-    /// T.
-    pub tokens: i32,
-    /// D.
-    pub width: i32,
-    /// K.
-    pub slots: i32,
-    /// E.
-    pub routed: i32,
-    /// Z.
-    pub nulls: i32,
-    /// See `NullKind`.
-    pub null_kind: i32,
-    /// Rows of `rows`.
-    pub row_count: i32,
-    /// Keeps the struct free of padding.
-    pub reserved: i32,
-}
-
-impl Default for Combine {
-    fn default() -> Self {
-        Self {
-            experts: ::core::ptr::null(),
-            weights: ::core::ptr::null(),
-            token_row: ::core::ptr::null(),
-            experts_stride: 0,
-            weights_stride: 0,
-            token_row_stride: 0,
-            rows: ::core::ptr::null(),
-            rows_stride: 0,
-            shared: ::core::ptr::null(),
-            shared_stride: 0,
-            shared_row: ::core::ptr::null(),
-            x: ::core::ptr::null(),
-            x_stride: 0,
-            constants: ::core::ptr::null(),
-            constants_stride: 0,
-            y: ::core::ptr::null_mut(),
-            tokens: 0,
-            width: 0,
-            slots: 0,
-            routed: 0,
-            nulls: 0,
-            null_kind: 0,
-            row_count: 0,
-            reserved: 0,
-        }
-    }
-}
-
-/// Gradients through the null experts (SPEC §6): `combine_backward_*`, `combine_constants_*`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct CombineBackward {
-    /// `[T, K]`.
-    pub experts: *const i32,
-    /// `[T, K]`.
-    pub weights: *const f32,
-    /// Distance between rows of `experts`.
-    pub experts_stride: i64,
-    /// Distance between rows of `weights`.
-    pub weights_stride: i64,
-    /// `[T, D]` storage.
-    pub x: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub x_stride: i64,
-    /// `[Z, D]` storage, or null.
-    pub constants: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub constants_stride: i64,
-    /// `[T, D]` storage.
-    pub dy: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub dy_stride: i64,
-    /// Out: `[T, K]`.
-    pub d_weights: *mut f32,
-    /// Out: `[Z, D]`, or null; in too unless `beta` is 0.
-    pub d_constants: *mut ::core::ffi::c_void,
-    /// Workspace, with `d_constants`: `[Z, chunks, D]`.
-    pub parts: *mut f32,
-    /** Workspace, with `d_constants`: a count of arriving blocks for each share of each row of `d_constants`; 0 before the
-    first launch, and they return to 0 by themselves.*/
-    pub tickets: *mut u32,
-    /// T.
-    pub tokens: i32,
-    /// D.
-    pub width: i32,
-    /// K.
-    pub slots: i32,
-    /// E.
-    pub routed: i32,
-    /// Null experts that have a value: rows of `constants`, all copies, no others.
-    pub nulls: i32,
-    /// See `NullKind`.
-    pub null_kind: i32,
-    /// Rows of `d_constants`.
-    pub gradients: i32,
-    /// Consecutive tokens that one block of `combine_constants_*` adds up.
-    pub chunk: i32,
-    /// Whether `d_constants` is f32 instead of the storage type.
-    pub gradients_f32: i32,
-    /// Factor on what `d_constants` holds: 0 or 1.
-    pub beta: f32,
-}
-
-impl Default for CombineBackward {
-    fn default() -> Self {
-        Self {
-            experts: ::core::ptr::null(),
-            weights: ::core::ptr::null(),
-            experts_stride: 0,
-            weights_stride: 0,
-            x: ::core::ptr::null(),
-            x_stride: 0,
-            constants: ::core::ptr::null(),
-            constants_stride: 0,
-            dy: ::core::ptr::null(),
-            dy_stride: 0,
-            d_weights: ::core::ptr::null_mut(),
-            d_constants: ::core::ptr::null_mut(),
-            parts: ::core::ptr::null_mut(),
-            tickets: ::core::ptr::null_mut(),
-            tokens: 0,
-            width: 0,
-            slots: 0,
-            routed: 0,
-            nulls: 0,
-            null_kind: 0,
-            gradients: 0,
-            chunk: 0,
-            gradients_f32: 0,
-            beta: 0.0,
-        }
-    }
-}
-
-/// The rows' gradients summed back to their tokens (SPEC §6): `permute_backward_*`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct PermuteBackward {
-    /// `[T, K]`.
-    pub experts: *const i32,
-    /// `[T, K]`.
-    pub weights: *const f32,
-    /// `[T, K]`.
-    pub token_row: *const i32,
-    /// Distance between rows of `experts`.
-    pub experts_stride: i64,
-    /// Distance between rows of `weights`.
-    pub weights_stride: i64,
-    /// Distance between rows of `token_row`.
-    pub token_row_stride: i64,
-    /// `[rows, D]` f32.
-    pub dx_rows: *const f32,
-    /// Distance between its rows.
-    pub dx_rows_stride: i64,
-    /// `[rows]`.
-    pub d_row_weight: *const f32,
-    /// `[T, D]` f32, or null.
-    pub shared_dx: *const f32,
-    /// Distance between its rows.
-    pub shared_stride: i64,
-    /// `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t.
-    pub shared_row: *const i32,
-    /// `[T, D]` storage.
-    pub dy: *const ::core::ffi::c_void,
-    /// Distance between its rows.
-    pub dy_stride: i64,
-    /// In and out: `[T, K]`; only slots that have a row are written.
-    pub d_weights: *mut f32,
-    /// Out: `[T, D]` f32.
-    pub dx: *mut f32,
-    /// T.
-    pub tokens: i32,
-    /// D.
-    pub width: i32,
-    /// K.
-    pub slots: i32,
-    /// E.
-    pub routed: i32,
-    /// See `NullKind`.
-    pub null_kind: i32,
-    /// Rows of `dx_rows`.
-    pub row_count: i32,
-}
-
-impl Default for PermuteBackward {
-    fn default() -> Self {
-        Self {
-            experts: ::core::ptr::null(),
-            weights: ::core::ptr::null(),
-            token_row: ::core::ptr::null(),
-            experts_stride: 0,
-            weights_stride: 0,
-            token_row_stride: 0,
-            dx_rows: ::core::ptr::null(),
-            dx_rows_stride: 0,
-            d_row_weight: ::core::ptr::null(),
-            shared_dx: ::core::ptr::null(),
-            shared_stride: 0,
-            shared_row: ::core::ptr::null(),
-            dy: ::core::ptr::null(),
-            dy_stride: 0,
-            d_weights: ::core::ptr::null_mut(),
-            dx: ::core::ptr::null_mut(),
-            tokens: 0,
-            width: 0,
-            slots: 0,
-            routed: 0,
-            null_kind: 0,
-            row_count: 0,
-        }
-    }
-}
-
 /// Weights, scores and losses, upward, to the logits (SPEC §6): `gate_backward_*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -1231,6 +861,195 @@ impl Default for RoutingBackward {
             slots: 0,
             columns: 0,
             entries: 0,
+        }
+    }
+}
+
+/// The dispatch plan (SPEC §3 capacity, §4): `permute_count`, `permute_scatter`, `permute_drop`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Permute {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// Out: `[C]`.
+    pub counts: *mut i32,
+    /// Out: `[E + 1]`.
+    pub offsets: *mut i32,
+    /// Out: `[T * K]`, the first R.
+    pub row_token: *mut i32,
+    /// Out: `[T * K]`, the first R.
+    pub row_weight: *mut f32,
+    /// Out: `[T, K]`.
+    pub token_row: *mut i32,
+    /// Out: `[1]`.
+    pub dropped: *mut i32,
+    /// Workspace: `[blocks, C]`; first counts, then the rows of each candidate in the blocks before.
+    pub block_counts: *mut i32,
+    /// Workspace, with a capacity: `[E + 1]` offsets before any drop.
+    pub sorted_offsets: *mut i32,
+    /// Workspace, with a capacity: `[T * K]` entry of each row before any drop.
+    pub sorted_entry: *mut i32,
+    /// Workspace, with a capacity: `[T * K]` its weight.
+    pub sorted_weight: *mut f32,
+    /// Workspace: counts arriving blocks; 0 before the first launch, and returns to 0 by itself.
+    pub ticket: *mut u32,
+    /// Rows that an expert keeps are `ceil(capacity_factor * R / E)`; negative: all.
+    pub capacity_factor: f64,
+    /// T.
+    pub tokens: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// C.
+    pub candidates: i32,
+    /// Whether an overfull expert keeps its largest weights instead of its earliest tokens.
+    pub by_weight: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for Permute {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            counts: ::core::ptr::null_mut(),
+            offsets: ::core::ptr::null_mut(),
+            row_token: ::core::ptr::null_mut(),
+            row_weight: ::core::ptr::null_mut(),
+            token_row: ::core::ptr::null_mut(),
+            dropped: ::core::ptr::null_mut(),
+            block_counts: ::core::ptr::null_mut(),
+            sorted_offsets: ::core::ptr::null_mut(),
+            sorted_entry: ::core::ptr::null_mut(),
+            sorted_weight: ::core::ptr::null_mut(),
+            ticket: ::core::ptr::null_mut(),
+            capacity_factor: 0.0,
+            tokens: 0,
+            slots: 0,
+            routed: 0,
+            candidates: 0,
+            by_weight: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// The rows of the shared expert where tokens are masked (SPEC §4): `permute_unmasked`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PermuteUnmasked {
+    /// `[T]`.
+    pub mask: *const u8,
+    /// Out: `[2]`: 0 and the number of rows.
+    pub offsets: *mut i32,
+    /// Out: `[T]`, the first `offsets[1]`.
+    pub row_token: *mut i32,
+    /// Out: `[T]`.
+    pub token_row: *mut i32,
+    /// T.
+    pub tokens: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for PermuteUnmasked {
+    fn default() -> Self {
+        Self {
+            mask: ::core::ptr::null(),
+            offsets: ::core::ptr::null_mut(),
+            row_token: ::core::ptr::null_mut(),
+            token_row: ::core::ptr::null_mut(),
+            tokens: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// The rows' gradients summed back to their tokens (SPEC §6): `permute_backward_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PermuteBackward {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// `[T, K]`.
+    pub token_row: *const i32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// Distance between rows of `token_row`.
+    pub token_row_stride: i64,
+    /// `[rows, D]` f32.
+    pub dx_rows: *const f32,
+    /// Distance between its rows.
+    pub dx_rows_stride: i64,
+    /// `[rows]`.
+    pub d_row_weight: *const f32,
+    /// `[T, D]` f32, or null.
+    pub shared_dx: *const f32,
+    /// Distance between its rows.
+    pub shared_stride: i64,
+    /// `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t.
+    pub shared_row: *const i32,
+    /// `[T, D]` storage.
+    pub dy: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub dy_stride: i64,
+    /// In and out: `[T, K]`; only slots that have a row are written.
+    pub d_weights: *mut f32,
+    /// Out: `[T, D]` f32.
+    pub dx: *mut f32,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// See `NullKind`.
+    pub null_kind: i32,
+    /// Rows of `dx_rows`.
+    pub row_count: i32,
+}
+
+impl Default for PermuteBackward {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            token_row: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            token_row_stride: 0,
+            dx_rows: ::core::ptr::null(),
+            dx_rows_stride: 0,
+            d_row_weight: ::core::ptr::null(),
+            shared_dx: ::core::ptr::null(),
+            shared_stride: 0,
+            shared_row: ::core::ptr::null(),
+            dy: ::core::ptr::null(),
+            dy_stride: 0,
+            d_weights: ::core::ptr::null_mut(),
+            dx: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+            slots: 0,
+            routed: 0,
+            null_kind: 0,
+            row_count: 0,
         }
     }
 }
@@ -1569,6 +1388,187 @@ impl Default for BiasGradient {
     }
 }
 
+/// A [`NullKind`].
+pub const NULL_ZERO: NullKind = 0;
+/// A [`NullKind`].
+pub const NULL_COPY: NullKind = 1;
+/// A [`NullKind`].
+pub const NULL_CONSTANT: NullKind = 2;
+
+/// What a zero-computation expert returns (SPEC §2).
+pub type NullKind = i32;
+
+/// `y_t`, the sum over a token's slots (SPEC §5): `combine_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Combine {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// `[T, K]`.
+    pub token_row: *const i32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// Distance between rows of `token_row`.
+    pub token_row_stride: i64,
+    /// `[rows, D]` of the row type.
+    pub rows: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub rows_stride: i64,
+    /// `[T, D]` of the row type, or null.
+    pub shared: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub shared_stride: i64,
+    /// `[T]`: row of `shared` of each token, negative of none; null where row t is token t.
+    pub shared_row: *const i32,
+    /// `[T, D]` storage.
+    pub x: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub x_stride: i64,
+    /// `[Z, D]` storage, or null.
+    pub constants: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub constants_stride: i64,
+    /// Out: `[T, D]` storage.
+    pub y: *mut ::core::ffi::c_void,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// Z.
+    pub nulls: i32,
+    /// See `NullKind`.
+    pub null_kind: i32,
+    /// Rows of `rows`.
+    pub row_count: i32,
+    /// Keeps the struct free of padding.
+    pub reserved: i32,
+}
+
+impl Default for Combine {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            token_row: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            token_row_stride: 0,
+            rows: ::core::ptr::null(),
+            rows_stride: 0,
+            shared: ::core::ptr::null(),
+            shared_stride: 0,
+            shared_row: ::core::ptr::null(),
+            x: ::core::ptr::null(),
+            x_stride: 0,
+            constants: ::core::ptr::null(),
+            constants_stride: 0,
+            y: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+            slots: 0,
+            routed: 0,
+            nulls: 0,
+            null_kind: 0,
+            row_count: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// Gradients through the null experts (SPEC §6): `combine_backward_*`, `combine_constants_*`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct CombineBackward {
+    /// `[T, K]`.
+    pub experts: *const i32,
+    /// `[T, K]`.
+    pub weights: *const f32,
+    /// Distance between rows of `experts`.
+    pub experts_stride: i64,
+    /// Distance between rows of `weights`.
+    pub weights_stride: i64,
+    /// `[T, D]` storage.
+    pub x: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub x_stride: i64,
+    /// `[Z, D]` storage, or null.
+    pub constants: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub constants_stride: i64,
+    /// `[T, D]` storage.
+    pub dy: *const ::core::ffi::c_void,
+    /// Distance between its rows.
+    pub dy_stride: i64,
+    /// Out: `[T, K]`.
+    pub d_weights: *mut f32,
+    /// Out: `[Z, D]`, or null; in too unless `beta` is 0.
+    pub d_constants: *mut ::core::ffi::c_void,
+    /// Workspace, with `d_constants`: `[Z, chunks, D]`.
+    pub parts: *mut f32,
+    /** Workspace, with `d_constants`: a count of arriving blocks for each share of each row of `d_constants`; 0 before the
+    first launch, and they return to 0 by themselves.*/
+    pub tickets: *mut u32,
+    /// T.
+    pub tokens: i32,
+    /// D.
+    pub width: i32,
+    /// K.
+    pub slots: i32,
+    /// E.
+    pub routed: i32,
+    /// Null experts that have a value: rows of `constants`, all copies, no others.
+    pub nulls: i32,
+    /// See `NullKind`.
+    pub null_kind: i32,
+    /// Rows of `d_constants`.
+    pub gradients: i32,
+    /// Consecutive tokens that one block of `combine_constants_*` adds up.
+    pub chunk: i32,
+    /// Whether `d_constants` is f32 instead of the storage type.
+    pub gradients_f32: i32,
+    /// Factor on what `d_constants` holds: 0 or 1.
+    pub beta: f32,
+}
+
+impl Default for CombineBackward {
+    fn default() -> Self {
+        Self {
+            experts: ::core::ptr::null(),
+            weights: ::core::ptr::null(),
+            experts_stride: 0,
+            weights_stride: 0,
+            x: ::core::ptr::null(),
+            x_stride: 0,
+            constants: ::core::ptr::null(),
+            constants_stride: 0,
+            dy: ::core::ptr::null(),
+            dy_stride: 0,
+            d_weights: ::core::ptr::null_mut(),
+            d_constants: ::core::ptr::null_mut(),
+            parts: ::core::ptr::null_mut(),
+            tickets: ::core::ptr::null_mut(),
+            tokens: 0,
+            width: 0,
+            slots: 0,
+            routed: 0,
+            nulls: 0,
+            null_kind: 0,
+            gradients: 0,
+            chunk: 0,
+            gradients_f32: 0,
+            beta: 0.0,
+        }
+    }
+}
+
 /// Every struct as Rust lays it out.
 pub const LAYOUTS: &[Layout] = &[
     Layout {
@@ -1879,199 +1879,6 @@ pub const LAYOUTS: &[Layout] = &[
         ],
     },
     Layout {
-        name: "Permute",
-        size: size_of::<Permute>(),
-        align: align_of::<Permute>(),
-        fields: &[
-            Field { name: "experts", offset: offset_of!(Permute, experts), size: size_of::<*const i32>() },
-            Field { name: "weights", offset: offset_of!(Permute, weights), size: size_of::<*const f32>() },
-            Field { name: "experts_stride", offset: offset_of!(Permute, experts_stride), size: size_of::<i64>() },
-            Field { name: "weights_stride", offset: offset_of!(Permute, weights_stride), size: size_of::<i64>() },
-            Field { name: "counts", offset: offset_of!(Permute, counts), size: size_of::<*mut i32>() },
-            Field { name: "offsets", offset: offset_of!(Permute, offsets), size: size_of::<*mut i32>() },
-            Field { name: "row_token", offset: offset_of!(Permute, row_token), size: size_of::<*mut i32>() },
-            Field { name: "row_weight", offset: offset_of!(Permute, row_weight), size: size_of::<*mut f32>() },
-            Field { name: "token_row", offset: offset_of!(Permute, token_row), size: size_of::<*mut i32>() },
-            Field { name: "dropped", offset: offset_of!(Permute, dropped), size: size_of::<*mut i32>() },
-            Field { name: "block_counts", offset: offset_of!(Permute, block_counts), size: size_of::<*mut i32>() },
-            Field { name: "sorted_offsets", offset: offset_of!(Permute, sorted_offsets), size: size_of::<*mut i32>() },
-            Field { name: "sorted_entry", offset: offset_of!(Permute, sorted_entry), size: size_of::<*mut i32>() },
-            Field { name: "sorted_weight", offset: offset_of!(Permute, sorted_weight), size: size_of::<*mut f32>() },
-            Field { name: "ticket", offset: offset_of!(Permute, ticket), size: size_of::<*mut u32>() },
-            Field { name: "capacity_factor", offset: offset_of!(Permute, capacity_factor), size: size_of::<f64>() },
-            Field { name: "tokens", offset: offset_of!(Permute, tokens), size: size_of::<i32>() },
-            Field { name: "slots", offset: offset_of!(Permute, slots), size: size_of::<i32>() },
-            Field { name: "routed", offset: offset_of!(Permute, routed), size: size_of::<i32>() },
-            Field { name: "candidates", offset: offset_of!(Permute, candidates), size: size_of::<i32>() },
-            Field { name: "by_weight", offset: offset_of!(Permute, by_weight), size: size_of::<i32>() },
-            Field { name: "reserved", offset: offset_of!(Permute, reserved), size: size_of::<i32>() },
-        ],
-    },
-    Layout {
-        name: "PermuteUnmasked",
-        size: size_of::<PermuteUnmasked>(),
-        align: align_of::<PermuteUnmasked>(),
-        fields: &[
-            Field { name: "mask", offset: offset_of!(PermuteUnmasked, mask), size: size_of::<*const u8>() },
-            Field { name: "offsets", offset: offset_of!(PermuteUnmasked, offsets), size: size_of::<*mut i32>() },
-            Field { name: "row_token", offset: offset_of!(PermuteUnmasked, row_token), size: size_of::<*mut i32>() },
-            Field { name: "token_row", offset: offset_of!(PermuteUnmasked, token_row), size: size_of::<*mut i32>() },
-            Field { name: "tokens", offset: offset_of!(PermuteUnmasked, tokens), size: size_of::<i32>() },
-            Field { name: "reserved", offset: offset_of!(PermuteUnmasked, reserved), size: size_of::<i32>() },
-        ],
-    },
-    Layout {
-        name: "Combine",
-        size: size_of::<Combine>(),
-        align: align_of::<Combine>(),
-        fields: &[
-            Field { name: "experts", offset: offset_of!(Combine, experts), size: size_of::<*const i32>() },
-            Field { name: "weights", offset: offset_of!(Combine, weights), size: size_of::<*const f32>() },
-            Field { name: "token_row", offset: offset_of!(Combine, token_row), size: size_of::<*const i32>() },
-            Field { name: "experts_stride", offset: offset_of!(Combine, experts_stride), size: size_of::<i64>() },
-            Field { name: "weights_stride", offset: offset_of!(Combine, weights_stride), size: size_of::<i64>() },
-            Field { name: "token_row_stride", offset: offset_of!(Combine, token_row_stride), size: size_of::<i64>() },
-            Field { name: "rows", offset: offset_of!(Combine, rows), size: size_of::<*const ::core::ffi::c_void>() },
-            Field { name: "rows_stride", offset: offset_of!(Combine, rows_stride), size: size_of::<i64>() },
-            Field {
-                name: "shared",
-                offset: offset_of!(Combine, shared),
-                size: size_of::<*const ::core::ffi::c_void>(),
-            },
-            Field { name: "shared_stride", offset: offset_of!(Combine, shared_stride), size: size_of::<i64>() },
-            Field { name: "shared_row", offset: offset_of!(Combine, shared_row), size: size_of::<*const i32>() },
-            Field { name: "x", offset: offset_of!(Combine, x), size: size_of::<*const ::core::ffi::c_void>() },
-            Field { name: "x_stride", offset: offset_of!(Combine, x_stride), size: size_of::<i64>() },
-            Field {
-                name: "constants",
-                offset: offset_of!(Combine, constants),
-                size: size_of::<*const ::core::ffi::c_void>(),
-            },
-            Field { name: "constants_stride", offset: offset_of!(Combine, constants_stride), size: size_of::<i64>() },
-            Field { name: "y", offset: offset_of!(Combine, y), size: size_of::<*mut ::core::ffi::c_void>() },
-            Field { name: "tokens", offset: offset_of!(Combine, tokens), size: size_of::<i32>() },
-            Field { name: "width", offset: offset_of!(Combine, width), size: size_of::<i32>() },
-            Field { name: "slots", offset: offset_of!(Combine, slots), size: size_of::<i32>() },
-            Field { name: "routed", offset: offset_of!(Combine, routed), size: size_of::<i32>() },
-            Field { name: "nulls", offset: offset_of!(Combine, nulls), size: size_of::<i32>() },
-            Field { name: "null_kind", offset: offset_of!(Combine, null_kind), size: size_of::<i32>() },
-            Field { name: "row_count", offset: offset_of!(Combine, row_count), size: size_of::<i32>() },
-            Field { name: "reserved", offset: offset_of!(Combine, reserved), size: size_of::<i32>() },
-        ],
-    },
-    Layout {
-        name: "CombineBackward",
-        size: size_of::<CombineBackward>(),
-        align: align_of::<CombineBackward>(),
-        fields: &[
-            Field { name: "experts", offset: offset_of!(CombineBackward, experts), size: size_of::<*const i32>() },
-            Field { name: "weights", offset: offset_of!(CombineBackward, weights), size: size_of::<*const f32>() },
-            Field {
-                name: "experts_stride",
-                offset: offset_of!(CombineBackward, experts_stride),
-                size: size_of::<i64>(),
-            },
-            Field {
-                name: "weights_stride",
-                offset: offset_of!(CombineBackward, weights_stride),
-                size: size_of::<i64>(),
-            },
-            Field { name: "x", offset: offset_of!(CombineBackward, x), size: size_of::<*const ::core::ffi::c_void>() },
-            Field { name: "x_stride", offset: offset_of!(CombineBackward, x_stride), size: size_of::<i64>() },
-            Field {
-                name: "constants",
-                offset: offset_of!(CombineBackward, constants),
-                size: size_of::<*const ::core::ffi::c_void>(),
-            },
-            Field {
-                name: "constants_stride",
-                offset: offset_of!(CombineBackward, constants_stride),
-                size: size_of::<i64>(),
-            },
-            Field {
-                name: "dy",
-                offset: offset_of!(CombineBackward, dy),
-                size: size_of::<*const ::core::ffi::c_void>(),
-            },
-            Field { name: "dy_stride", offset: offset_of!(CombineBackward, dy_stride), size: size_of::<i64>() },
-            Field { name: "d_weights", offset: offset_of!(CombineBackward, d_weights), size: size_of::<*mut f32>() },
-            Field {
-                name: "d_constants",
-                offset: offset_of!(CombineBackward, d_constants),
-                size: size_of::<*mut ::core::ffi::c_void>(),
-            },
-            Field { name: "parts", offset: offset_of!(CombineBackward, parts), size: size_of::<*mut f32>() },
-            Field { name: "tickets", offset: offset_of!(CombineBackward, tickets), size: size_of::<*mut u32>() },
-            Field { name: "tokens", offset: offset_of!(CombineBackward, tokens), size: size_of::<i32>() },
-            Field { name: "width", offset: offset_of!(CombineBackward, width), size: size_of::<i32>() },
-            Field { name: "slots", offset: offset_of!(CombineBackward, slots), size: size_of::<i32>() },
-            Field { name: "routed", offset: offset_of!(CombineBackward, routed), size: size_of::<i32>() },
-            Field { name: "nulls", offset: offset_of!(CombineBackward, nulls), size: size_of::<i32>() },
-            Field { name: "null_kind", offset: offset_of!(CombineBackward, null_kind), size: size_of::<i32>() },
-            Field { name: "gradients", offset: offset_of!(CombineBackward, gradients), size: size_of::<i32>() },
-            Field { name: "chunk", offset: offset_of!(CombineBackward, chunk), size: size_of::<i32>() },
-            Field { name: "gradients_f32", offset: offset_of!(CombineBackward, gradients_f32), size: size_of::<i32>() },
-            Field { name: "beta", offset: offset_of!(CombineBackward, beta), size: size_of::<f32>() },
-        ],
-    },
-    Layout {
-        name: "PermuteBackward",
-        size: size_of::<PermuteBackward>(),
-        align: align_of::<PermuteBackward>(),
-        fields: &[
-            Field { name: "experts", offset: offset_of!(PermuteBackward, experts), size: size_of::<*const i32>() },
-            Field { name: "weights", offset: offset_of!(PermuteBackward, weights), size: size_of::<*const f32>() },
-            Field { name: "token_row", offset: offset_of!(PermuteBackward, token_row), size: size_of::<*const i32>() },
-            Field {
-                name: "experts_stride",
-                offset: offset_of!(PermuteBackward, experts_stride),
-                size: size_of::<i64>(),
-            },
-            Field {
-                name: "weights_stride",
-                offset: offset_of!(PermuteBackward, weights_stride),
-                size: size_of::<i64>(),
-            },
-            Field {
-                name: "token_row_stride",
-                offset: offset_of!(PermuteBackward, token_row_stride),
-                size: size_of::<i64>(),
-            },
-            Field { name: "dx_rows", offset: offset_of!(PermuteBackward, dx_rows), size: size_of::<*const f32>() },
-            Field {
-                name: "dx_rows_stride",
-                offset: offset_of!(PermuteBackward, dx_rows_stride),
-                size: size_of::<i64>(),
-            },
-            Field {
-                name: "d_row_weight",
-                offset: offset_of!(PermuteBackward, d_row_weight),
-                size: size_of::<*const f32>(),
-            },
-            Field { name: "shared_dx", offset: offset_of!(PermuteBackward, shared_dx), size: size_of::<*const f32>() },
-            Field { name: "shared_stride", offset: offset_of!(PermuteBackward, shared_stride), size: size_of::<i64>() },
-            Field {
-                name: "shared_row",
-                offset: offset_of!(PermuteBackward, shared_row),
-                size: size_of::<*const i32>(),
-            },
-            Field {
-                name: "dy",
-                offset: offset_of!(PermuteBackward, dy),
-                size: size_of::<*const ::core::ffi::c_void>(),
-            },
-            Field { name: "dy_stride", offset: offset_of!(PermuteBackward, dy_stride), size: size_of::<i64>() },
-            Field { name: "d_weights", offset: offset_of!(PermuteBackward, d_weights), size: size_of::<*mut f32>() },
-            Field { name: "dx", offset: offset_of!(PermuteBackward, dx), size: size_of::<*mut f32>() },
-            Field { name: "tokens", offset: offset_of!(PermuteBackward, tokens), size: size_of::<i32>() },
-            Field { name: "width", offset: offset_of!(PermuteBackward, width), size: size_of::<i32>() },
-            Field { name: "slots", offset: offset_of!(PermuteBackward, slots), size: size_of::<i32>() },
-            Field { name: "routed", offset: offset_of!(PermuteBackward, routed), size: size_of::<i32>() },
-            Field { name: "null_kind", offset: offset_of!(PermuteBackward, null_kind), size: size_of::<i32>() },
-            Field { name: "row_count", offset: offset_of!(PermuteBackward, row_count), size: size_of::<i32>() },
-        ],
-    },
-    Layout {
         name: "GateBackward",
         size: size_of::<GateBackward>(),
         align: align_of::<GateBackward>(),
@@ -2140,6 +1947,105 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "slots", offset: offset_of!(RoutingBackward, slots), size: size_of::<i32>() },
             Field { name: "columns", offset: offset_of!(RoutingBackward, columns), size: size_of::<i32>() },
             Field { name: "entries", offset: offset_of!(RoutingBackward, entries), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "Permute",
+        size: size_of::<Permute>(),
+        align: align_of::<Permute>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(Permute, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(Permute, weights), size: size_of::<*const f32>() },
+            Field { name: "experts_stride", offset: offset_of!(Permute, experts_stride), size: size_of::<i64>() },
+            Field { name: "weights_stride", offset: offset_of!(Permute, weights_stride), size: size_of::<i64>() },
+            Field { name: "counts", offset: offset_of!(Permute, counts), size: size_of::<*mut i32>() },
+            Field { name: "offsets", offset: offset_of!(Permute, offsets), size: size_of::<*mut i32>() },
+            Field { name: "row_token", offset: offset_of!(Permute, row_token), size: size_of::<*mut i32>() },
+            Field { name: "row_weight", offset: offset_of!(Permute, row_weight), size: size_of::<*mut f32>() },
+            Field { name: "token_row", offset: offset_of!(Permute, token_row), size: size_of::<*mut i32>() },
+            Field { name: "dropped", offset: offset_of!(Permute, dropped), size: size_of::<*mut i32>() },
+            Field { name: "block_counts", offset: offset_of!(Permute, block_counts), size: size_of::<*mut i32>() },
+            Field { name: "sorted_offsets", offset: offset_of!(Permute, sorted_offsets), size: size_of::<*mut i32>() },
+            Field { name: "sorted_entry", offset: offset_of!(Permute, sorted_entry), size: size_of::<*mut i32>() },
+            Field { name: "sorted_weight", offset: offset_of!(Permute, sorted_weight), size: size_of::<*mut f32>() },
+            Field { name: "ticket", offset: offset_of!(Permute, ticket), size: size_of::<*mut u32>() },
+            Field { name: "capacity_factor", offset: offset_of!(Permute, capacity_factor), size: size_of::<f64>() },
+            Field { name: "tokens", offset: offset_of!(Permute, tokens), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(Permute, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(Permute, routed), size: size_of::<i32>() },
+            Field { name: "candidates", offset: offset_of!(Permute, candidates), size: size_of::<i32>() },
+            Field { name: "by_weight", offset: offset_of!(Permute, by_weight), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(Permute, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "PermuteUnmasked",
+        size: size_of::<PermuteUnmasked>(),
+        align: align_of::<PermuteUnmasked>(),
+        fields: &[
+            Field { name: "mask", offset: offset_of!(PermuteUnmasked, mask), size: size_of::<*const u8>() },
+            Field { name: "offsets", offset: offset_of!(PermuteUnmasked, offsets), size: size_of::<*mut i32>() },
+            Field { name: "row_token", offset: offset_of!(PermuteUnmasked, row_token), size: size_of::<*mut i32>() },
+            Field { name: "token_row", offset: offset_of!(PermuteUnmasked, token_row), size: size_of::<*mut i32>() },
+            Field { name: "tokens", offset: offset_of!(PermuteUnmasked, tokens), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(PermuteUnmasked, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "PermuteBackward",
+        size: size_of::<PermuteBackward>(),
+        align: align_of::<PermuteBackward>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(PermuteBackward, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(PermuteBackward, weights), size: size_of::<*const f32>() },
+            Field { name: "token_row", offset: offset_of!(PermuteBackward, token_row), size: size_of::<*const i32>() },
+            Field {
+                name: "experts_stride",
+                offset: offset_of!(PermuteBackward, experts_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "weights_stride",
+                offset: offset_of!(PermuteBackward, weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "token_row_stride",
+                offset: offset_of!(PermuteBackward, token_row_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "dx_rows", offset: offset_of!(PermuteBackward, dx_rows), size: size_of::<*const f32>() },
+            Field {
+                name: "dx_rows_stride",
+                offset: offset_of!(PermuteBackward, dx_rows_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "d_row_weight",
+                offset: offset_of!(PermuteBackward, d_row_weight),
+                size: size_of::<*const f32>(),
+            },
+            Field { name: "shared_dx", offset: offset_of!(PermuteBackward, shared_dx), size: size_of::<*const f32>() },
+            Field { name: "shared_stride", offset: offset_of!(PermuteBackward, shared_stride), size: size_of::<i64>() },
+            Field {
+                name: "shared_row",
+                offset: offset_of!(PermuteBackward, shared_row),
+                size: size_of::<*const i32>(),
+            },
+            Field {
+                name: "dy",
+                offset: offset_of!(PermuteBackward, dy),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "dy_stride", offset: offset_of!(PermuteBackward, dy_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(PermuteBackward, d_weights), size: size_of::<*mut f32>() },
+            Field { name: "dx", offset: offset_of!(PermuteBackward, dx), size: size_of::<*mut f32>() },
+            Field { name: "tokens", offset: offset_of!(PermuteBackward, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(PermuteBackward, width), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(PermuteBackward, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(PermuteBackward, routed), size: size_of::<i32>() },
+            Field { name: "null_kind", offset: offset_of!(PermuteBackward, null_kind), size: size_of::<i32>() },
+            Field { name: "row_count", offset: offset_of!(PermuteBackward, row_count), size: size_of::<i32>() },
         ],
     },
     Layout {
@@ -2305,6 +2211,100 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "beta", offset: offset_of!(BiasGradient, beta), size: size_of::<f32>() },
         ],
     },
+    Layout {
+        name: "Combine",
+        size: size_of::<Combine>(),
+        align: align_of::<Combine>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(Combine, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(Combine, weights), size: size_of::<*const f32>() },
+            Field { name: "token_row", offset: offset_of!(Combine, token_row), size: size_of::<*const i32>() },
+            Field { name: "experts_stride", offset: offset_of!(Combine, experts_stride), size: size_of::<i64>() },
+            Field { name: "weights_stride", offset: offset_of!(Combine, weights_stride), size: size_of::<i64>() },
+            Field { name: "token_row_stride", offset: offset_of!(Combine, token_row_stride), size: size_of::<i64>() },
+            Field { name: "rows", offset: offset_of!(Combine, rows), size: size_of::<*const ::core::ffi::c_void>() },
+            Field { name: "rows_stride", offset: offset_of!(Combine, rows_stride), size: size_of::<i64>() },
+            Field {
+                name: "shared",
+                offset: offset_of!(Combine, shared),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "shared_stride", offset: offset_of!(Combine, shared_stride), size: size_of::<i64>() },
+            Field { name: "shared_row", offset: offset_of!(Combine, shared_row), size: size_of::<*const i32>() },
+            Field { name: "x", offset: offset_of!(Combine, x), size: size_of::<*const ::core::ffi::c_void>() },
+            Field { name: "x_stride", offset: offset_of!(Combine, x_stride), size: size_of::<i64>() },
+            Field {
+                name: "constants",
+                offset: offset_of!(Combine, constants),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "constants_stride", offset: offset_of!(Combine, constants_stride), size: size_of::<i64>() },
+            Field { name: "y", offset: offset_of!(Combine, y), size: size_of::<*mut ::core::ffi::c_void>() },
+            Field { name: "tokens", offset: offset_of!(Combine, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(Combine, width), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(Combine, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(Combine, routed), size: size_of::<i32>() },
+            Field { name: "nulls", offset: offset_of!(Combine, nulls), size: size_of::<i32>() },
+            Field { name: "null_kind", offset: offset_of!(Combine, null_kind), size: size_of::<i32>() },
+            Field { name: "row_count", offset: offset_of!(Combine, row_count), size: size_of::<i32>() },
+            Field { name: "reserved", offset: offset_of!(Combine, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "CombineBackward",
+        size: size_of::<CombineBackward>(),
+        align: align_of::<CombineBackward>(),
+        fields: &[
+            Field { name: "experts", offset: offset_of!(CombineBackward, experts), size: size_of::<*const i32>() },
+            Field { name: "weights", offset: offset_of!(CombineBackward, weights), size: size_of::<*const f32>() },
+            Field {
+                name: "experts_stride",
+                offset: offset_of!(CombineBackward, experts_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "weights_stride",
+                offset: offset_of!(CombineBackward, weights_stride),
+                size: size_of::<i64>(),
+            },
+            Field { name: "x", offset: offset_of!(CombineBackward, x), size: size_of::<*const ::core::ffi::c_void>() },
+            Field { name: "x_stride", offset: offset_of!(CombineBackward, x_stride), size: size_of::<i64>() },
+            Field {
+                name: "constants",
+                offset: offset_of!(CombineBackward, constants),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field {
+                name: "constants_stride",
+                offset: offset_of!(CombineBackward, constants_stride),
+                size: size_of::<i64>(),
+            },
+            Field {
+                name: "dy",
+                offset: offset_of!(CombineBackward, dy),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
+            Field { name: "dy_stride", offset: offset_of!(CombineBackward, dy_stride), size: size_of::<i64>() },
+            Field { name: "d_weights", offset: offset_of!(CombineBackward, d_weights), size: size_of::<*mut f32>() },
+            Field {
+                name: "d_constants",
+                offset: offset_of!(CombineBackward, d_constants),
+                size: size_of::<*mut ::core::ffi::c_void>(),
+            },
+            Field { name: "parts", offset: offset_of!(CombineBackward, parts), size: size_of::<*mut f32>() },
+            Field { name: "tickets", offset: offset_of!(CombineBackward, tickets), size: size_of::<*mut u32>() },
+            Field { name: "tokens", offset: offset_of!(CombineBackward, tokens), size: size_of::<i32>() },
+            Field { name: "width", offset: offset_of!(CombineBackward, width), size: size_of::<i32>() },
+            Field { name: "slots", offset: offset_of!(CombineBackward, slots), size: size_of::<i32>() },
+            Field { name: "routed", offset: offset_of!(CombineBackward, routed), size: size_of::<i32>() },
+            Field { name: "nulls", offset: offset_of!(CombineBackward, nulls), size: size_of::<i32>() },
+            Field { name: "null_kind", offset: offset_of!(CombineBackward, null_kind), size: size_of::<i32>() },
+            Field { name: "gradients", offset: offset_of!(CombineBackward, gradients), size: size_of::<i32>() },
+            Field { name: "chunk", offset: offset_of!(CombineBackward, chunk), size: size_of::<i32>() },
+            Field { name: "gradients_f32", offset: offset_of!(CombineBackward, gradients_f32), size: size_of::<i32>() },
+            Field { name: "beta", offset: offset_of!(CombineBackward, beta), size: size_of::<f32>() },
+        ],
+    },
 ];
 
 /// Every constant by its name.
@@ -2340,9 +2340,6 @@ pub const CONSTANTS: &[(&str, i32)] = &[
     ("DIVISOR_NONE", DIVISOR_NONE),
     ("DIVISOR_SELECTED", DIVISOR_SELECTED),
     ("DIVISOR_CANDIDATES", DIVISOR_CANDIDATES),
-    ("NULL_ZERO", NULL_ZERO),
-    ("NULL_COPY", NULL_COPY),
-    ("NULL_CONSTANT", NULL_CONSTANT),
     ("STATE_MINIMUM", STATE_MINIMUM),
     ("STATE_MAXIMUM", STATE_MAXIMUM),
     ("STATE_PRICE", STATE_PRICE),
@@ -2363,4 +2360,7 @@ pub const CONSTANTS: &[(&str, i32)] = &[
     ("ACTIVATION_SWIGLU", ACTIVATION_SWIGLU),
     ("ACTIVATION_GEGLU", ACTIVATION_GEGLU),
     ("ACTIVATION_REGLU", ACTIVATION_REGLU),
+    ("NULL_ZERO", NULL_ZERO),
+    ("NULL_COPY", NULL_COPY),
+    ("NULL_CONSTANT", NULL_CONSTANT),
 ];

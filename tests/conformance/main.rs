@@ -35,7 +35,7 @@ const SEED: u64 = 1;
 const SCHEDULES: u64 = 12;
 
 fn compiler() -> Compiler {
-    Compiler::new(CACHE).include(Emulated::sources()).file(Emulated::sources().join("conformance.cu"))
+    Compiler::new(CACHE).include(Emulated::sources()).file(Emulated::sources().join("conformance/conformance.cu"))
 }
 
 /// The emulator, in one order of execution; `None` where it is left out, as in `harness::kernels`.
@@ -288,7 +288,7 @@ fn recordings_go_where_they_are_wanted() {
 
 #[test]
 fn every_kernel_of_the_file_is_run() {
-    let source = fs::read_to_string(Emulated::sources().join("conformance.cu"));
+    let source = fs::read_to_string(Emulated::sources().join("conformance/conformance.cu"));
     // A machine that only has test programs has no sources.
     let Ok(source) = source else { return };
     let names = source.lines().filter_map(|line| line.strip_prefix("GPU_KERNEL(")?.strip_suffix(')'));

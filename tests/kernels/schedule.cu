@@ -1,9 +1,9 @@
 // The schedulers of the grouped products, alone: which rows and columns they hand out.
 
-#include "gemm/mma_loop.cuh"
-#include "gemm/operands.cuh"
-#include "gemm/scheduler.cuh"
-#include "gemm/weight_output.cuh"
+#include "experts/portable/mma_loop.cuh"
+#include "experts/operands.cuh"
+#include "experts/scheduler.cuh"
+#include "experts/weight_output.cuh"
 
 // `covered[row, column tile]` counts the tiles that hold a row.
 extern "C" __global__ void schedule(const int32_t* offsets, int32_t rows, int32_t experts, int32_t columns,

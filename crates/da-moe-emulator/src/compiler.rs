@@ -78,6 +78,31 @@ impl Compiler {
         self
     }
 
+    /// Adds every `.cu` file below a folder, in the order of their paths. One that cannot be read is told of when it is compiled.
+    pub fn folder(mut self, path: impl Into<PathBuf>) -> Self {
+        let (mut found, mut folders) = (Vec::new(), vec![path.into()]);
+        while let Some(folder) = folders.pop() {
+            match folder.read_dir() {
+                Ok(entries) => entries.flatten().map(|entry| entry.path()).for_each(|path| match path.extension() {
+                    _ if path.is_dir() => folders.push(path),
+                    Some(extension) if extension == "cu" => found.push(path),
+                    _ => {}
+                }),
+                Err(_) => found.push(folder),
+            }
+        }
+        found.sort();
+        self.files.extend(found);
+        self
+    }
+
+    /// Leaves out files by their names, without folder and extension.
+    pub fn without(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        let name = |file: &PathBuf| file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        self.files.retain(|file| !name(file).is_some_and(|name| is_left_out(&name)));
+        self
+    }
+
     /// Replaces `from` by `to` in the file whose path ends in `file_name`, for this module only: to plant a bug that
     /// the checker, or a test, must find. The file is one of the `.cu` files or a header that they include, and must
     /// contain `from` exactly once. Reports keep its name.

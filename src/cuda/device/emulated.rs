@@ -30,15 +30,13 @@ impl Emulated {
 
     /// How every kernel is compiled; libraries are kept below `cache`.
     pub fn compiler(cache: impl Into<PathBuf>) -> emulator::Compiler {
-        let sources = Self::sources();
-        OTHERS.iter().fold(Self::forward_compiler(cache), |compiler, name| compiler.file(sources.join(name)))
+        emulator::Compiler::new(cache).include(Self::sources()).folder(Self::sources())
     }
 
     /// The same without the kernels that forward does not launch: less to compile where a header of both is changed.
     pub fn forward_compiler(cache: impl Into<PathBuf>) -> emulator::Compiler {
-        let sources = Self::sources();
-        let compiler = emulator::Compiler::new(cache).include(&sources);
-        FORWARD.iter().fold(compiler, |compiler, name| compiler.file(sources.join(name)))
+        let is_not_launched = |name: &str| NOT_IN_FORWARD.contains(&name);
+        Self::compiler(cache).without(is_not_launched)
     }
 
     /// A device that runs the kernels of `module` in the order of `schedule`.
@@ -92,31 +90,17 @@ impl Emulated {
     }
 }
 
-/// Files of the kernels that forward launches.
-const FORWARD: &[&str] = &[
-    "budget.cu",
-    "combine.cu",
-    "gate.cu",
-    "grouped_gemm_sm80.cu",
-    "importance.cu",
-    "importance_attention.cu",
-    "importance_attention_f32.cu",
-    "importance_probabilities.cu",
-    "permute.cu",
-    "routing.cu",
-];
-
-/// All others.
-const OTHERS: &[&str] = &[
-    "combine_backward.cu",
-    "conformance.cu",
-    "experts_backward.cu",
-    "gate_backward.cu",
-    "gate_dx.cu",
-    "grouped_gemm_back_sm80.cu",
-    "permute_backward.cu",
-    "routing_backward.cu",
-    "weight_gradient_sm80.cu",
+/// Files of kernels that forward does not launch.
+const NOT_IN_FORWARD: &[&str] = &[
+    "combine_backward",
+    "conformance",
+    "experts_backward",
+    "gate_backward",
+    "gate_dx",
+    "grouped_gemm_back",
+    "permute_backward",
+    "routing_backward",
+    "weight_gradient",
 ];
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {

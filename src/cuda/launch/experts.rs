@@ -1,4 +1,4 @@
-//! Which kernels multiply, and with how many threads (`kernels/grouped_gemm_sm80.cu`).
+//! Which kernels multiply, and with how many threads (`kernels/experts/portable/grouped_gemm.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::Workspace;

@@ -1,5 +1,5 @@
-//! Which kernels multiply and add up on the way back, and with how many threads (`kernels/grouped_gemm_back_sm80.cu`,
-//! `weight_gradient_sm80.cu`, `experts_backward.cu`). The router's way back takes its two products from here.
+//! Which kernels multiply and add up on the way back, and with how many threads (`kernels/experts/portable/grouped_gemm_back.cu`,
+//! `experts/portable/weight_gradient.cu`, `experts_backward.cu`). The router's way back takes its two products from here.
 
 use crate::DType;
 use crate::cuda::abi;

@@ -5,7 +5,7 @@
 // neighbours of 8 rows and 4 such, nor by lanes that read halves of neighbouring chunks, or of every second one.
 #pragma once
 
-#include "../device/storage.cuh"
+#include "device/storage.cuh"
 
 namespace da_moe {
 

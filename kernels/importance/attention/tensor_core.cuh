@@ -5,7 +5,7 @@
 // memory beside what they meet, in chunks of 32.
 #pragma once
 
-#include "tile.cuh"
+#include "importance/attention/tile.cuh"
 
 namespace da_moe {
 

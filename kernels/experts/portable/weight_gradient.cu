@@ -25,10 +25,10 @@
 //   dW_r, bf16 x    0.01    0.01    0.02    0.01    0.00
 
 #include "device/gradient.cuh"
-#include "gemm/f32_loop.cuh"
-#include "gemm/mma_loop.cuh"
-#include "gemm/operands.cuh"
-#include "gemm/weight_output.cuh"
+#include "experts/f32/f32_loop.cuh"
+#include "experts/portable/mma_loop.cuh"
+#include "experts/operands.cuh"
+#include "experts/weight_output.cuh"
 
 namespace da_moe {
 namespace {

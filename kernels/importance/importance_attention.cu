@@ -27,8 +27,8 @@
 // of the second-level cache, since every tile of rows meets the whole sequence. Floor for n = 8192, H = 32, width 128:
 // 0.56 ms at 989 T operations/s, 0.78 ms at 5.5 TB/s of that cache; twice with the log-sum-exp.
 
-#include "attention/tensor_core.cuh"
-#include "attention/walk.cuh"
+#include "importance/attention/tensor_core.cuh"
+#include "importance/attention/walk.cuh"
 
 // Two blocks a multiprocessor leave a thread the registers for its rows, its sums and what comes next.
 #define QUERY_KEY(storage, suffix, chunks)                                            \

@@ -4,8 +4,8 @@
 // the one barrier a chunk says both that a stage has arrived and that the stage to be overwritten is done with.
 #pragma once
 
-#include "reduce.cuh"
-#include "tile.cuh"
+#include "importance/attention/reduce.cuh"
+#include "importance/attention/tile.cuh"
 
 namespace da_moe {
 

@@ -4,10 +4,10 @@
 // for every register.
 #pragma once
 
-#include "../abi.h"
-#include "activation.cuh"
-#include "product_tile.cuh"
-#include "scheduler.cuh"
+#include "abi.h"
+#include "experts/activation.cuh"
+#include "experts/product_tile.cuh"
+#include "experts/scheduler.cuh"
 
 namespace da_moe {
 

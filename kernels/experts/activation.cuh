@@ -1,8 +1,8 @@
 // SPEC §5 and §6: the function between an expert's two matrices, and its derivative. Written so that NaN passes through.
 #pragma once
 
-#include "../abi.h"
-#include "../device/platform.cuh"
+#include "abi.h"
+#include "device/platform.cuh"
 
 namespace da_moe {
 

@@ -7,8 +7,8 @@
 // threads with 8 × 8 scores each, chunks of 16 elements, 36 KiB of shared memory. Operations: 2·width·H·Σ n² (half of it
 // when causal) on the ordinary units; 8.2 ms for n = 8192, H = 32, width 128 at 67 T/s. Bytes: T·(H + Hk)·width·4 + 8·H·T.
 
-#include "attention/simt.cuh"
-#include "attention/walk.cuh"
+#include "importance/attention/simt.cuh"
+#include "importance/attention/walk.cuh"
 
 namespace da_moe {
 namespace {

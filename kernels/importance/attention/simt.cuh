@@ -4,7 +4,7 @@
 // rows read the same piece of them, and pieces of eight neighbouring columns: no bank is asked twice.
 #pragma once
 
-#include "tile.cuh"
+#include "importance/attention/tile.cuh"
 
 namespace da_moe {
 

@@ -5,8 +5,8 @@
 // main loops multiply no more than those: an expert's last tile costs what it needs, and an expert without rows has no tile.
 #pragma once
 
-#include "../abi.h"
-#include "../device/warp.cuh"
+#include "abi.h"
+#include "device/warp.cuh"
 
 namespace da_moe {
 

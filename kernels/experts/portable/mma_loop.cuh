@@ -14,10 +14,10 @@
 // because the products of a tile leave through the same shared memory.
 #pragma once
 
-#include "../abi.h"
-#include "../device/ptx.cuh"
-#include "mma_operands.cuh"
-#include "product_tile.cuh"
+#include "abi.h"
+#include "device/ptx.cuh"
+#include "experts/portable/mma_operands.cuh"
+#include "experts/product_tile.cuh"
 
 namespace da_moe {
 

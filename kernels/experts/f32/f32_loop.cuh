@@ -11,11 +11,11 @@
 // two stages, and that this one has been read. The products of a tile leave through the same shared memory.
 #pragma once
 
-#include "../abi.h"
-#include "../device/storage.cuh"
-#include "../device/warp.cuh"
-#include "operands.cuh"
-#include "product_tile.cuh"
+#include "abi.h"
+#include "device/storage.cuh"
+#include "device/warp.cuh"
+#include "experts/operands.cuh"
+#include "experts/product_tile.cuh"
 
 // Shared memory of a kernel with such a loop.
 #define F32_SHARED(name, Loop)                                  \

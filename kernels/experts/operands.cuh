@@ -6,9 +6,9 @@
 // that what says where a row is can be read long before the row.
 #pragma once
 
-#include "../abi.h"
-#include "product_tile.cuh"
-#include "scheduler.cuh"
+#include "abi.h"
+#include "experts/product_tile.cuh"
+#include "experts/scheduler.cuh"
 
 namespace da_moe {
 

@@ -5,10 +5,10 @@
 // added up by the lanes that have its chunks, always by the same tree.
 #pragma once
 
-#include "../abi.h"
-#include "activation.cuh"
-#include "product_tile.cuh"
-#include "scheduler.cuh"
+#include "abi.h"
+#include "experts/activation.cuh"
+#include "experts/product_tile.cuh"
+#include "experts/scheduler.cuh"
 
 namespace da_moe {
 

@@ -1,11 +1,11 @@
 // Tile after tile of a grouped product: the scheduler says which, a main loop multiplies, an output writes.
 #pragma once
 
-#include "../abi.h"
-#include "epilogue.cuh"
-#include "hidden_gradient.cuh"
-#include "operands.cuh"
-#include "scheduler.cuh"
+#include "abi.h"
+#include "experts/epilogue.cuh"
+#include "experts/hidden_gradient.cuh"
+#include "experts/operands.cuh"
+#include "experts/scheduler.cuh"
 
 namespace da_moe {
 

@@ -15,7 +15,7 @@
 #include "device/gradient.cuh"
 #include "device/storage.cuh"
 #include "device/warp.cuh"
-#include "gemm/scheduler.cuh"
+#include "experts/scheduler.cuh"
 
 namespace da_moe {
 namespace {

@@ -9,11 +9,11 @@
 // compiler, so that a step costs an operand one addition for each half of its depth.
 #pragma once
 
-#include "../abi.h"
-#include "../device/ptx.cuh"
-#include "../device/storage.cuh"
-#include "../device/warp.cuh"
-#include "operands.cuh"
+#include "abi.h"
+#include "device/ptx.cuh"
+#include "device/storage.cuh"
+#include "device/warp.cuh"
+#include "experts/operands.cuh"
 
 namespace da_moe {
 

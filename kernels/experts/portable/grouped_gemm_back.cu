@@ -1,12 +1,12 @@
 // SPEC §6: the products of rows on the way back, `da = W_outᵀ dy_t` and `dx = W_inᵀ dh`, over the same ragged groups as the
 // way forward; and `dx = W_rᵀ dz` of the router. Weights are read across their rows: no transposed copy is made.
 //
-//   grouped_gemm_{bf16,f16}_dh[_any]          da, and from it dh, g·a and parts of dg (gemm/hidden_gradient.cuh)
+//   grouped_gemm_{bf16,f16}_dh[_any]          da, and from it dh, g·a and parts of dg (experts/hidden_gradient.cuh)
 //   grouped_gemm_{bf16,f16}_nn[_any]          out = A B; `_any` for rows at any address
 //   grouped_gemm_f32_dh, grouped_gemm_f32_nn  f32 products and sums
 //   grouped_gemm_f32_nn_{bf16,f16}_weights    the same for f32 rows of A and 16-bit weights: logits are f32 always
 //
-// Persistent: grid (blocks that fit the device), block 256, roles and barriers as in grouped_gemm_sm80.cu, whose scheduler
+// Persistent: grid (blocks that fit the device), block 256, roles and barriers as in experts/portable/grouped_gemm.cu, whose scheduler
 // and main loops these are. Sums are in the order of the depth, whatever block computes them.
 // Operations: 2·depth·columns a row, in steps of 16 rows; bytes: weights of every expert that has rows, rows of A and of the
 // output, for `dh` also h, dh and g·a; of L2: both factors of every tile, and those.
@@ -20,9 +20,9 @@
 //   da, f32         0.45    1.35    3.66    4.08    3.44
 //   dx, f32         0.31    2.37    7.31    8.16    6.87
 
-#include "gemm/f32_loop.cuh"
-#include "gemm/grouped.cuh"
-#include "gemm/mma_loop.cuh"
+#include "experts/f32/f32_loop.cuh"
+#include "experts/grouped.cuh"
+#include "experts/portable/mma_loop.cuh"
 
 #define MMA_BACK(storage, name, product, Parameters, aligned)                                      \
     extern "C" __global__ void __launch_bounds__(256, 1)                           \

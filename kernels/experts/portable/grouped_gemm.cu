@@ -15,7 +15,7 @@
 // 8 × 8 products of a tile of 128 × 128. Barriers of a tile: one before its first step; one a step (32 elements of the depth
 // on tensor cores, 16 of TF32 and in f32), which guards a ring of four stages, of two in f32; on tensor cores one after the
 // last; and for each half of its rows one between the products' way into shared memory and out of it, and one after that.
-// gemm/mma_loop.cuh and gemm/f32_loop.cuh say what each guards.
+// experts/portable/mma_loop.cuh and experts/f32/f32_loop.cuh say what each guards.
 //
 // Operations: 2·depth·columns (twice that when gated) a row, in steps of 16 rows; bytes: weights of every expert that has
 // rows, rows of A and of the output; of L2: both factors of every tile.
@@ -29,9 +29,9 @@
 //   W_in, f32       0.25    2.38    7.33    8.16    6.87
 //   W_out, f32      0.18    1.20    3.66    4.08    3.44
 
-#include "gemm/f32_loop.cuh"
-#include "gemm/grouped.cuh"
-#include "gemm/mma_loop.cuh"
+#include "experts/f32/f32_loop.cuh"
+#include "experts/grouped.cuh"
+#include "experts/portable/mma_loop.cuh"
 
 namespace da_moe {
 namespace {

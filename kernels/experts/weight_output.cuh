@@ -1,8 +1,8 @@
 // Which tile of which expert's gradient a block has, and how it is written: added to what is there, or in its place.
 #pragma once
 
-#include "../abi.h"
-#include "product_tile.cuh"
+#include "abi.h"
+#include "experts/product_tile.cuh"
 
 namespace da_moe {
 

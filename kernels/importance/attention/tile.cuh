@@ -6,7 +6,7 @@
 
 #include "device/ptx.cuh"
 #include "device/storage.cuh"
-#include "place.cuh"
+#include "importance/attention/place.cuh"
 
 namespace da_moe {
 
