@@ -288,6 +288,33 @@ fn an_infinite_bias_decides_beside_any_logit() {
 }
 
 /// The sum with what is forbidden is -∞, and equal for both groups.
+/// What is forbidden has no part in a weight, although there is room for it among the first `k_max` candidates.
+#[test]
+fn a_forbidden_favourite_is_in_no_divisor() {
+    for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+        let mut config = external(Policy::Fixed { k: 1 }, 1, 3);
+        (config.num_experts, config.router.scoring) = (3, scoring);
+        let case = Case::plain(config);
+        check(
+            &case,
+            |data| {
+                let mut router = vec![0.0f32; data.router.len()];
+                // The first column of x is 1: logits of 200, -150 and -149.
+                router.chunks_mut(data.config.hidden_size).zip([200.0, -150.0, -149.0]).for_each(|(row, z)| row[0] = z);
+                data.router = Buffer::from_f32(data.router.dtype(), &router);
+                data.router_bias = Some(vec![f32::NEG_INFINITY, 0.0, 0.0].into());
+            },
+            |data, outcome| {
+                let share = 1.0 / (1.0 + (-1.0f64).exp());
+                for t in 0..data.tokens {
+                    assert_eq!((outcome.experts[t * 3], &outcome.ranked[t * 3..][..3]), (2, &[2, 1, -1][..]));
+                    assert!((outcome.weights[t * 3] - share).abs() < 1e-5, "{scoring:?}: {}", outcome.weights[t * 3]);
+                }
+            },
+        );
+    }
+}
+
 #[test]
 fn forbidden_favourites_make_their_groups_equal() {
     let forbid = f32::NEG_INFINITY;

@@ -184,8 +184,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gate.cu",
-        from: "summed |= place < sum_places",
-        to: "summed |= place + 1 < sum_places",
+        from: "counts && place < sum_places",
+        to: "counts && place + 1 < sum_places",
         shows: Wrong,
         call: plain,
     },
