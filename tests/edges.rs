@@ -3,8 +3,8 @@
 mod harness;
 
 use da_moe::{
-    AttentionSource, Buffer, DType, Drop, ExpertsPerToken, Keep, LayerConfig, Normalize, NormalizeWeights, NullExpert,
-    Policy, Scoring, Source,
+    AttentionSource, Buffer, DType, Drop, ExpertsPerToken, Keep, LayerConfig, Losses, Normalize, NormalizeWeights,
+    NullExpert, Policy, Scoring, Source,
 };
 use da_moe_reference::check::Outcome;
 use harness::case::{Attend, Case, attention_source, small_config};
@@ -253,6 +253,92 @@ fn scores_that_saturate() {
                 assert!(scoring == Scoring::Relu || outcome.weights.iter().all(|w| (0.0..=1.0).contains(w)));
             },
         );
+    }
+}
+
+/// One token of which these are the logits, with these biases.
+fn with_logits(scoring: Scoring, k: usize, logits: &[f32], biases: &[f32]) -> (Case, impl Fn(&mut Data) + use<>) {
+    let mut config = LayerConfig { num_experts: logits.len(), ..external(Policy::Fixed { k }, 0, k) };
+    config.router.scoring = scoring;
+    let width = config.hidden_size;
+    let mut router = vec![0.0f32; logits.len() * width];
+    // The first column of x is 1.
+    router.chunks_mut(width).zip(logits).for_each(|(row, logit)| row[0] = *logit);
+    let biases = biases.to_vec();
+    let case = Case { lengths: vec![1], router_f32: true, keep: Keep::Nothing, ..Case::plain(config) };
+    let change = move |data: &mut Data| {
+        data.router = router.clone().into();
+        data.router_bias = Some(biases.clone().into());
+    };
+    (case, change)
+}
+
+#[test]
+fn an_infinite_bias_decides_beside_any_logit() {
+    let inf = f32::INFINITY;
+    let ranks = |scoring, logits: &[f32], biases: &[f32], order: &[i64]| {
+        let (case, change) = with_logits(scoring, logits.len(), logits, biases);
+        check(&case, change, |_, outcome| assert_eq!(outcome.ranked, order, "{scoring:?}"));
+    };
+    for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+        // Forced though no score is smaller; forbidden after a score of 0.
+        ranks(scoring, &[-inf, 1.0, -inf, 0.0, -200.0], &[inf, 0.0, 0.0, -inf, 0.0], &[0, 1, 4, 2, 3]);
+    }
+    ranks(Scoring::Sigmoid, &[inf, 0.0, inf, 1.0], &[-inf, 0.0, 0.0, inf], &[3, 2, 1, 0]);
+}
+
+/// The sum with what is forbidden is -∞, and equal for both groups.
+/// What is forbidden has no part in a weight, although there is room for it among the first `k_max` candidates.
+#[test]
+fn a_forbidden_favourite_is_in_no_divisor() {
+    for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+        let mut config = external(Policy::Fixed { k: 1 }, 1, 3);
+        (config.num_experts, config.router.scoring) = (3, scoring);
+        let case = Case::plain(config);
+        check(
+            &case,
+            |data| {
+                let mut router = vec![0.0f32; data.router.len()];
+                // The first column of x is 1: logits of 200, -150 and -149.
+                router.chunks_mut(data.config.hidden_size).zip([200.0, -150.0, -149.0]).for_each(|(row, z)| row[0] = z);
+                data.router = Buffer::from_f32(data.router.dtype(), &router);
+                data.router_bias = Some(vec![f32::NEG_INFINITY, 0.0, 0.0].into());
+            },
+            |data, outcome| {
+                let share = 1.0 / (1.0 + (-1.0f64).exp());
+                for t in 0..data.tokens {
+                    assert_eq!((outcome.experts[t * 3], &outcome.ranked[t * 3..][..3]), (2, &[2, 1, -1][..]));
+                    assert!((outcome.weights[t * 3] - share).abs() < 1e-5, "{scoring:?}: {}", outcome.weights[t * 3]);
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn forbidden_favourites_make_their_groups_equal() {
+    let forbid = f32::NEG_INFINITY;
+    for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+        for favourite in [1.0, 40.0, 300.0, 1e30] {
+            let (mut case, change) =
+                with_logits(scoring, 1, &[favourite, -200.0, 1.0, -199.0], &[forbid, 0.0, forbid, 0.0]);
+            (case.config.router.n_group, case.config.router.topk_group) = (2, 1);
+            check(&case, change, |_, outcome| assert_eq!(outcome.experts, [1], "{scoring:?}, {favourite}"));
+        }
+    }
+}
+
+/// Beside sigmoid and relu the log-sum-exp is of nobody's concern without the loss of it.
+#[test]
+fn without_a_z_loss_an_infinite_log_sum_exp_reaches_no_gradient() {
+    let none = f32::NEG_INFINITY;
+    for scoring in [Scoring::Sigmoid, Scoring::Relu] {
+        let (mut case, change) = with_logits(scoring, 2, &[none; 4], &[0.0; 4]);
+        (case.keep, case.config.losses) = (Keep::Hidden, Losses { balance: 0.5, z: 0.0 });
+        check(&case, change, |_, outcome| {
+            let router = outcome.gradients.as_ref().unwrap().router.as_ref().unwrap();
+            assert!(is_zero(&outcome.weights) && is_zero(&outcome.y) && is_zero(router), "{scoring:?}");
+        });
     }
 }
 

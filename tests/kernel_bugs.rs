@@ -184,8 +184,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "gate.cu",
-        from: "summed |= place < sum_places",
-        to: "summed |= place + 1 < sum_places",
+        from: "counts && place < sum_places",
+        to: "counts && place + 1 < sum_places",
         shows: Wrong,
         call: plain,
     },
@@ -228,7 +228,7 @@ const BUGS: &[Bug] = &[
     Bug { file: "gate/scores.cuh", from: "expf(logit - origin)", to: "expf(logit)", shows: Wrong, call: far_softmax },
     Bug {
         file: "gate/select.cuh",
-        from: "by_logits ? logits[e] + bias_of(p, e) : key;",
+        from: "by_logits ? biased(logits[e], bias_of(p, e)) : key;",
         to: "key;",
         shows: Wrong,
         call: far_softmax,

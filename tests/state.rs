@@ -172,8 +172,16 @@ fn statistics_that_are_no_numbers_count_as_none<B: Backend<Stream = ()> + Clone>
         (importance, [state[0], state[1], state[3]])
     };
     let fresh = after(vec![0.0; STATE_LEN]);
-    for [low, high, steps] in [[0.2, f32::INFINITY, 5.0], [f32::NAN, 0.5, 5.0], [0.1, 0.2, f32::NAN], [0.1, 0.2, -3.0]]
-    {
+    let (inf, nan) = (f32::INFINITY, f32::NAN);
+    for [low, high, steps] in [
+        [0.2, inf, 5.0],
+        [nan, 0.5, 5.0],
+        [0.1, 0.2, nan],
+        [0.1, 0.2, inf],
+        [0.1, 0.2, -3.0],
+        [-0.1, 0.2, 5.0],
+        [0.75, 0.25, 5.0],
+    ] {
         assert_eq!(after(vec![low, high, 0.0, steps]), fresh, "{low} {high} {steps}");
     }
 }

@@ -22,6 +22,7 @@ namespace da_moe {
 
 constexpr unsigned FULL_WARP = 0xffffffffu;
 constexpr int WARP = 32;
+constexpr float LARGEST = 3.4028234e38f;
 
 using bf16 = __nv_bfloat16;
 using f16 = __half;

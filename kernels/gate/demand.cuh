@@ -66,7 +66,7 @@ __device__ __forceinline__ void move_price(const Gate& p, int selected, int unma
     const double levels = fmin(fmax(wanted, 0.0), (p.k_max - p.k_min) * tokens);
     const double used = static_cast<double>(selected) - p.k_min * tokens;
     const double next = running_price(p) * pow((used + 1.0) / (levels + 1.0), 1.0 - p.momentum);
-    p.state[STATE_PRICE] = static_cast<float>(fmin(fmax(next, 1.17549435e-38), 3.4028234e38));
+    p.state[STATE_PRICE] = static_cast<float>(fmin(fmax(next, 1.17549435e-38), static_cast<double>(LARGEST)));
 }
 
 }  // namespace da_moe

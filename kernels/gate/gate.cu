@@ -88,10 +88,12 @@ __device__ __forceinline__ void gate_token(const Gate& p, int token, const float
     const int sum_places = p.divisor == DIVISOR_SELECTED ? k : p.k_max;
     for (int place = 0; place < p.k_max; place++) {
         const int candidate = key_index(take_largest(keys));
-        ranked.put(place, candidate, p.k_max);
+        // A forbidden candidate that is not selected is in no divisor either.
+        const bool counts = place < k || bias_of(p, candidate) != -INFINITY;
+        ranked.put(place, counts ? candidate : -1, p.k_max);
         if (candidate % WARP == lane_index()) {
             selected |= place < k ? 1u << (candidate / WARP) : 0u;
-            summed |= place < sum_places ? 1u << (candidate / WARP) : 0u;
+            summed |= counts && place < sum_places ? 1u << (candidate / WARP) : 0u;
         }
     }
 

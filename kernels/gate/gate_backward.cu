@@ -82,11 +82,10 @@ __device__ __forceinline__ void add_balance(float (&slopes)[N], const Scores<N>&
 template <int N>
 __device__ __forceinline__ void add_z(const GateBackward& p, const float* logits, float log_sum_exp, float scale,
                                       float (&slopes)[N]) {
-    const float factor = scale * log_sum_exp;
-    // Not where the coefficient is 0, unless the sum is infinite: then it is NaN, as everything of the token.
-    if (factor == 0.0f) {
+    if (scale == 0.0f) {
         return;
     }
+    const float factor = scale * log_sum_exp;
     const Powers<N> powers = powers_of<N>(logits, p.candidates);
 #pragma unroll
     for (int i = 0; i < N; i++) {

@@ -68,6 +68,12 @@ __device__ __forceinline__ float bias_of(const Gate& p, int e) {
     return p.bias != nullptr && e < p.candidates ? p.bias[e] : 0.0f;
 }
 
+// A number with a bias. Infinite ones count as the largest there are, so that an infinite bias is the sum; NaN passes through.
+__device__ __forceinline__ float biased(float value, float bias) {
+    const float below = value > LARGEST ? LARGEST : value;
+    return (below < -LARGEST ? -LARGEST : below) + bias;
+}
+
 // Whether every bias only allows (0), forbids (-∞) or forces (+∞): then the logits have the order of the scores, and have it
 // where scores are too small for f32. relu makes one score of many logits.
 template <int N>
@@ -95,7 +101,7 @@ __device__ __forceinline__ void group_keys(float (&keys)[N], const Scores<N>& sc
     for (int i = 0; i < N; i++) {
         const int e = candidate_of(i);
         const float logit = e < p.candidates ? logits[e] : -INFINITY;
-        keys[i] = (by_logits ? relative_score(p.scoring, logit, origin) : scores.values[i]) + bias_of(p, e);
+        keys[i] = biased(by_logits ? relative_score(p.scoring, logit, origin) : scores.values[i], bias_of(p, e));
     }
 }
 
@@ -115,10 +121,10 @@ __device__ __forceinline__ void selection_keys(Key (&keys)[N], const Scores<N>& 
         const int e = candidate_of(i);
         keys[i] = NO_KEY;
         if (e < p.candidates) {
-            const float key = scores.values[i] + bias_of(p, e);
+            const float key = biased(scores.values[i], bias_of(p, e));
             const bool above = p.policy == POLICY_SCORE_THRESHOLD && key > thresholds[e];
             const bool reachable = !limited || scratch.chosen[e / (p.candidates / p.groups)] != 0;
-            const float order = by_logits ? logits[e] + bias_of(p, e) : key;
+            const float order = by_logits ? biased(logits[e], bias_of(p, e)) : key;
             keys[i] = make_key(reachable ? REACHABLE | (above ? ABOVE : 0u) : 0u, order, e);
         }
     }

@@ -35,8 +35,6 @@ constexpr int RANK_SHARERS = THREADS * RANK_VALUES / RANK_TOKENS;
 constexpr int RANK_TILE = 1024;
 static_assert(RANK_SHARERS <= WARP, "who shares comparisons adds them up by a warp's shuffles");
 
-constexpr float LARGEST = 3.4028234e38f;
-
 __device__ __forceinline__ float sane(float value) { return value > 0.0f ? value : 0.0f; }
 
 __device__ __forceinline__ bool takes_part(const uint8_t* mask, int token) {
@@ -286,10 +284,12 @@ extern "C" __global__ void __launch_bounds__(da_moe::SEQUENCE_THREADS)
     using namespace da_moe;
     SHARED_ARRAY(float, scratch, MAX_WARPS);
     const float steps = p.state[STATE_STEPS];
-    const bool finite = fabsf(p.state[STATE_MINIMUM]) < INFINITY && fabsf(p.state[STATE_MAXIMUM]) < INFINITY;
-    const bool fresh = !(steps > 0.0f && finite);
-    const float low = fresh ? 0.0f : p.state[STATE_MINIMUM];
-    const float high = fresh ? 1.0f : p.state[STATE_MAXIMUM];
+    const float least = p.state[STATE_MINIMUM];
+    const float most = p.state[STATE_MAXIMUM];
+    // What no step leaves counts as none.
+    const bool fresh = !(steps > 0.0f && steps < INFINITY && least >= 0.0f && least <= most && most < INFINITY);
+    const float low = fresh ? 0.0f : least;
+    const float high = fresh ? 1.0f : most;
     // An average would never leave infinity again.
     const Extremes found = extremes(p.values, p.mask, {0, p.tokens}, LARGEST, scratch);
     each_token(p.values, p.mask, {0, p.tokens}, [&](int token, float value, bool part) {

@@ -71,6 +71,11 @@ impl Case {
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
+
+    /// Scale of the attention that the log-sum-exp is of, if not `1/sqrt(dh)`.
+    pub fn scale(&self) -> Option<f64> {
+        scales(&self.config.importance.source).first().copied().flatten()
+    }
 }
 
 /// A small valid layer.
@@ -80,6 +85,15 @@ pub fn small_config() -> LayerConfig {
 
 pub fn attention_source(measure: AttentionSource) -> Source {
     Source::Attention { measure, heads: Heads::Mean, scale: None }
+}
+
+/// Scales of a source's attention, part by part.
+fn scales(source: &Source) -> Vec<Option<f64>> {
+    match source {
+        Source::Attention { scale, .. } => vec![*scale],
+        Source::Mix(parts) => parts.iter().flat_map(|part| scales(&part.source)).collect(),
+        _ => Vec::new(),
+    }
 }
 
 fn simple_source() -> impl Strategy<Value = Source> {
@@ -242,6 +256,9 @@ prop_compose! {
         keep in prop::sample::select(vec![Keep::Hidden, Keep::Recompute]),
     ) -> Case {
         let (biases, router_bias, router_f32, training) = flags;
+        // A log-sum-exp is of one scale.
+        let alike = scales(&config.importance.source).windows(2).all(|pair| pair[0] == pair[1]);
+        let attend = if attend == Attend::WithLse && !alike { Attend::QueryKey } else { attend };
         Case {
             config, dtype, seed, lengths, masked_every, attend, heads, biases, router_bias, router_f32, padding, skew,
             far, routing, keep, training,

@@ -297,7 +297,7 @@ fn attention(
 ) -> (Vec<f32>, Vec<f32>) {
     let [heads, key_heads, width] = case.heads;
     let tokens = case.tokens();
-    let scale = 1.0 / (width as f64).sqrt();
+    let scale = case.scale().unwrap_or(1.0 / (width as f64).sqrt());
     let mut lse = vec![0.0f32; heads * tokens];
     // What nobody sees may be anything.
     let mut probabilities = vec![0.75f32; (bounds.len() - 1) * heads * side * side];

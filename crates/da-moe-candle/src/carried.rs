@@ -35,6 +35,9 @@ impl TryFrom<&[f32]> for Carried {
         if let Some(number) = values.iter().find(|number| !number.is_finite()) {
             bail!("a layer carries finite values, {number} was given: {values:?}");
         }
+        if minimum < 0.0 {
+            bail!("a layer carries a minimum from 0 up, {minimum} was given");
+        }
         if minimum > maximum {
             bail!("a layer carries a minimum and a maximum, {minimum} and {maximum} were given");
         }

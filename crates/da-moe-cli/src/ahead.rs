@@ -1,5 +1,6 @@
-//! What is written at the end of hours is tried before their beginning.
+//! What is written at the end is looked at in the beginning: nothing is lost by it, neither hours nor what is read.
 
+use crate::run::output::followed;
 use crate::{Error, Result};
 use std::fs;
 use std::io;
@@ -7,7 +8,7 @@ use std::path::Path;
 
 /// Refuses a file that could not be written, by the name of its option.
 pub(crate) fn can_write(option: &str, path: &Path) -> Result<()> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let target = followed(path).map_err(|source| refused(option, path, &format!("cannot be written: {source}")))?;
     match fs::metadata(&target) {
         Ok(metadata) if metadata.is_dir() => return Err(refused(option, path, "is a folder, not a file")),
         // A device or a pipe is written to, not replaced.
@@ -27,7 +28,8 @@ pub(crate) fn can_write(option: &str, path: &Path) -> Result<()> {
 
 /// Refuses to write over what is read.
 pub(crate) fn is_another(option: &str, path: &Path, read: Option<&Path>) -> Result<()> {
-    let place = |path: &Path| fs::canonicalize(path).ok();
+    // A terminal is read and written.
+    let place = |path: &Path| fs::canonicalize(path).ok().filter(|place| place.is_file());
     match read {
         Some(read) if place(read).is_some() && place(read) == place(path) => {
             Err(refused(option, path, "is what is read: it would be written over"))

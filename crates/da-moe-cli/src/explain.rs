@@ -5,7 +5,7 @@ use crate::canvas::{Align, Canvas, INK, QUIET, Type, escape};
 use crate::heat_map::{self, Cell, Colors, Rank};
 use crate::ramp;
 use crate::run::output::replace;
-use crate::{Error, Result, memory};
+use crate::{Error, Result, ahead, memory};
 use anstream::AutoStream;
 use da_moe_train::{Checkpoint, Explained, Piece, explain};
 use std::fmt::Write as _;
@@ -20,6 +20,9 @@ pub(crate) fn execute(arguments: &ExplainArgs) -> Result<()> {
     if arguments.model.try_exists().is_ok_and(|is_there| !is_there) {
         let remedy = "`da-moe train` writes one; or name another with --model";
         return Err(Error::Usage(format!("there is no checkpoint `{model}`: {remedy}")));
+    }
+    for (option, path) in [("--svg", &arguments.svg), ("--html", &arguments.html)] {
+        path.iter().try_for_each(|path| ahead::is_another(option, path, Some(&arguments.model)))?;
     }
     let checkpoint = Checkpoint::read(&arguments.model)?;
     memory::expect_room("this model's sequences", checkpoint.sequence_bytes()?)?;

@@ -191,7 +191,13 @@ fn what_cannot_be_written_in_the_end_is_refused_in_the_beginning() {
     fs::create_dir_all(folder.path().join("data/prose.md")).expect("a folder");
     fs::write(folder.path().join("file"), "").expect("a written file");
     fs::write(folder.path().join("file.md"), "").expect("a written file");
-    let evaluate: [(&[&str], &str); 8] = [
+    // Of two fields of one name only one would count.
+    let twice = plan.replacen("\"k\": 1, \"max\": 3 }", "\"k\": 1, \"max\": 3 }, \"experts_per_token\": {}", 1);
+    assert_ne!(twice, plan);
+    fs::write(folder.path().join("twice.json"), twice).expect("a written file");
+    let evaluate: [(&[&str], &str); 10] = [
+        (&["--report", "report."], "--report `report.`"),
+        (&["--plan", "twice.json"], "`experts_per_token` is there twice"),
         (&["--report", "report"], "--report `report`"),
         (&["--report", "."], "--report `.`"),
         (&["--report", "data/prose.md"], "data/prose.md"),
@@ -219,6 +225,59 @@ fn what_cannot_be_written_in_the_end_is_refused_in_the_beginning() {
     let trained = ["da-moe-model", "target/evaluate/smoke/masked"].map(|place| folder.path().join(place).exists());
     assert_eq!(trained, [false; 2], "nothing was trained");
     assert_refused(&output(folder.path(), &["explain", "--text", "a"]), "da-moe train");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_are_refused_in_the_beginning() {
+    let folder = folder();
+    let text = write_text(folder.path(), "fox");
+    for (link, place) in
+        [("astray.svg", "absent/picture.svg"), ("circle.svg", "circle.svg"), ("report.md", "absent/report.md")]
+    {
+        std::os::unix::fs::symlink(place, folder.path().join(link)).expect("a link");
+    }
+    for link in ["astray.svg", "circle.svg"] {
+        let train = ["train", "--text", &text, "--svg", link];
+        assert_refused(&output(folder.path(), &train), &format!("--svg `{link}` cannot be written"));
+    }
+    assert_refused(
+        &output(folder.path(), &["evaluate", "--report", "report.md"]),
+        "--report `report.md` cannot be written",
+    );
+    let trained = ["da-moe-model", "target/evaluate/smoke/masked"].map(|place| folder.path().join(place).exists());
+    assert_eq!(trained, [false; 2], "nothing was trained");
+}
+
+/// Nothing is read of what may never end.
+#[cfg(unix)]
+#[test]
+fn a_device_is_no_checkpoint() {
+    let folder = folder();
+    assert_refused(
+        &output(folder.path(), &["explain", "--text", "a", "--model", "/dev/null"]),
+        "/dev/null: is not a file",
+    );
+}
+
+#[test]
+fn what_is_read_is_not_written_over() {
+    let folder = folder();
+    let text = write_text(folder.path(), "fox");
+    let before = fs::read(folder.path().join(&text)).expect("the text");
+    let others: [&[&str]; 3] = [
+        &["demo", "--text", &text],
+        &["explain", "--text", "a", "--model", &text],
+        &["run", "--config", &text, "--input", &text, "--output", &text],
+    ];
+    for command in others {
+        let options: &[&[&str]] =
+            if command[0] == "run" { &[&[]] } else { &[&["--svg", &text], &["--html", "./fox.txt"]] };
+        for option in options {
+            assert_refused(&output(folder.path(), &[command, option].concat()), "is what is read");
+        }
+    }
+    assert_eq!(fs::read(folder.path().join(&text)).expect("the text"), before);
 }
 
 #[test]

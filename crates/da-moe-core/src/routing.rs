@@ -67,7 +67,8 @@ pub struct Selection<'a> {
     pub experts: TensorRef<'a, 2>,
     /// `[T, k_max]` f32: weight of each slot, 0 past `k_t`.
     pub weights: TensorRef<'a, 2>,
-    /// `[T, k_max]` i32: the first `k_max` candidates by selection key; the divisor of `candidates` is their sum.
+    /// `[T, k_max]` i32: the first `k_max` candidates by selection key, −1 for those that a bias of −∞ forbids and that are not
+    /// selected; the divisor of `candidates` is the others' sum.
     /// After a routing from outside: for each slot its position among the caller's entries of the token, −1 where absent.
     pub ranked: TensorRef<'a, 2>,
 }

@@ -131,7 +131,9 @@ fn router_backward(problem: &Problem, forward: &Forward, dg: &[Vec<f64>], gradie
         if config.losses.balance != 0.0 {
             add_scaled(&mut dz, config.losses.balance, &balance_backward(config, z, &forward.load, &problem.mask));
         }
-        add_scaled(&mut dz, config.losses.z, &z_backward(z, &problem.mask));
+        if config.losses.z != 0.0 {
+            add_scaled(&mut dz, config.losses.z, &z_backward(z, &problem.mask));
+        }
         for (e, &dz) in dz.iter().enumerate() {
             add_scaled(row_mut(d_router, e, d), dz, problem.x_row(t));
             add_scaled(row_mut(&mut gradients.x, t, d), dz, row(&problem.router, e, d));

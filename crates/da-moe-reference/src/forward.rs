@@ -12,7 +12,7 @@ use crate::{
 pub struct Decision {
     /// Per token its experts in slot order.
     pub experts: Vec<Vec<usize>>,
-    /// Per token its first `k_max` candidates; for a routing from outside, each slot's position in the caller's order.
+    /// Per token its first `k_max` candidates, without those that are forbidden and not selected; for a routing from outside, each slot's position in the caller's order.
     pub ranked: Vec<Vec<usize>>,
     /// Per token and slot, whether capacity dropped it.
     pub dropped: Vec<Vec<bool>>,
@@ -88,8 +88,10 @@ fn gate(problem: &Problem) -> Vec<(Vec<Slot>, Vec<usize>)> {
     let of_token = |t: usize| {
         let mut ranked = selection_order(config, &keys[t]);
         ranked.truncate(config.k_max());
-        let selected = &ranked[..k[t]];
-        let weights = weights(&config.router, row(&z, t, candidates), selected, &ranked);
+        let forbidden = |e: &usize| problem.router_bias.as_ref().is_some_and(|bias| bias[*e] == f64::NEG_INFINITY);
+        let selected = ranked[..k[t]].to_vec();
+        ranked.retain(|e| selected.contains(e) || !forbidden(e));
+        let weights = weights(&config.router, row(&z, t, candidates), &selected, &ranked);
         let slots: Vec<Slot> = selected.iter().zip(weights).map(|(&expert, weight)| Slot { expert, weight }).collect();
         (slot_order(&slots).into_iter().map(|i| slots[i]).collect(), ranked)
     };

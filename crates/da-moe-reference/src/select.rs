@@ -29,8 +29,10 @@ pub fn ranked_by_logits(scoring: Scoring, bias: Option<&[f64]>) -> bool {
 impl Keys {
     /// Of a token with logits `z`.
     pub fn new(scoring: Scoring, z: &[f64], bias: Option<&[f64]>) -> Self {
+        // Infinite numbers count as the largest there are, so that an infinite bias is the sum; NaN passes through.
         let biased = |values: &[f64]| -> Vec<f64> {
-            values.iter().enumerate().map(|(e, value)| value + bias.map_or(0.0, |bias| bias[e])).collect()
+            let bias = |e: usize| bias.map_or(0.0, |bias| bias[e]);
+            values.iter().enumerate().map(|(e, value)| value.clamp(f64::MIN, f64::MAX) + bias(e)).collect()
         };
         let sums = biased(&scores(scoring, z));
         if !ranked_by_logits(scoring, bias) {

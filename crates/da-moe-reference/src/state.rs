@@ -14,7 +14,8 @@ pub fn running_statistics(state: [f64; 4]) -> (f64, f64) {
 
 /// Whether no step has left these statistics.
 fn is_fresh(state: [f64; 4]) -> bool {
-    !(state[3] > 0.0 && state[0].is_finite() && state[1].is_finite())
+    let [low, high, _, steps] = state;
+    !(steps > 0.0 && steps.is_finite() && low >= 0.0 && low <= high && high.is_finite())
 }
 
 /// `λ` in f32, as it is stored; `1 / (2 (mean_k − k_min) + 1)` while fresh.

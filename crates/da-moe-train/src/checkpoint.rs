@@ -17,6 +17,7 @@ use da_moe::STATE_LEN;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::path::Path;
 
 /// The text beside the tensors.
@@ -86,6 +87,10 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read or is none: whose configuration is refused, or whose tensors are not those of its configuration.
     pub fn read(path: &Path) -> Result<Self> {
+        // A device may never end.
+        if !fs::metadata(path).map_err(TrainError::file(path))?.is_file() {
+            return Err(TrainError::contents(path, "is not a file"));
+        }
         let bytes = pointer::read(path).map_err(TrainError::file(path))?;
         Self::parse(&bytes).map_err(|problem| TrainError::contents(path, problem))
     }

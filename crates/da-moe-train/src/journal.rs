@@ -70,6 +70,9 @@ struct Found<T> {
     end: usize,
 }
 
+/// Braces in a part of an object, at most; whole ones that are written have some dozens.
+const MOST_BRACES: usize = 256;
+
 impl<T: DeserializeOwned> Found<T> {
     fn in_line(line: &[u8], number: usize, path: &Path) -> Result<Self> {
         // What a file system that lost its last writes may have instead of them.
@@ -96,7 +99,8 @@ impl<T: DeserializeOwned> Found<T> {
             Err(_) => {}
         }
         let mut found = Self { objects: Vec::new(), torn: false, end: 0 };
-        let mut at = 0;
+        // Each brace is read from to where it makes no sense any more, which may be the line's end.
+        let (mut at, mut tried) = (0, 0);
         while at < text.len() {
             let mut values = serde_json::Deserializer::from_slice(&text[at..]).into_iter::<T>();
             if text[at] == b'{'
@@ -105,8 +109,15 @@ impl<T: DeserializeOwned> Found<T> {
                 at += values.byte_offset();
                 found.objects.push(object);
                 found.end = first + at;
+                tried = 0;
             } else {
                 found.torn |= !is_nothing(&text[at]);
+                tried += usize::from(text[at] == b'{');
+                if tried > MOST_BRACES {
+                    return Err(wrong(format!(
+                        "more than {MOST_BRACES} braces are of no object that was written here"
+                    )));
+                }
                 at += 1;
             }
         }
@@ -244,6 +255,17 @@ mod tests {
             journal.append(&object(3)).unwrap();
             let (found, _) = objects(&path).unwrap();
             assert_eq!(found, [expected, vec![object(3)]].concat(), "{name}: with another");
+        }
+    }
+
+    #[test]
+    fn a_line_of_braces_is_an_error_and_costs_no_time() {
+        for part in ["{\"a\":", "{", "{\"number\":1,\"a\":"] {
+            let (_folder, path) = file(part.repeat(50_000).as_bytes());
+            let start = std::time::Instant::now();
+            assert!(objects(&path).is_err_and(|error| error.to_string().contains("line 1: more than 256 braces")));
+            // To each brace's end from every one before would take minutes.
+            assert!(start.elapsed().as_secs() < 20, "{part}");
         }
     }
 

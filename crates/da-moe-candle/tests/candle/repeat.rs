@@ -94,6 +94,7 @@ fn what_a_layer_never_carries_is_refused() -> Result<()> {
         (0, f32::NAN, "finite"),
         (1, f32::INFINITY, "finite"),
         (0, sound[1] + 1.0, "minimum"),
+        (0, -0.5, "minimum"),
         (2, -0.5, "price"),
         (3, -1.0, "steps"),
         (3, 1.5, "steps"),

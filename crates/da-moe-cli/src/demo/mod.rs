@@ -12,7 +12,7 @@ mod vectors;
 use crate::args::DemoArgs;
 use crate::heat_map::{self, Colors};
 use crate::run::output::replace;
-use crate::{Error, Result};
+use crate::{Error, Result, ahead};
 use anstream::AutoStream;
 use da_moe_train::pointer;
 use findings::Findings;
@@ -29,6 +29,9 @@ const DEFAULT_TEXT: &str = include_str!("../../README.md");
 const MOST_TOKENS: usize = 2048;
 
 pub(crate) fn execute(arguments: &DemoArgs) -> Result<()> {
+    for (option, path) in [("--svg", &arguments.svg), ("--html", &arguments.html)] {
+        path.iter().try_for_each(|path| ahead::is_another(option, path, arguments.text.as_deref()))?;
+    }
     let source = match &arguments.text {
         None => markdown::prose(DEFAULT_TEXT),
         Some(path) => read(path)?,

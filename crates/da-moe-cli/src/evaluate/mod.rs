@@ -10,6 +10,7 @@ use crate::{Error, Result, ahead, single};
 use da_moe_train::evaluate::{Event, Grid, Outcomes, Places, Plan};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub(crate) fn execute(arguments: &EvaluateArgs) -> Result<()> {
 fn beside(arguments: &EvaluateArgs) -> Result<PathBuf> {
     const OPTION: &str = "--report";
     let report = &arguments.report;
-    if report.extension().is_none() {
+    if report.extension().is_none_or(OsStr::is_empty) {
         let problem = "needs an ending such as `.md`: pictures and outcomes go into a folder of its name without it";
         return Err(ahead::refused(OPTION, report, problem));
     }

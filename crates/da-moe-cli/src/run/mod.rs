@@ -10,7 +10,7 @@ pub use output::Output;
 use crate::args::RunArgs;
 use crate::device::{Opened, Why};
 use crate::target::Target;
-use crate::{Device, Error, Result, memory};
+use crate::{Device, Error, Result, ahead, memory};
 use da_moe::{DType, Keep, Layer, LayerConfig, Step};
 use da_moe_train::pointer;
 use file::InputFile;
@@ -63,6 +63,9 @@ pub(crate) fn execute(arguments: &RunArgs) -> Result<()> {
     let options = Options { device: arguments.device, dtype: arguments.dtype, backward: arguments.backward };
     // A device that is not there is told before the files are looked at.
     options.device.open()?;
+    for read in [&arguments.config, &arguments.input] {
+        ahead::is_another("--output", &arguments.output, Some(read))?;
+    }
     let config = text(&arguments.config)?;
     let bytes =
         pointer::read(&arguments.input).map_err(|source| Error::Read { path: arguments.input.clone(), source })?;

@@ -114,7 +114,7 @@ fn attempt(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Where a link leads, whether there is a file yet or not: it keeps pointing there.
-fn followed(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn followed(path: &Path) -> io::Result<PathBuf> {
     /// As many as Linux follows.
     const MOST: usize = 40;
     let mut place = path.to_path_buf();

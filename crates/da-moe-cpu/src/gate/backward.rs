@@ -106,8 +106,8 @@ impl GateBackward<'_> {
                 pull.iter_mut().zip(&self.pull).for_each(|(to, pull)| *to = pull * per_token);
                 through_shares(scores.whole(), logits, 0..candidates, scores.shares(), pull, dz);
             }
-            let z = self.z * 2.0 * buffers.scores.log_sum_exp() * per_token;
-            if z != 0.0 {
+            if self.z != 0.0 {
+                let z = self.z * 2.0 * buffers.scores.log_sum_exp() * per_token;
                 dz.iter_mut().zip(buffers.scores.softmax()).for_each(|(dz, p)| *dz += z * p);
             }
         }

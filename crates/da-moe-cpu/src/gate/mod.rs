@@ -140,6 +140,7 @@ impl Gate<'_> {
             ranking.rank(logits, scores.values(), ranked);
             if self.mask.is_some_and(|mask| mask[token] == 0) {
                 task.k[i] = 0;
+                self.leave_out_forbidden(ranked);
                 continue;
             }
             partial.z += f64::from(scores.log_sum_exp()) * f64::from(scores.log_sum_exp());
@@ -150,6 +151,7 @@ impl Gate<'_> {
                 _ => {}
             }
             let count = task.k[i] as usize;
+            self.leave_out_forbidden(&mut ranked[count..]);
             for &expert in &ranked[..count] {
                 partial.load[expert as usize] += 1;
             }
@@ -159,6 +161,13 @@ impl Gate<'_> {
             }
         }
         partial
+    }
+
+    /// Those that are not selected are in no divisor either.
+    fn leave_out_forbidden(&self, ranked: &mut [i32]) {
+        if let Some(bias) = self.bias {
+            ranked.iter_mut().filter(|e| bias[**e as usize] == f32::NEG_INFINITY).for_each(|e| *e = -1);
+        }
     }
 
     fn clamp(&self, k: usize) -> i32 {

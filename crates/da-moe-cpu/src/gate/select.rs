@@ -14,6 +14,12 @@ pub(crate) fn ordered(value: f32) -> u32 {
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
+/// A number with a bias. Infinite ones count as the largest there are, so that an infinite bias is the sum; NaN passes through.
+#[inline(always)]
+fn biased(value: f32, bias: f32) -> f32 {
+    value.clamp(f32::MIN, f32::MAX) + bias
+}
+
 /// `(rank class, value, lower index first)` in one number, the best largest.
 #[inline(always)]
 fn pack(class: u64, value: f32, index: usize) -> u64 {
@@ -53,8 +59,8 @@ impl<'a> Ranking<'a> {
     pub fn rank(&mut self, logits: &[f32], scores: &[f32], ranked: &mut [i32]) {
         let (config, biases, by_logits) = (self.config, self.bias, self.by_logits);
         let bias = |e: usize| biases.map_or(0.0, |bias| bias[e]);
-        let key = |e: usize| scores[e] + bias(e);
-        let order = |e: usize| if by_logits { logits[e] + bias(e) } else { key(e) };
+        let key = |e: usize| biased(scores[e], bias(e));
+        let order = |e: usize| if by_logits { biased(logits[e], bias(e)) } else { key(e) };
         self.above = 0;
         for e in 0..scores.len() {
             let above = match &config.experts_per_token.policy {
@@ -67,7 +73,7 @@ impl<'a> Ranking<'a> {
             let allowed = |e: &usize| bias(*e) != f32::NEG_INFINITY;
             let larger = |largest: f32, e: usize| if logits[e] > largest { logits[e] } else { largest };
             let origin = (0..logits.len()).filter(allowed).fold(f32::NEG_INFINITY, larger);
-            let relative = |e: usize| relative(config.router.scoring, logits[e], origin) + bias(e);
+            let relative = |e: usize| biased(relative(config.router.scoring, logits[e], origin), bias(e));
             self.bar_weak_groups(|e| if by_logits { relative(e) } else { key(e) });
         }
         let above = |packed: &&u64| *packed >> 48 == REACHABLE | ABOVE;

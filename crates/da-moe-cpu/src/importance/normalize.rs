@@ -28,8 +28,10 @@ pub(super) fn with_state(
     let Normalize::Running { momentum } = rule else {
         return normalize(rule, sequences, values);
     };
-    let fresh = !(state[STEPS] > 0.0 && state[MINIMUM].is_finite() && state[MAXIMUM].is_finite());
-    let (low, high) = if fresh { (0.0, 1.0) } else { (state[MINIMUM], state[MAXIMUM]) };
+    let (low, high, steps) = (state[MINIMUM], state[MAXIMUM], state[STEPS]);
+    // What no step leaves counts as none.
+    let fresh = !(steps > 0.0 && steps.is_finite() && low >= 0.0 && low <= high && high.is_finite());
+    let (low, high) = if fresh { (0.0, 1.0) } else { (low, high) };
     values.iter_mut().for_each(|value| *value = sane(*value));
     // An average would never leave infinity again.
     let (least, most) = extremes(values.iter().copied().filter(|value| value.is_finite()));
@@ -38,7 +40,7 @@ pub(super) fn with_state(
         let keep = if fresh { 0.0 } else { *momentum as f32 };
         state[MINIMUM] = (keep * low + (1.0 - keep) * least).min(f32::MAX);
         state[MAXIMUM] = (keep * high + (1.0 - keep) * most).min(f32::MAX);
-        state[STEPS] = if fresh { 1.0 } else { state[STEPS] + 1.0 };
+        state[STEPS] = if fresh { 1.0 } else { steps + 1.0 };
     }
 }
 

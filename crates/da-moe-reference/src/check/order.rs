@@ -99,6 +99,16 @@ impl Order<'_> {
         (0..self.logits.len()).filter(|&e| best.contains(&groups.of(e))).collect()
     }
 
+    /// Of the first `k_max` of these candidates those that are forbidden and not among the first `k`. NaN ranks behind them.
+    pub(super) fn left_out(&self, reachable: &[usize], k_max: usize, k: usize) -> usize {
+        let is_forbidden = |e: &&usize| self.bias.is_some_and(|bias| bias[**e] == f64::NEG_INFINITY);
+        let is_nan = |e: &&usize| self.keys.order[**e].is_nan();
+        let forbidden = reachable.iter().filter(is_forbidden).filter(|e| !is_nan(e)).count();
+        let before = reachable.iter().filter(|e| !is_forbidden(e) && !is_nan(e)).count();
+        let within = |places: usize| places.saturating_sub(before).min(forbidden);
+        within(k_max) - within(k)
+    }
+
     /// Candidates of groups that are among the best ones whatever the score error.
     pub(super) fn surely_reachable(&self) -> Vec<usize> {
         let groups = self.groups();

@@ -71,9 +71,14 @@ fn check_gate(problem: &Problem, outcome: &Outcome, report: &mut Report) {
         let slots = t * k_max..(t + 1) * k_max;
         let k = outcome.k[t] as usize;
         let selected = ids(report, "experts", t, &outcome.experts[slots.clone()][..k], candidates);
-        let ranked = ids(report, "ranked", t, &outcome.ranked[slots], candidates);
+        let listed: Vec<i64> = outcome.ranked[slots].iter().copied().filter(|&e| e != -1).collect();
+        let ranked = ids(report, "ranked", t, &listed, candidates);
         let (Some(selected), Some(ranked)) = (selected, ranked) else { continue };
         let reachable = order.reachable(&[&selected[..], &ranked[..]].concat());
+        let left_out = order.left_out(&reachable, k_max, k);
+        if ranked.len() + left_out != k_max {
+            report.mismatch("ranked", &[t], format!("{} candidates", ranked.len()), format!("{}", k_max - left_out));
+        }
         best_first(report, "experts", t, &order, &selected, &reachable);
         best_first(report, "ranked", t, &order, &ranked, &reachable);
         for pair in ranked.windows(2).filter(|pair| order.surely_before(pair[1], pair[0])) {

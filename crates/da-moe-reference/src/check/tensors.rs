@@ -52,7 +52,7 @@ fn decision(problem: &Problem, outcome: &Outcome, slots: &[Vec<Slot>]) -> Decisi
     let ranked = |t: usize| {
         let filled = if problem.routing.is_some() { slots[t].len() } else { k_max };
         let filled = if problem.mask[t] { filled } else { 0 };
-        outcome.ranked[t * k_max..t * k_max + filled].iter().map(|&e| e as usize).collect()
+        outcome.ranked[t * k_max..t * k_max + filled].iter().filter_map(|&e| usize::try_from(e).ok()).collect()
     };
     Decision {
         experts: slots.iter().map(|slots| slots.iter().map(|slot| slot.expert).collect()).collect(),

@@ -3,7 +3,9 @@
 use crate::allocation::{Rank, Signal};
 use crate::config::{ModelConfig, RunConfig, Schedule};
 use crate::error::{Result, TrainError};
+use crate::header;
 use crate::variant::Variant;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -138,7 +140,10 @@ impl Plan {
     /// # Errors
     /// As [`Plan::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let plan: Self = serde_json::from_str(text).map_err(|error| TrainError::contents(path, error))?;
+        let wrong = |error: serde_json::Error| TrainError::contents(path, error);
+        // Of two fields of one name in a layer the last would count; what is read from the text itself says where errors are.
+        header::json::<IgnoredAny>(text).map_err(wrong)?;
+        let plan: Self = serde_json::from_str(text).map_err(wrong)?;
         plan.validate()?;
         Ok(plan)
     }
