@@ -128,7 +128,7 @@ fn compile(compiler: &Compiler, names: &[String], out: &Path) -> Result<(), Stri
     Ok(())
 }
 
-/// What `src/cuda/images.rs` includes.
+/// What `src/cuda/device/images.rs` includes.
 fn built(names: &[String], compiler: &Compiler) -> String {
     let mut text = String::from("static IMAGES: Option<&[Image]> = Some(&[\n");
     for name in names.iter().map(|name| nvcc::stem(name)) {

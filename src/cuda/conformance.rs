@@ -1,4 +1,4 @@
-//! Runs the kernels of `kernels/conformance.cu`, each of which is one instruction or function of the hardware, on any
+//! Runs the kernels of `kernels/conformance/conformance.cu`, each of which is one instruction or function of the hardware, on any
 //! device: for the tests that hold the emulator against a GPU.
 
 #![allow(unsafe_code, reason = "a launch on device memory; the block names what it relies on")]
@@ -26,7 +26,7 @@ impl MicroKernel {
         Self { name, blocks, threads, input_words: all * input, output_words: all * output }
     }
 
-    /// As in `kernels/conformance.cu`.
+    /// As in `kernels/conformance/conformance.cu`.
     pub fn name(&self) -> &'static str {
         self.name
     }

@@ -1,7 +1,7 @@
 //! The emulator, a GPU and the manuals agree on single instructions. Under nvcc a PTX wrapper is text in a string, on
 //! the emulator a function: nothing else would notice a wrong operand in the text.
 //!
-//! Each kernel of `kernels/conformance.cu` is one instruction. Its output is held against plain Rust everywhere,
+//! Each kernel of `kernels/conformance/conformance.cu` is one instruction. Its output is held against plain Rust everywhere,
 //! against vectors recorded on GPUs (`vectors/`), and against a GPU where there is one. `DA_MOE_RECORD=1` records it with the
 //! others, `DA_MOE_RECORD=FOLDER` elsewhere.
 

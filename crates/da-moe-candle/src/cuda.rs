@@ -6,8 +6,8 @@ mod lent;
 
 use crate::carried::Carried;
 use crate::how::Start;
-use crate::lend::unknown;
 use crate::lock;
+use crate::types::unknown;
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, cudarc};
 use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Result, bail};

@@ -1,6 +1,7 @@
 //! candle's tensors as the library's views, without a copy, and the library's results as candle's tensors.
 
 use crate::engine::Engine;
+use crate::types::unknown;
 use candle_core::backend::BackendStorage;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
@@ -74,11 +75,6 @@ fn host<'s>(name: &str, storage: &'s CpuStorage, first: usize) -> Result<Slice<'
         CpuStorage::U8(elements) => from(elements, first).into(),
         other => return unknown(name, other.dtype()),
     })
-}
-
-/// A refusal of a type that no tensor of the library has.
-pub(crate) fn unknown<T>(name: &str, dtype: DType) -> Result<T> {
-    bail!("`{name}` is {dtype:?}, which the layer has no use for")
 }
 
 /// Memory of candle's for a result, to be written by the library.

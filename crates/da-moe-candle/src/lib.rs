@@ -14,6 +14,7 @@ mod lend;
 mod module;
 mod record;
 mod steps;
+mod types;
 mod weights;
 
 pub use carried::Carried;

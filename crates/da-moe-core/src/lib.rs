@@ -13,6 +13,7 @@ mod dtype;
 mod error;
 mod forward_args;
 mod inputs;
+mod keep;
 mod layer;
 mod memory;
 mod parameters;
@@ -45,6 +46,7 @@ pub use forward_args::{
     Rows, SharedPermute,
 };
 pub use inputs::Inputs;
+pub use keep::Keep;
 pub use layer::Layer;
 pub use memory::{ForeignMemory, Memory, same_elements};
 pub use parameters::Parameters;
@@ -55,7 +57,7 @@ pub use shapes::Shape;
 pub use sizes::Sizes;
 pub use slice::{Buffer, Element, Slice, SliceMut};
 pub use state::{STATE_LEN, State};
-pub use step::{Keep, Step, StepBytes};
+pub use step::{Step, StepBytes};
 pub use tensor::{TensorMut, TensorRef, expect_host};
 pub use timed::{StageTimes, Timed};
 pub use weights::{Gradients, Weights};

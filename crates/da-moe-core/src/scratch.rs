@@ -1,7 +1,6 @@
 //! What a call needs and leaves nothing in: one is enough for all layers of a model that run one after another.
 
-use crate::step::Keep;
-use crate::{Backend, DType, Error, Memory, Result, Sizes};
+use crate::{Backend, DType, Error, Keep, Memory, Result, Sizes};
 
 /// Buffers that mean nothing between calls: what stages hand each other within a forward or a backward.
 ///

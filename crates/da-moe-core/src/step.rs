@@ -2,20 +2,9 @@
 
 use crate::scratch::{Scratch, total};
 use crate::{
-    Backend, DType, Error, Memory, Plan, PlanMut, Result, Selection, SelectionMut, SharedPlan, SharedPlanMut, Sizes,
-    Slice, TensorMut, TensorRef,
+    Backend, DType, Error, Keep, Memory, Plan, PlanMut, Result, Selection, SelectionMut, SharedPlan, SharedPlanMut,
+    Sizes, Slice, TensorMut, TensorRef,
 };
-
-/// What backward needs of the experts' hidden rows (SPEC §6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Only forward will be called.
-    Nothing,
-    /// Forward keeps `h`: `R · F` (or `2F`) elements of [`Backend::intermediate`]'s type.
-    Hidden,
-    /// Backward computes `h` again from `x`.
-    Recompute,
-}
 
 /// The results of a forward call that backward and reports read.
 #[derive(Debug)]

@@ -46,6 +46,20 @@ pub(crate) fn check_below(
     Ok(())
 }
 
+/// Refuses offsets that do not start at 0, fall, or do not end at `end`.
+pub(crate) fn check_offsets(op: &'static str, argument: &'static str, offsets: &[i32], end: usize) -> Result<()> {
+    let problem = if offsets.first() != Some(&0) {
+        "does not start at 0".to_string()
+    } else if let Some(at) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
+        format!("falls from {} to {} at position {}", offsets[at], offsets[at + 1], at + 1)
+    } else if offsets.last().is_some_and(|&last| last as usize != end) {
+        format!("ends at {}, expected {end}", offsets[offsets.len() - 1])
+    } else {
+        return Ok(());
+    };
+    Err(Error::Value { op, argument, problem })
+}
+
 /// The elements of a contiguous rank-1 view, exactly its length.
 pub(crate) fn vector<'a, S: Element>(
     op: &'static str,

@@ -5,7 +5,9 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::module::{Machine, Module};
+use crate::tensor_map::{TensorMap, TensorMap2d};
 use crate::traffic::{SharedPlace, Traffic};
+use crate::work::Work;
 use crate::{Error, Kind, Report};
 
 /// How the threads of a launch are interleaved.
@@ -42,44 +44,6 @@ impl Schedule {
         let resident = 1 + (seed.wrapping_add(seed / 4) % 4) as u32;
         Self { seed, policy, resident }
     }
-}
-
-/// A row-major matrix in device memory, and the box of it that one copy of the tensor memory accelerator moves.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct TensorMap2d {
-    /// Elements in a row.
-    pub inner: u64,
-    /// Rows.
-    pub outer: u64,
-    /// Bytes from one row to the next.
-    pub row_bytes: u64,
-    /// Elements of a row in a box.
-    pub box_inner: u32,
-    /// Rows in a box.
-    pub box_outer: u32,
-    /// Bytes of an element.
-    pub element_bytes: u32,
-    /// Width of the swizzle in bytes: 0 (none), 32, 64 or 128. Rows of a box are as wide, if there is one.
-    pub swizzle: u32,
-}
-
-/// What kernels take as a `CUtensorMap` parameter.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub struct TensorMap([u64; 16]);
-
-/// How much the kernels of a device have asked for: what costs time on a GPU and shows in no result. A test that knows how
-/// much is needed can tell that no more is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Work {
-    /// Multiplications, each with its addition, of `mma.sync` and `wgmma`: m·n·k an instruction.
-    pub multiply_adds: u64,
-    /// Bytes of shared memory that `cp.async` and the tensor memory accelerator have filled, zeros included.
-    pub copied_bytes: u64,
-    /// Bytes that loads and `ldmatrix` have read of shared memory. The host compiler may have joined loads of one address.
-    pub shared_read_bytes: u64,
 }
 
 /// An emulated device. Launches on different devices may run at the same time; those on one take turns.

@@ -8,11 +8,15 @@ mod libcuda;
 mod module;
 mod runtime;
 mod sources;
+mod tensor_map;
 mod traffic;
+mod work;
 
 pub use compiler::Compiler;
-pub use device::{Device, Policy, Schedule, TensorMap, TensorMap2d, Work};
+pub use device::{Device, Policy, Schedule};
 pub use error::{Error, Kind, Report};
 pub use libcuda::{Counts, Libcuda};
 pub use module::Module;
+pub use tensor_map::{TensorMap, TensorMap2d};
 pub use traffic::{SharedPlace, Traffic};
+pub use work::Work;

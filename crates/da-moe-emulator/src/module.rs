@@ -6,8 +6,9 @@ use std::path::Path;
 use libloading::{Library, Symbol};
 
 use crate::Error;
-use crate::device::{TensorMap2d, Work};
+use crate::tensor_map::TensorMap2d;
 use crate::traffic::Traffic;
+use crate::work::Work;
 
 /// The runtime's device. Only pointers to it exist here.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use crate::data::{Example, Labelled, Tokenizer};
 use crate::error::{Result, TrainError};
-use crate::evaluate::FineTuning;
+use crate::fine_tuning::FineTuning;
 use crate::model::Transformer;
 use crate::optimizer::AdamW;
 use crate::random;

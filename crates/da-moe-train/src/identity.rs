@@ -2,7 +2,7 @@
 
 use crate::config::RunConfig;
 use crate::data::{Labelled, Prose, Tokenizer};
-use crate::run::Pace;
+use crate::pace::Pace;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

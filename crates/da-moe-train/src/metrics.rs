@@ -5,6 +5,17 @@ use da_moe_candle::Record;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// How many experts a token of the vocabulary got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenExperts {
+    /// Its text.
+    pub token: String,
+    /// Mean over its places and all layers.
+    pub mean_k: f64,
+    /// Its places.
+    pub count: u64,
+}
+
 /// How experts were given to the tokens of one or more batches, over all layers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Allocated {

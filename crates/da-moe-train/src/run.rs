@@ -8,25 +8,13 @@ use crate::error::{Result, TrainError};
 use crate::journal::{self, Journal};
 use crate::metrics::Line;
 use crate::owner::Owner;
+use crate::pace::Pace;
 use crate::trainer::{Since, Trainer};
 use crate::whole;
 use candle_core::Device;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// How often a run writes, and how much held-out text it is tried on.
-#[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Steps between lines of `metrics.jsonl`.
-    pub line: u64,
-    /// Lines between measurements on held-out text; there is one after the last step in any case.
-    pub held_out: u64,
-    /// Lines between checkpoints; there is one after the last step in any case.
-    pub checkpoint: u64,
-    /// Batches of held-out text.
-    pub batches: u64,
-}
 
 /// A run's files.
 #[derive(Clone, Debug)]

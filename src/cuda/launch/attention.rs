@@ -1,5 +1,5 @@
-//! Which launches read importance off attention: off a matrix of probabilities (`kernels/importance_probabilities.cu`), or
-//! straight off queries and keys (`kernels/importance_attention.cu`, `kernels/importance_attention_f32.cu`).
+//! Which launches read importance off attention: off a matrix of probabilities (`kernels/importance/importance_probabilities.cu`), or
+//! straight off queries and keys (`kernels/importance/importance_attention.cu`, `kernels/importance/importance_attention_f32.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::blocks;

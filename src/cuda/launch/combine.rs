@@ -1,4 +1,4 @@
-//! Which kernel combines, and with how many threads (`kernels/combine.cu`).
+//! Which kernel combines, and with how many threads (`kernels/combine/combine.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::Call;

@@ -1,4 +1,4 @@
-//! Which kernels find the gradients of null experts, with how many threads (`kernels/combine_backward.cu`).
+//! Which kernels find the gradients of null experts, with how many threads (`kernels/combine/combine_backward.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};

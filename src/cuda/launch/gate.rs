@@ -1,5 +1,5 @@
-//! How many threads gate, the memory they need, and the configuration as the kernels read it (`kernels/gate.cu`,
-//! `kernels/budget.cu`, `kernels/routing.cu`).
+//! How many threads gate, the memory they need, and the configuration as the kernels read it (`kernels/gate/gate.cu`,
+//! `kernels/gate/budget.cu`, `kernels/gate/routing.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};

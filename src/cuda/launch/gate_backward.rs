@@ -1,5 +1,5 @@
 //! Which kernels go from weights back to logits and put `dx` together, and with how many threads
-//! (`kernels/gate_backward.cu`, `kernels/gate_dx.cu`).
+//! (`kernels/gate/gate_backward.cu`, `kernels/gate/gate_dx.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::Workspace;

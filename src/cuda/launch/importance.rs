@@ -1,4 +1,4 @@
-//! Which launches measure and normalise importance (`kernels/importance.cu`); [`attention`](super::attention) reads
+//! Which launches measure and normalise importance (`kernels/importance/importance.cu`); [`attention`](super::attention) reads
 //! attention.
 
 use crate::cuda::abi;

@@ -1,4 +1,4 @@
-//! How many threads make the dispatch plan, and the memory they need (`kernels/permute.cu`).
+//! How many threads make the dispatch plan, and the memory they need (`kernels/permute/permute.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};

@@ -1,4 +1,4 @@
-//! Which kernel sums the rows' gradients back to their tokens, and with how many threads (`kernels/permute_backward.cu`).
+//! Which kernel sums the rows' gradients back to their tokens, and with how many threads (`kernels/permute/permute_backward.cu`).
 
 use crate::DType;
 use crate::cuda::abi;

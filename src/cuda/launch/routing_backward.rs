@@ -1,4 +1,4 @@
-//! How many threads put gradients back into a caller's routing (`kernels/routing_backward.cu`).
+//! How many threads put gradients back into a caller's routing (`kernels/gate/routing_backward.cu`).
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::blocks;

@@ -1,7 +1,9 @@
 //! The first lines of a report: what the plan asks first, and the answers.
 
-use super::report::DIGITS;
 use da_moe_train::evaluate::{Comparison, Estimate, Group, Outcome, Outcomes, Plan};
+
+/// Shares of a nat that a figure is given to.
+pub(super) const DIGITS: usize = 4;
 
 /// One line of Markdown for each headline question of the plan.
 pub(super) fn headline(plan: &Plan, outcomes: &Outcomes) -> String {

@@ -1,6 +1,6 @@
 //! The report of a grid: what was asked, what was found, how sure it is, and what has not been run.
 
-use super::headline::{accuracy_gain, advantage, headline, loss};
+use super::headline::{DIGITS, accuracy_gain, advantage, headline, loss};
 use super::plot;
 use da_moe_train::evaluate::{Comparison, Estimate, Group, Outcome, Outcomes, Plan};
 use da_moe_train::file_name;
@@ -18,9 +18,6 @@ pub(super) struct Report {
     /// Name of the folder that the pictures are in.
     folder: String,
 }
-
-/// Shares of a nat that a figure is given to.
-pub(super) const DIGITS: usize = 4;
 
 // Writing to a string cannot fail, so the results of `writeln!` below carry no news.
 

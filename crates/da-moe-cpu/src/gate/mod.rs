@@ -9,8 +9,7 @@ mod select;
 mod shares;
 
 pub(crate) use backward::backward;
-pub(crate) use routing::{check_offsets, check_routing, routing, routing_backward};
-pub(crate) use scores::entropy;
+pub(crate) use routing::{check_routing, routing, routing_backward};
 pub(crate) use select::ordered;
 
 use crate::views::{Rows, optional, output, rows, unmasked_count, vector};

@@ -1,7 +1,7 @@
 //! A finished routing from the caller (SPEC §2 `given`): put into slot order, and its gradient put back.
 
 use super::select::ordered;
-use crate::views::{optional, output, rows, unmasked_count, vector};
+use crate::views::{check_offsets, optional, output, rows, unmasked_count, vector};
 use da_moe_core::{Error, Result, Routing, RoutingArgs, RoutingBackwardArgs, TensorRef, expert_id};
 use std::cmp::Reverse;
 
@@ -68,20 +68,6 @@ pub(crate) fn check_routing(
         }
     }
     Ok(())
-}
-
-/// Refuses offsets that do not start at 0, fall, or do not end at `end`.
-pub(crate) fn check_offsets(op: &'static str, argument: &'static str, offsets: &[i32], end: usize) -> Result<()> {
-    let problem = if offsets.first() != Some(&0) {
-        "does not start at 0".to_string()
-    } else if let Some(at) = offsets.windows(2).position(|pair| pair[0] > pair[1]) {
-        format!("falls from {} to {} at position {}", offsets[at], offsets[at + 1], at + 1)
-    } else if offsets.last().is_some_and(|&last| last as usize != end) {
-        format!("ends at {}, expected {end}", offsets[offsets.len() - 1])
-    } else {
-        return Ok(());
-    };
-    Err(Error::Value { op, argument, problem })
 }
 
 pub(crate) fn routing(args: RoutingArgs<'_>) -> Result<()> {

@@ -93,16 +93,3 @@ fn sum(values: &[f32]) -> f32 {
     }
     fold(lanes) + tail
 }
-
-/// `H(softmax z)` in nats: the importance source `router-entropy`.
-pub(crate) fn entropy(logits: &[f32]) -> f32 {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &z| if z > largest { z } else { largest });
-    let (mut total, mut weighted) = (0.0f64, 0.0f64);
-    for &z in logits {
-        let e = f64::from(exp(z - largest));
-        total += e;
-        // 0 · −∞ is 0 here: a candidate of no probability adds no entropy.
-        weighted += if e == 0.0 { 0.0 } else { e * f64::from(z - largest) };
-    }
-    (total.ln() - weighted / total) as f32
-}

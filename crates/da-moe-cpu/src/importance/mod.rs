@@ -8,7 +8,7 @@ mod excess;
 mod normalize;
 mod probabilities;
 
-use crate::gate::entropy;
+use crate::simd::exp;
 use crate::views::{self, Rows, optional, output, rows};
 use da_moe_core::{
     Attention, AttentionSource, Error, Heads, ImportanceArgs, ImportanceConfig, Result, Source, TensorRef,
@@ -35,7 +35,7 @@ impl Sequences {
     ) -> Result<Self> {
         let whole = [0, tokens as i32];
         let bounds = optional::<i32>(op, "cu_seqlens", cu_seqlens)?.unwrap_or(&whole);
-        crate::gate::check_offsets(op, "cu_seqlens", bounds, tokens)?;
+        views::check_offsets(op, "cu_seqlens", bounds, tokens)?;
         let mut kept = Vec::with_capacity(tokens);
         let parts = bounds
             .windows(2)
@@ -177,6 +177,19 @@ impl Measure<'_> {
             .zip(&self.sequences.tokens)
             .for_each(|(out, &token)| *out = value(token as usize));
     }
+}
+
+/// `H(softmax z)` in nats: the importance source `router-entropy`.
+fn entropy(logits: &[f32]) -> f32 {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &z| if z > largest { z } else { largest });
+    let (mut total, mut weighted) = (0.0f64, 0.0f64);
+    for &z in logits {
+        let e = f64::from(exp(z - largest));
+        total += e;
+        // 0 · −∞ is 0 here: a candidate of no probability adds no entropy.
+        weighted += if e == 0.0 { 0.0 } else { e * f64::from(z - largest) };
+    }
+    (total.ln() - weighted / total) as f32
 }
 
 /// Refuses ids outside the table (SPEC §7) of tokens that are looked up; padding may have any.

@@ -1,8 +1,9 @@
 //! What a plan is refused for, before anything runs.
 
-use super::plan::{FineTuning, Group, Plan};
+use super::plan::{Group, Plan};
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
+use crate::fine_tuning::FineTuning;
 use crate::names;
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! A plan's runs, those that are to be made and those that have been: everything that can be refused, before the first step.
 
 use super::outcome::{Outcome, Outcomes};
+use super::places::{Event, Places};
 use super::plan::{Group, Job, Plan, Text};
-use super::{Event, Places};
 use crate::config::RunConfig;
 use crate::corpus::Corpus;
 use crate::data::{Labelled, glue, labelled, own_documentation, prose};
@@ -11,7 +11,8 @@ use crate::identity::{self, Identity, Tuned, differences};
 use crate::journal::Journal;
 use crate::names::file_name;
 use crate::owner::Owner;
-use crate::run::{Folder, Pace};
+use crate::pace::Pace;
+use crate::run::Folder;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,55 +3,26 @@
 mod checks;
 mod grid;
 mod outcome;
+mod places;
 mod plan;
 mod queue;
 mod statistics;
 
+pub use crate::fine_tuning::FineTuning;
+pub use crate::metrics::TokenExperts;
 pub use grid::Grid;
-pub use outcome::{Outcome, Outcomes, TokenExperts};
-pub use plan::{Comparison, FineTuning, Group, Job, Matched, Plan, Text};
+pub use outcome::{Outcome, Outcomes};
+pub use places::{Event, Places};
+pub use plan::{Comparison, Group, Job, Matched, Plan, Text};
 pub use statistics::Estimate;
 
 use crate::classify;
 use crate::error::{Result, TrainError};
-use crate::metrics::Line;
 use crate::run::Run;
-use candle_core::Device;
 use cpu_time::ThreadTime;
 use queue::Queue;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-
-/// Where a grid's files are, and how much of it runs at a time.
-#[derive(Clone, Debug)]
-pub struct Places {
-    /// What `cargo xtask data` wrote.
-    pub data: PathBuf,
-    /// Checkpoints and lines of runs, one folder each.
-    pub work: PathBuf,
-    /// The file of outcomes.
-    pub outcomes: PathBuf,
-    /// Runs at a time, each on one thread: small models gain nothing from more.
-    pub at_once: usize,
-    /// Where models are trained.
-    pub device: Device,
-}
-
-/// What happens while a grid runs.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Something in the file of outcomes was passed over.
-    Note(&'a str),
-    /// A run had been done before.
-    Done(&'a Job),
-    /// A run is about to start, or to go on.
-    Start(&'a Job),
-    /// A run has come this far.
-    Line(&'a Job, &'a Line),
-    /// A run has ended.
-    End(&'a Job, &'a Outcome),
-}
 
 /// Runs what is left of a plan.
 ///

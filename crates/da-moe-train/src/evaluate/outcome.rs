@@ -6,7 +6,7 @@ use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::identity::{Identity, differences};
 use crate::journal;
-use crate::metrics::HeldOut;
+use crate::metrics::{HeldOut, TokenExperts};
 use crate::variant::Variant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,17 +42,6 @@ pub struct Outcome {
     /// Tokens of held-out text with their mean number of experts, most first and fewest last.
     #[serde(default)]
     pub experts_by_token: Vec<TokenExperts>,
-}
-
-/// How many experts a token of the vocabulary got.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TokenExperts {
-    /// Its text.
-    pub token: String,
-    /// Mean over its places and all layers.
-    pub mean_k: f64,
-    /// Its places.
-    pub count: u64,
 }
 
 /// Everything found so far.
