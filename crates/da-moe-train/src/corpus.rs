@@ -1,9 +1,9 @@
 //! Text made ready for training: a tokeniser that has seen the training text only, and blocks of tokens.
 
-use crate::config::ModelConfig;
 use crate::data::{Blocks, DataError, Prose, Tokenizer, mask_tokens};
 use crate::error::Result;
 use crate::identity::{self, Identity};
+use crate::model_config::ModelConfig;
 use crate::random;
 use crate::tokens::Tokens;
 use candle_core::{Device, Tensor};

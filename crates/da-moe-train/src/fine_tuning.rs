@@ -1,6 +1,6 @@
 //! Training for classification, after pre-training.
 
-use crate::config::Schedule;
+use crate::model_config::Schedule;
 use serde::{Deserialize, Serialize};
 
 /// Fine-tuning for classification.

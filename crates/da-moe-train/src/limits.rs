@@ -3,8 +3,8 @@
 //! Configurations come from files. What is larger than this is a mistake, or a file made to exhaust memory; it is refused before
 //! anything is allocated for it.
 
-use crate::config::{ModelConfig, RunConfig, Schedule};
 use crate::error::{Result, TrainError};
+use crate::model_config::{ModelConfig, Schedule};
 use da_moe::LayerConfig;
 
 /// Layers of a model.
@@ -19,12 +19,12 @@ const STEP: usize = 1 << 33;
 const STEPS: u64 = 1 << 32;
 
 /// Refuses what is beyond them.
-pub(crate) fn check(config: &RunConfig, layer: &LayerConfig) -> Result<()> {
-    let Schedule { batch, steps, .. } = config.schedule;
-    let sequence = numbers_of_sequence(&config.model, layer);
+pub(crate) fn check(model: &ModelConfig, schedule: &Schedule, layer: &LayerConfig) -> Result<()> {
+    let &Schedule { batch, steps, .. } = schedule;
+    let sequence = numbers_of_sequence(model, layer);
     let sizes = [
-        ("model.layers", "layers", config.model.layers, LAYERS),
-        ("model", "weights", weights(&config.model, layer), WEIGHTS),
+        ("model.layers", "layers", model.layers, LAYERS),
+        ("model", "weights", weights(model, layer), WEIGHTS),
         ("model.length", "numbers in a layer for one sequence", sequence, SEQUENCE),
         ("schedule.batch", "numbers in a layer for one step", sequence.saturating_mul(batch), STEP),
     ];

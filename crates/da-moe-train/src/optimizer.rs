@@ -1,6 +1,6 @@
 //! AdamW whose moments can be saved: a run that goes on from a checkpoint has the bits of one that never stopped.
 
-use crate::config::Schedule;
+use crate::model_config::Schedule;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 

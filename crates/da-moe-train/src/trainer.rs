@@ -1,12 +1,13 @@
 //! One model in training: a step at a time, from anywhere to anywhere.
 
-use crate::config::{RunConfig, Schedule};
+use crate::config::RunConfig;
 use crate::corpus::{Batch, Corpus, Step};
 use crate::data::Tokenizer;
 use crate::error::{Result, TrainError};
 use crate::identity::Identity;
 use crate::metrics::{Allocated, HeldOut, Line, Tally, TokenExperts};
 use crate::model::{Pass, Transformer};
+use crate::model_config::Schedule;
 use crate::optimizer::AdamW;
 use crate::variables::Variables;
 use candle_core::{D, DType, Device};

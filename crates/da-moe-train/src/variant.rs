@@ -1,8 +1,8 @@
 //! A way to allocate experts: fields of the layer's configuration, and where importance comes from.
 
 use crate::allocation::{Allocation, Rank, Signal, external};
-use crate::config::ModelConfig;
 use crate::error::{Result, TrainError};
+use crate::model_config::ModelConfig;
 use da_moe::{LayerConfig, Source};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};

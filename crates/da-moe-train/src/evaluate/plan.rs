@@ -1,10 +1,11 @@
 //! What is compared: a grid of variants and seeds, and the questions that it should answer, stated before anything runs.
 
 use crate::allocation::{Rank, Signal};
-use crate::config::{ModelConfig, RunConfig, Schedule};
+use crate::config::RunConfig;
 use crate::error::{Result, TrainError};
 use crate::fine_tuning::FineTuning;
 use crate::header;
+use crate::model_config::{ModelConfig, Schedule};
 use crate::variant::Variant;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};

@@ -5,7 +5,7 @@ mod block;
 mod neighbours;
 mod norm;
 
-use crate::config::ModelConfig;
+use crate::model_config::ModelConfig;
 use crate::tokens::Tokens;
 use crate::variant::Variant;
 use block::Block;
