@@ -39,7 +39,9 @@ fn safe_sources() -> Vec<Source> {
     sources.push(Source::Attention { measure: AttentionSource::GivenPeak, heads: Heads::Max, scale: Some(0.7) });
     sources.extend([Source::External, Source::TokenFrequency, Source::RouterEntropy]);
     let affine = Normalize::Affine { a: 0.8, b: 0.1 };
-    let parts = sources.iter().map(|source| part(source.clone(), affine)).collect();
+    // A log-sum-exp is of one scale, so that a mix is too.
+    let scaled = |source: &&Source| matches!(source, Source::Attention { scale: Some(_), .. });
+    let parts = sources.iter().filter(|source| !scaled(source)).map(|source| part(source.clone(), affine)).collect();
     sources.push(Source::Mix(parts));
     sources
 }
@@ -121,7 +123,10 @@ fn change_later(data: &mut Data, from: usize, seed: u64) {
     let [heads, key_heads, width] = data.heads;
     redraw(&mut data.q, 1.5, &|at| at / (heads * width) >= from);
     redraw(&mut data.k, 1.0, &|at| at / (key_heads * width) >= from);
-    redraw(&mut data.lse, 2.0, &|at| at % tokens >= from);
+    // Above every score, whatever they are now.
+    let mut lse = data.lse.to_f32();
+    lse.iter_mut().enumerate().filter(|(at, _)| at % tokens >= from).for_each(|(at, lse)| *lse = 90.0 + at as f32);
+    data.lse = lse.into();
     let (hidden, side) = (data.config.hidden_size, data.side);
     redraw(&mut data.x, 1.0, &|at| at / hidden >= from);
     // Rows are queries: later ones, and later columns, which no earlier query may look at.

@@ -25,6 +25,9 @@ __device__ __forceinline__ Key make_key(uint32_t order_class, float value, int i
            static_cast<Key>(0xffff - index);
 }
 
+// The value in a key, as an integer of its order.
+__device__ __forceinline__ uint32_t key_order(Key key) { return static_cast<uint32_t>(key >> 16); }
+
 __device__ __forceinline__ int key_index(Key key) { return 0xffff - static_cast<int>(key & 0xffff); }
 
 // The largest key of a warp whose lanes hold N keys each; every lane gets it. Two integer reductions: keys that agree in

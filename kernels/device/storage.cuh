@@ -1,7 +1,7 @@
 // Elements in memory: widened to f32 when read, rounded to nearest even when written.
 //
 // `Vector<S, N>` is N consecutive elements, moved by 128-bit accesses where N elements fill them. The caller guarantees
-// the alignment; host code picks N = 1 where it cannot (src/cuda/launch.rs).
+// the alignment; host code picks N = 1 where it cannot (src/cuda/launch/vectorized.rs).
 #pragma once
 
 #include "device/platform.cuh"

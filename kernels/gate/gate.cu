@@ -87,9 +87,10 @@ __device__ __forceinline__ void gate_token(const Gate& p, int token, const float
     Members summed = 0;
     const int sum_places = p.divisor == DIVISOR_SELECTED ? k : p.k_max;
     for (int place = 0; place < p.k_max; place++) {
-        const int candidate = key_index(take_largest(keys));
-        // A forbidden candidate that is not selected is in no divisor either.
-        const bool counts = place < k || bias_of(p, candidate) != -INFINITY;
+        const Key key = take_largest(keys);
+        const int candidate = key_index(key);
+        // A forbidden candidate that is not selected is in no divisor either. Only a bias makes a key that small.
+        const bool counts = place < k || key_order(key) != ordered(-INFINITY);
         ranked.put(place, counts ? candidate : -1, p.k_max);
         if (candidate % WARP == lane_index()) {
             selected |= place < k ? 1u << (candidate / WARP) : 0u;

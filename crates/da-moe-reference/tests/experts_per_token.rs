@@ -66,10 +66,10 @@ fn budget_breaks_ties_by_level_then_token() {
 }
 
 #[test]
-fn budget_is_clamped_to_what_fits() {
+fn budget_may_be_all_or_nothing() {
     let budget = |mean_k| Policy::Budget { mean_k };
-    assert_eq!(k(budget(100.0), 1, 3, &SENTENCE), [3; 5]);
-    assert_eq!(k(budget(0.5), 2, 3, &SENTENCE), [2; 5]);
+    assert_eq!(k(budget(3.0), 1, 3, &SENTENCE), [3; 5]);
+    assert_eq!(k(budget(2.0), 2, 3, &SENTENCE), [2; 5]);
     assert_eq!(k(budget(2.0), 0, 3, &[1.0, 0.0, 0.0]), [3, 2, 1]);
 }
 
