@@ -5,7 +5,7 @@
 pub enum Keep {
     /// Only forward will be called.
     Nothing,
-    /// Forward keeps `h`: `R · F` (or `2F`) elements of [`Backend::intermediate`]'s type.
+    /// Forward keeps `h`: `R · F` (or `2F`) elements of [`Backend::intermediate`](crate::Backend::intermediate)'s type.
     Hidden,
     /// Backward computes `h` again from `x`.
     Recompute,
