@@ -1,10 +1,11 @@
-// SPEC §2, §3: scores, k_t, selection, weights, losses and load of every token in one pass over the logits.
+// SPEC §2, §3: scores, k_t, selection, weights, losses and load of every token in one launch over the logits.
 //
 //   gate_{32,64,128,256,512}   by the largest number of candidates; lane l of a warp holds candidates l, l + 32, …
 //   gate_bias                  the selection bias follows the load
 //
 // gate: grid (T / (8 · tokens_per_warp)), block 8 warps; a warp takes `tokens_per_warp` consecutive tokens, one by one.
-// Everything of a token stays in registers: its candidates are ordered by taking the largest integer key out of the warp,
+// Everything of a token stays in registers but its logits, which are read again from the cache where a ratio of scores is
+// formed, for there is no score far below zero to form it from. Its candidates are ordered by taking the largest integer key out of the warp,
 // k_max times, so ties and NaN are decided as the specification says. Load, shares and squared log-sum-exps are added per
 // block in the order of the tokens, and by the last block to arrive in the order of the blocks: the same bits every run.
 //

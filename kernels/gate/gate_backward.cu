@@ -5,7 +5,8 @@
 // Grid (T / (8 · tokens_per_warp)), block 8 warps; a warp takes `tokens_per_warp` consecutive tokens one after another.
 // The block first makes the balance loss's slopes from the load (three barriers); then warps go their own ways, and
 // everything of a token stays in registers but for its slots, which the lanes scatter to their candidates in shared memory
-// (two barriers of a warp, and one for every 32 slots). Masked tokens get zeros.
+// (two barriers of a warp, and one for every 32 slots), and its logits, which are read again from the cache. Masked tokens
+// get zeros.
 //
 // Bytes: 4·T·(2·C + 2·K), and 4·T·K for `candidates`; floor: that over the memory bandwidth, 12 µs for T 32768, C 128, K 8.
 

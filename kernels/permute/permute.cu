@@ -3,6 +3,7 @@
 //   permute_count     how often each block's entries name each candidate; the last block to arrive makes offsets of it
 //   permute_scatter   every entry's row: rows before its expert, before its block, before its warp, before its lane
 //   permute_drop      with a capacity only: a block an expert keeps what fits, of rows sorted into workspace
+//   permute_unmasked  for a shared expert beside a mask only: the unmasked tokens, in order
 //
 // An entry is one slot of one token, in the order of tokens, then slots. Rows past R are not written.
 //
@@ -17,8 +18,8 @@
 // sum); by weight two more, and six for each of the four digits of the weight that is cut at. Bytes: 8 read and 12 written
 // an entry, by weight 4 read five times, four of them from the L2; floor: 20·T·K over the memory bandwidth, 2 µs as above,
 // or the largest expert's rows through one multiprocessor.
-
-// permute_unmasked, for a shared expert beside a mask: one block of 1024 threads, a thread eight consecutive tokens of every
+//
+// permute_unmasked: one block of 1024 threads, a thread eight consecutive tokens of every
 // 8192. Barriers: two for every 8192 tokens (a running sum). Bytes: T read, 8·T written; floor: what one multiprocessor waits
 // for, a load and a running sum for every 8192 tokens: some 5 µs for T 32768.
 
