@@ -5,7 +5,7 @@ use super::context::refused;
 use crate::cuda::BuildReport;
 use crate::cuda::Image;
 use crate::cuda::Launch;
-use crate::cuda::build_report;
+use crate::cuda::device::images::build_report;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUjit_option};

@@ -66,7 +66,7 @@ impl Driver {
     /// # Errors
     /// As [`Driver::open`].
     pub fn open_lazily(ordinal: u32) -> Result<Self> {
-        let images = crate::cuda::require_kernels()?;
+        let images = crate::cuda::device::images::require_kernels()?;
         let gpu = open::gpu(ordinal)?;
         let context = Context::retain(gpu.device)?;
         let functions = Functions::find_all(images, gpu.shared_bytes, &gpu.description)?;
@@ -168,7 +168,9 @@ mod tests {
     fn opening_answers() {
         match Driver::open(0) {
             Ok(driver) => round_trip(&driver),
-            Err(Error::KernelsNotBuilt { reason }) => assert!(crate::cuda::kernels().is_none() && !reason.is_empty()),
+            Err(Error::KernelsNotBuilt { reason }) => {
+                assert!(crate::cuda::device::images::kernels().is_none() && !reason.is_empty())
+            }
             Err(Error::NoDriver { problem }) => assert!(!problem.contains('\n'), "{problem}"),
             Err(Error::NoDevice { reason }) => assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}"),
             Err(other) => panic!("{other}"),
