@@ -1,6 +1,6 @@
 //! SPEC §3: `s = softmax(z)`, `sigmoid(z)` or `relu(z)` of one token, with the shares and the log-sum-exp that losses use.
 
-use super::shares::{Whole, positive, relative};
+use super::shares::{Whole, largest, positive, relative};
 use crate::simd::{exp, fold, sigmoid, vectorized};
 use da_moe_core::Scoring;
 
@@ -30,8 +30,7 @@ impl Scores {
         vectorized(
             #[inline(always)]
             || {
-                let largest =
-                    logits.iter().fold(f32::NEG_INFINITY, |largest, &z| if z > largest { z } else { largest });
+                let largest = largest(logits.iter().copied());
                 for (e, z) in self.softmax.iter_mut().zip(logits) {
                     *e = exp(z - largest);
                 }

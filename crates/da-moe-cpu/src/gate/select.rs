@@ -1,7 +1,7 @@
 //! SPEC §3: which experts a token gets, in which order. Every comparison is one integer comparison of a packed key, so
 //! ties and NaN are decided in exactly one place.
 
-use super::shares::relative;
+use super::shares::{largest as largest_logit, relative};
 use da_moe_core::{LayerConfig, Policy, Scoring};
 
 /// Maps floats to integers of the same order; NaN below everything, −0 equal to 0.
@@ -71,10 +71,9 @@ impl<'a> Ranking<'a> {
         }
         if config.router.topk_group < config.router.n_group {
             let allowed = |e: &usize| bias(*e) != f32::NEG_INFINITY;
-            let larger = |largest: f32, e: usize| if logits[e] > largest { logits[e] } else { largest };
-            let origin = (0..logits.len()).filter(allowed).fold(f32::NEG_INFINITY, larger);
-            let relative = |e: usize| biased(relative(config.router.scoring, logits[e], origin), bias(e));
-            self.bar_weak_groups(|e| if by_logits { relative(e) } else { key(e) });
+            let origin = largest_logit((0..logits.len()).filter(allowed).map(|e| logits[e]));
+            let relative_key = |e: usize| biased(relative(config.router.scoring, logits[e], origin), bias(e));
+            self.bar_weak_groups(|e| if by_logits { relative_key(e) } else { key(e) });
         }
         let above = |packed: &&u64| *packed >> 48 == REACHABLE | ABOVE;
         self.above = self.packed.iter().filter(above).count();

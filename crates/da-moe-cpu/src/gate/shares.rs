@@ -10,6 +10,12 @@ pub(super) fn positive(z: f32) -> f32 {
     if z <= 0.0 { 0.0 } else { z }
 }
 
+/// The largest logit of some candidates, −∞ of none; NaN counts as none.
+#[inline(always)]
+pub(super) fn largest(logits: impl Iterator<Item = f32>) -> f32 {
+    logits.fold(f32::NEG_INFINITY, |largest, z| if z > largest { z } else { largest })
+}
+
 /// A score over one that is within a factor of two of the largest, `origin` being that one's logit: at most about 1, and at
 /// least 1/2 for the largest itself.
 #[inline(always)]
@@ -41,8 +47,7 @@ pub(super) struct Whole {
 impl Whole {
     /// Of the `members` among candidates with these logits.
     pub fn new(scoring: Scoring, logits: &[f32], members: impl Iterator<Item = usize> + Clone) -> Self {
-        let larger = |largest: f32, e: usize| if logits[e] > largest { logits[e] } else { largest };
-        let mut whole = Self { scoring, origin: members.clone().fold(f32::NEG_INFINITY, larger), sum: 0.0 };
+        let mut whole = Self { scoring, origin: largest(members.clone().map(|e| logits[e])), sum: 0.0 };
         if !whole.is_nothing() {
             whole.sum = members.map(|e| relative(scoring, logits[e], whole.origin)).sum();
         }
