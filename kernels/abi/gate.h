@@ -32,7 +32,7 @@ enum Divisor {
 };
 
 /** Places in the state carried between steps. */
-enum StatePlace {
+enum StateIndex {
     STATE_MINIMUM = 0,
     STATE_MAXIMUM = 1,
     STATE_PRICE = 2,
@@ -53,9 +53,9 @@ struct Budget {
     int32_t* ties;
     /** Workspace: `[blocks]` ties at the level where they run out, in the blocks before. */
     int32_t* ties_before;
-    /** Workspace: see `ArrivalPlace`; zero between launches. */
+    /** Workspace: see `ArrivalIndex`; zero between launches. */
     uint32_t* arrivals;
-    /** Workspace: see `FoundPlace`. */
+    /** Workspace: see `FoundIndex`. */
     uint32_t* found;
     /** Mean experts per unmasked token. */
     double mean_k;
@@ -73,7 +73,7 @@ struct Budget {
 #define BUDGET_BINS 2048
 
 /** What blocks of the search for the price count while they arrive; all zero between launches. */
-enum ArrivalPlace {
+enum ArrivalIndex {
     /** Counts arriving blocks; returns to 0 by itself. */
     ARRIVAL_TICKET = 0,
     /** Unmasked tokens. */
@@ -83,7 +83,7 @@ enum ArrivalPlace {
 };
 
 /** What a launch of the search for the price has found out for the next one. Each word is written before it is read. */
-enum FoundPlace {
+enum FoundIndex {
     /** Leading bits of the price. */
     FOUND_PRICE = 0,
     /** Winners still to be found among the keys that begin with these bits; 0: nothing to give away. */
@@ -110,7 +110,7 @@ struct Gate {
     const uint8_t* mask;
     /** `[T]` for the policy `given`, or null. */
     const int32_t* k_given;
-    /** In and out: see `StatePlace`. */
+    /** In and out: see `StateIndex`. */
     float* state;
     /** Out, or in for the policy `budget`: `[T]`. */
     int32_t* k;

@@ -174,7 +174,7 @@ struct ImportanceRunning {
     const float* values;
     /** `[T]`, or null. */
     const uint8_t* mask;
-    /** In and out: see `StatePlace`. */
+    /** In and out: see `StateIndex`. */
     float* state;
     /** Out: `[T]`. */
     float* out;

@@ -14,7 +14,7 @@
 //   given-entropy                   + 1 multiply-add
 // Received measures need the log-sum-exp of every query: the caller's, or a launch of the same kernel before.
 //
-// Grid (T / 128 + B, H), which lengths on the device do not change (attention/place.cuh), block 4 warps: 128 rows, 32 a
+// Grid (T / 128 + B, H), which lengths on the device do not change (attention/sequence_tile.cuh), block 4 warps: 128 rows, 32 a
 // warp, against 64 columns at a time. Under a causal mask tiles that no row sees are not in the loop, warps that see none
 // of a tile do not multiply, and only tiles on the diagonal compare positions. A column's shift of −∞ hides masked tokens,
 // whose rows are read like all others, and tails, which are rows of zeros.

@@ -32,7 +32,7 @@ __device__ __forceinline__ bool takes_part(const ImportanceProbabilities& p, int
 }
 
 // A block's part of one head of one sequence.
-struct Place {
+struct MatrixTile {
     Partition sequences;
     int sequence;
     // Of the blocks that share the matrix, this one.
@@ -42,7 +42,7 @@ struct Place {
     int tokens;
     int length;
 
-    __device__ __forceinline__ explicit Place(const ImportanceProbabilities& p)
+    __device__ __forceinline__ explicit MatrixTile(const ImportanceProbabilities& p)
         : sequences{p.cu_seqlens, p.sequences, p.tokens},
           sequence(static_cast<int>(blockIdx.x) / p.tiles),
           tile(static_cast<int>(blockIdx.x) % p.tiles) {
@@ -97,7 +97,7 @@ struct Received {
 // All of a warp's queries, of which every one from `diagonal_end` on sees all of its keys. QUERIES rows are asked for before
 // the first is used.
 template <bool LARGEST, class S, int VEC>
-__device__ __forceinline__ void receive(const ImportanceProbabilities& p, const Place& place, int key, int diagonal_end,
+__device__ __forceinline__ void receive(const ImportanceProbabilities& p, const MatrixTile& place, int key, int diagonal_end,
                                         Received<VEC>& received) {
     constexpr int QUERIES = 4;
     const S* column = place.matrix<S>(p) + key;
@@ -133,7 +133,7 @@ __device__ __forceinline__ void received(const ImportanceProbabilities& p) {
     SHARED_ARRAY(float, partial, WARPS * TILE);
     SHARED_ARRAY(int, queries, WARPS);
     SHARED_ARRAY(int, scratch, MAX_WARPS);
-    const Place place(p);
+    const MatrixTile place(p);
     place.put_past_the_side(p);
     const int tile = place.tile * TILE;
     if (tile >= place.length) {
@@ -266,7 +266,7 @@ __device__ __forceinline__ void give(const ImportanceProbabilities& p, const S* 
 
 // What a warp's query gives, by all warps of the block; nothing where it takes no part.
 template <bool ENTROPY, class S, int VEC>
-__device__ __forceinline__ Given give_all(const ImportanceProbabilities& p, const Place& place, int query, bool asks) {
+__device__ __forceinline__ Given give_all(const ImportanceProbabilities& p, const MatrixTile& place, int query, bool asks) {
     SHARED_ARRAY(uint32_t, words, KeyBits::KEYS / WARP);
     const KeyBits bits = {words};
     const S* row = place.matrix<S>(p) + query * p.row_stride;
@@ -287,7 +287,7 @@ __device__ __forceinline__ Given give_all(const ImportanceProbabilities& p, cons
 
 template <class S, int VEC>
 __device__ __forceinline__ void given(const ImportanceProbabilities& p) {
-    const Place place(p);
+    const MatrixTile place(p);
     place.put_past_the_side(p);
     const int query = place.tile * WARPS + warp_index();
     const bool asks = query < place.length && takes_part(p, place.first + query);

@@ -309,7 +309,7 @@ pub struct ImportanceRunning {
     pub values: *const f32,
     /// `[T]`, or null.
     pub mask: *const u8,
-    /// In and out: see `StatePlace`.
+    /// In and out: see `StateIndex`.
     pub state: *mut f32,
     /// Out: `[T]`.
     pub out: *mut f32,
@@ -378,17 +378,17 @@ pub const DIVISOR_CANDIDATES: Divisor = 2;
 /// What the selected scores are divided by (SPEC §3).
 pub type Divisor = i32;
 
-/// A [`StatePlace`].
-pub const STATE_MINIMUM: StatePlace = 0;
-/// A [`StatePlace`].
-pub const STATE_MAXIMUM: StatePlace = 1;
-/// A [`StatePlace`].
-pub const STATE_PRICE: StatePlace = 2;
-/// A [`StatePlace`].
-pub const STATE_STEPS: StatePlace = 3;
+/// A [`StateIndex`].
+pub const STATE_MINIMUM: StateIndex = 0;
+/// A [`StateIndex`].
+pub const STATE_MAXIMUM: StateIndex = 1;
+/// A [`StateIndex`].
+pub const STATE_PRICE: StateIndex = 2;
+/// A [`StateIndex`].
+pub const STATE_STEPS: StateIndex = 3;
 
 /// Places in the state carried between steps.
-pub type StatePlace = i32;
+pub type StateIndex = i32;
 
 /// The exact `budget` (SPEC §2): `budget_digit`, `budget_ties`, `budget_assign`.
 #[repr(C)]
@@ -406,9 +406,9 @@ pub struct Budget {
     pub ties: *mut i32,
     /// Workspace: `[blocks]` ties at the level where they run out, in the blocks before.
     pub ties_before: *mut i32,
-    /// Workspace: see `ArrivalPlace`; zero between launches.
+    /// Workspace: see `ArrivalIndex`; zero between launches.
     pub arrivals: *mut u32,
-    /// Workspace: see `FoundPlace`.
+    /// Workspace: see `FoundIndex`.
     pub found: *mut u32,
     /// Mean experts per unmasked token.
     pub mean_k: f64,
@@ -443,28 +443,28 @@ impl Default for Budget {
 }
 
 /// Counts arriving blocks; returns to 0 by itself.
-pub const ARRIVAL_TICKET: ArrivalPlace = 0;
+pub const ARRIVAL_TICKET: ArrivalIndex = 0;
 /// Unmasked tokens.
-pub const ARRIVAL_UNMASKED: ArrivalPlace = 1;
+pub const ARRIVAL_UNMASKED: ArrivalIndex = 1;
 /// Length of the array.
-pub const ARRIVAL_LENGTH: ArrivalPlace = 2;
+pub const ARRIVAL_LENGTH: ArrivalIndex = 2;
 
 /// What blocks of the search for the price count while they arrive; all zero between launches.
-pub type ArrivalPlace = i32;
+pub type ArrivalIndex = i32;
 
 /// Leading bits of the price.
-pub const FOUND_PRICE: FoundPlace = 0;
+pub const FOUND_PRICE: FoundIndex = 0;
 /// Winners still to be found among the keys that begin with these bits; 0: nothing to give away.
-pub const FOUND_LEFT: FoundPlace = 1;
+pub const FOUND_LEFT: FoundIndex = 1;
 /// The level at which equal keys run out.
-pub const FOUND_LEVEL: FoundPlace = 2;
+pub const FOUND_LEVEL: FoundIndex = 2;
 /// Equal keys that still win at that level.
-pub const FOUND_LEFT_AT_LEVEL: FoundPlace = 3;
+pub const FOUND_LEFT_AT_LEVEL: FoundIndex = 3;
 /// Length of the array.
-pub const FOUND_LENGTH: FoundPlace = 4;
+pub const FOUND_LENGTH: FoundIndex = 4;
 
 /// What a launch of the search for the price has found out for the next one. Each word is written before it is read.
-pub type FoundPlace = i32;
+pub type FoundIndex = i32;
 
 /// Scores, k_t, selection, weights and losses (SPEC §2, §3): `gate_*`.
 #[repr(C)]
@@ -482,7 +482,7 @@ pub struct Gate {
     pub mask: *const u8,
     /// `[T]` for the policy `given`, or null.
     pub k_given: *const i32,
-    /// In and out: see `StatePlace`.
+    /// In and out: see `StateIndex`.
     pub state: *mut f32,
     /// Out, or in for the policy `budget`: `[T]`.
     pub k: *mut i32,

@@ -84,7 +84,7 @@ pub fn run<D: Device>(device: &Arc<D>, kernel: &MicroKernel, input: &[u32]) -> R
     }
     let words = input.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>();
     let mut bytes = vec![0; kernel.output_words * size_of::<u32>()];
-    let mut binder = Binder::host(device, kernel.name);
+    let mut binder = Binder::host(device, device.target(), kernel.name);
     let (from, to) = (binder.scratch("in", words.len())?, binder.scratch("out", bytes.len())?);
     let address = |value: &u64| std::ptr::from_ref(value).cast_mut().cast::<c_void>();
     // SAFETY: two addresses, as every kernel of the file takes them, of allocations as large as this kernel's entry in

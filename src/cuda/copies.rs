@@ -109,12 +109,12 @@ impl<D: Device> Copies<D> {
 }
 
 /// A gradient on a device, where a host gradient is copied from.
-struct Place<D: Device, const R: usize> {
+struct GradientCopy<D: Device, const R: usize> {
     memory: DeviceMemory<D>,
     shape: [usize; R],
 }
 
-impl<D: Device, const R: usize> Place<D, R> {
+impl<D: Device, const R: usize> GradientCopy<D, R> {
     fn like(kernels: &Kernels<D>, gradient: &TensorMut<'_, R>) -> Result<Self> {
         Ok(Self { memory: kernels.upload(gradient.as_ref().data())?, shape: gradient.shape() })
     }
@@ -129,20 +129,20 @@ impl<D: Device, const R: usize> Place<D, R> {
 }
 
 /// Copies of the gradients of some experts.
-struct ExpertPlaces<D: Device> {
-    w_in: Place<D, 3>,
-    w_out: Place<D, 3>,
-    b_in: Option<Place<D, 2>>,
-    b_out: Option<Place<D, 2>>,
+struct ExpertGradientCopies<D: Device> {
+    w_in: GradientCopy<D, 3>,
+    w_out: GradientCopy<D, 3>,
+    b_in: Option<GradientCopy<D, 2>>,
+    b_out: Option<GradientCopy<D, 2>>,
 }
 
-impl<D: Device> ExpertPlaces<D> {
+impl<D: Device> ExpertGradientCopies<D> {
     fn like(kernels: &Kernels<D>, gradients: &ExpertGradients<'_>) -> Result<Self> {
         Ok(Self {
-            w_in: Place::like(kernels, &gradients.w_in)?,
-            w_out: Place::like(kernels, &gradients.w_out)?,
-            b_in: Place::optional(kernels, &gradients.b_in)?,
-            b_out: Place::optional(kernels, &gradients.b_out)?,
+            w_in: GradientCopy::like(kernels, &gradients.w_in)?,
+            w_out: GradientCopy::like(kernels, &gradients.w_out)?,
+            b_in: GradientCopy::optional(kernels, &gradients.b_in)?,
+            b_out: GradientCopy::optional(kernels, &gradients.b_out)?,
         })
     }
 
@@ -150,20 +150,20 @@ impl<D: Device> ExpertPlaces<D> {
         Ok(ExpertGradients {
             w_in: self.w_in.view_mut()?,
             w_out: self.w_out.view_mut()?,
-            b_in: self.b_in.as_mut().map(Place::view_mut).transpose()?,
-            b_out: self.b_out.as_mut().map(Place::view_mut).transpose()?,
+            b_in: self.b_in.as_mut().map(GradientCopy::view_mut).transpose()?,
+            b_out: self.b_out.as_mut().map(GradientCopy::view_mut).transpose()?,
         })
     }
 }
 
 /// Copies of gradients on a device, for a backward call to write.
 pub struct GradientCopies<D: Device> {
-    x: Place<D, 2>,
-    router: Option<Place<D, 2>>,
-    experts: ExpertPlaces<D>,
-    shared: Option<ExpertPlaces<D>>,
-    constants: Option<Place<D, 2>>,
-    routing: Option<Place<D, 1>>,
+    x: GradientCopy<D, 2>,
+    router: Option<GradientCopy<D, 2>>,
+    experts: ExpertGradientCopies<D>,
+    shared: Option<ExpertGradientCopies<D>>,
+    constants: Option<GradientCopy<D, 2>>,
+    routing: Option<GradientCopy<D, 1>>,
     accumulate: bool,
     loss_scale: f32,
 }
@@ -176,12 +176,12 @@ impl<D: Device> GradientCopies<D> {
     pub fn like(kernels: &Kernels<D>, gradients: &Gradients<'_>) -> Result<Self> {
         let shared = gradients.shared.as_ref();
         Ok(Self {
-            x: Place::like(kernels, &gradients.x)?,
-            router: Place::optional(kernels, &gradients.router)?,
-            experts: ExpertPlaces::like(kernels, &gradients.experts)?,
-            shared: shared.map(|shared| ExpertPlaces::like(kernels, shared)).transpose()?,
-            constants: Place::optional(kernels, &gradients.constants)?,
-            routing: Place::optional(kernels, &gradients.routing)?,
+            x: GradientCopy::like(kernels, &gradients.x)?,
+            router: GradientCopy::optional(kernels, &gradients.router)?,
+            experts: ExpertGradientCopies::like(kernels, &gradients.experts)?,
+            shared: shared.map(|shared| ExpertGradientCopies::like(kernels, shared)).transpose()?,
+            constants: GradientCopy::optional(kernels, &gradients.constants)?,
+            routing: GradientCopy::optional(kernels, &gradients.routing)?,
             accumulate: gradients.accumulate,
             loss_scale: gradients.loss_scale,
         })
@@ -194,11 +194,11 @@ impl<D: Device> GradientCopies<D> {
     pub fn view_mut(&mut self) -> Result<Gradients<'_>> {
         Ok(Gradients {
             x: self.x.view_mut()?,
-            router: self.router.as_mut().map(Place::view_mut).transpose()?,
+            router: self.router.as_mut().map(GradientCopy::view_mut).transpose()?,
             experts: self.experts.view_mut()?,
-            shared: self.shared.as_mut().map(ExpertPlaces::view_mut).transpose()?,
-            constants: self.constants.as_mut().map(Place::view_mut).transpose()?,
-            routing: self.routing.as_mut().map(Place::view_mut).transpose()?,
+            shared: self.shared.as_mut().map(ExpertGradientCopies::view_mut).transpose()?,
+            constants: self.constants.as_mut().map(GradientCopy::view_mut).transpose()?,
+            routing: self.routing.as_mut().map(GradientCopy::view_mut).transpose()?,
             accumulate: self.accumulate,
             loss_scale: self.loss_scale,
         })

@@ -106,7 +106,7 @@ impl<D: Device> Staged<D> {
             ..Default::default()
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { binder.run(weight_gradient(left, storage, p)) }?;
+        unsafe { binder.run(weight_gradient(binder.target(), left, storage, p)) }?;
         binder.take(out).map(drop)
     }
 
@@ -139,7 +139,7 @@ impl<D: Device> Staged<D> {
             beta: args.beta,
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { binder.run(bias_gradient(storage, storage, p)) }?;
+        unsafe { binder.run(bias_gradient(binder.target(), storage, storage, p)) }?;
         binder.take(out).map(drop)
     }
 
@@ -174,7 +174,7 @@ impl<D: Device> Staged<D> {
         };
         let operands = Operands { rows: a.dtype(), weights: b.dtype() };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { binder.run(across(operands, binder.multiprocessors(), p)) }?;
+        unsafe { binder.run(across(binder.target(), operands, p)) }?;
         binder.take(out).map(drop)
     }
 }

@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code, reason = "memory and streams that an engine already owns are the engine's word")]
 
-use crate::cuda::device::Device;
 use crate::cuda::device::memory::DeviceMemory;
 use crate::cuda::device::stream::Stream;
 use crate::cuda::device::workspace::Workspace;
+use crate::cuda::device::{Architecture, Device, Target};
 use crate::cuda::launch::experts::Factors;
 use crate::cuda::memory_plan::{self, Most};
 use crate::cuda::stage::binder::{Binder, on_device};
@@ -24,18 +24,37 @@ use std::time::Duration;
 /// Cheap to clone; any number of threads may use it, each with its own streams.
 pub struct Kernels<D: Device> {
     device: Arc<D>,
+    target: Target,
     options: Options,
 }
 
 impl<D: Device> Kernels<D> {
     /// The kernels on `device`.
     pub fn new(device: Arc<D>) -> Self {
-        Self { device, options: Options::default() }
+        Self { target: device.target(), device, options: Options::default() }
     }
 
     /// The device.
     pub fn device(&self) -> &Arc<D> {
         &self.device
+    }
+
+    /// What kernels are chosen for: the device's own, unless [`Kernels::architecture`] asked for another.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// The same with kernels of this architecture, whatever the device has besides: to compare them on one GPU, or to have the
+    /// bits of another.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotForDevice`] where the device does not run them.
+    pub fn architecture(mut self, asked: Architecture) -> Result<Self> {
+        if !self.device.target().architecture.runs(asked) {
+            return Err(crate::Error::NotForDevice { asked: asked.name(), device: self.device.describe() });
+        }
+        self.target.architecture = asked;
+        Ok(self)
     }
 
     pub(super) fn options(&self) -> Options {
@@ -121,7 +140,7 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes(&self, config: &LayerConfig, most: Most) -> Result<usize> {
-        memory_plan::workspace(config, most, self.options)
+        memory_plan::workspace(self.target, config, most, self.options)
     }
 
     /// The same stage by stage.
@@ -129,11 +148,11 @@ impl<D: Device> Kernels<D> {
     /// # Errors
     /// [`crate::Error::Overflow`].
     pub fn workspace_bytes_by_stage(&self, config: &LayerConfig, most: Most) -> Result<Vec<(&'static str, usize)>> {
-        memory_plan::workspace_by_stage(config, most, self.options)
+        memory_plan::workspace_by_stage(self.target, config, most, self.options)
     }
 
     fn binder<'a>(&'a self, stage: &'static str, stream: &'a Stream<D>) -> Result<Binder<'a, D>> {
-        Binder::device(&self.device, stage, stream)
+        Binder::device(&self.device, self.target, stage, stream)
     }
 }
 
@@ -150,13 +169,13 @@ impl Kernels<super::Driver> {
 
 impl<D: Device> Clone for Kernels<D> {
     fn clone(&self) -> Self {
-        Self { device: self.device.clone(), options: self.options }
+        Self { device: self.device.clone(), target: self.target, options: self.options }
     }
 }
 
 impl<D: Device> fmt::Debug for Kernels<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kernels({}, {:?})", self.device.describe(), self.options)
+        write!(f, "Kernels({}, {:?}, {:?})", self.device.describe(), self.target.architecture, self.options)
     }
 }
 

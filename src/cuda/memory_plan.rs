@@ -1,5 +1,6 @@
 //! How much memory calls need besides their tensors: pure functions of sizes, so that a plan needs no GPU.
 
+use crate::cuda::device::Target;
 use crate::cuda::launch::combine_backward;
 use crate::cuda::launch::experts;
 use crate::cuda::launch::experts_backward;
@@ -56,25 +57,26 @@ impl Bytes {
     }
 }
 
-/// Bytes that calls of a layer need, without a device to ask.
+/// Bytes that calls of a layer need of a device like `target`, without one to ask.
 ///
 /// # Errors
 /// [`Error::Overflow`](crate::Error::Overflow).
-pub fn bytes(config: &LayerConfig, most: Most) -> Result<Bytes> {
+pub fn bytes(target: Target, config: &LayerConfig, most: Most) -> Result<Bytes> {
     let sizes = Sizes::new(config, most.tokens)?;
     Ok(Bytes {
         step: StepBytes::of(&sizes, intermediate(most.dtype), 0, most.keep),
-        workspace: workspace(config, most, Options::default())?,
+        workspace: workspace(target, config, most, Options::default())?,
     })
 }
 
 /// Enough for every stage.
-pub(in crate::cuda) fn workspace(config: &LayerConfig, most: Most, options: Options) -> Result<usize> {
-    let stages = workspace_by_stage(config, most, options)?;
+pub(in crate::cuda) fn workspace(target: Target, config: &LayerConfig, most: Most, options: Options) -> Result<usize> {
+    let stages = workspace_by_stage(target, config, most, options)?;
     Ok(stages.into_iter().map(|(_, bytes)| bytes).max().unwrap_or(0))
 }
 
 pub(in crate::cuda) fn workspace_by_stage(
+    target: Target,
     config: &LayerConfig,
     most: Most,
     options: Options,
@@ -87,20 +89,21 @@ pub(in crate::cuda) fn workspace_by_stage(
     }
     let mut of_routing = gate::routing(tokens, config.candidates(), config.k_max());
     of_routing.tokens_per_warp = of_gate.tokens_per_warp;
-    let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::place_budget(&mut p, 0).bytes);
-    let gate = gate::place(&mut of_gate, 0).bytes.max(gate::place_routing(&mut of_routing, 0).bytes).max(budget);
+    let budget = gate::budget(config, tokens).map_or(0, |mut p| gate::bind_budget(target, &mut p, 0).bytes);
+    let gate =
+        gate::bind(target, &mut of_gate, 0).bytes.max(gate::bind_routing(target, &mut of_routing, 0).bytes).max(budget);
     let forward = [
-        ("importance", importance::largest_workspace(tokens, heads).bytes),
+        ("importance", importance::largest_workspace(target, tokens, heads).bytes),
         ("gate", gate),
-        ("permute", permute::place(&mut permute::parameters(config, tokens), 0).bytes),
-        ("experts", experts::workspace(&sizes, dtype).bytes),
+        ("permute", permute::bind(target, &mut permute::parameters(config, tokens), 0).bytes),
+        ("experts", experts::workspace(target, &sizes, dtype).bytes),
     ];
     let backward = || {
         let learned = if config.null_expert == NullExpert::Constant { config.num_null_experts } else { 0 };
         [
-            ("combine_backward", combine_backward::workspace(&sizes, learned).bytes),
-            ("experts_backward", experts_backward::workspace(config, &sizes, dtype, keep).bytes),
-            ("gate_backward", gate_backward::workspace(&sizes).bytes),
+            ("combine_backward", combine_backward::workspace(target, &sizes, learned).bytes),
+            ("experts_backward", experts_backward::workspace(target, config, &sizes, dtype, keep).bytes),
+            ("gate_backward", gate_backward::workspace(target, &sizes).bytes),
         ]
     };
     let backward = (keep != Keep::Nothing).then(backward);

@@ -35,14 +35,14 @@ pub use device::images::{BuildReport, Image, build_report, kernels, require_kern
 pub use device::memory::DeviceMemory;
 pub use device::stream::{Graph, Listed, Stream};
 pub use device::workspace::Workspace;
-pub use device::{Call, Device, Launch, Parameters};
+pub use device::{Architecture, Call, Device, Launch, Parameters, Target};
 /// The kernels on an NVIDIA GPU.
 #[cfg(feature = "cuda")]
 pub type Cuda = Kernels<Driver>;
 #[cfg(feature = "emulator")]
 pub use device::emulated::Emulated;
 #[cfg(feature = "emulator")]
-pub use device::stand_in::{Counts, Failing, Shim};
+pub use device::stand_in::{Counts, Failing, StandIn};
 pub use grouped_products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 pub use kernels::Kernels;
 pub use memory_plan::{Bytes, Most, bytes};

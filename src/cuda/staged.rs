@@ -31,7 +31,7 @@ impl<D: Device> Staged<D> {
     }
 
     pub(super) fn binder(&self, stage: &'static str) -> Binder<'_, D> {
-        Binder::host(self.kernels.device(), stage)
+        Binder::host(self.kernels.device(), self.kernels.target(), stage)
     }
 }
 

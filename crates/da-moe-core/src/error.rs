@@ -198,6 +198,15 @@ pub enum Error {
         needed: (i32, i32),
     },
 
+    /// Kernels of an architecture were asked for that the device does not run.
+    #[error("{device} does not run kernels for {asked}")]
+    NotForDevice {
+        /// The architecture.
+        asked: &'static str,
+        /// What the device is.
+        device: String,
+    },
+
     /// There is no GPU, or none of that number.
     #[error("no GPU: {reason}")]
     NoDevice {

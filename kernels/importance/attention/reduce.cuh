@@ -4,7 +4,7 @@
 // The maximum drops NaN as SPEC §1 wants; e^s itself is only taken where a sum needs it.
 #pragma once
 
-#include "importance/attention/place.cuh"
+#include "importance/attention/sequence_tile.cuh"
 #include "device/ptx.cuh"
 
 namespace da_moe {

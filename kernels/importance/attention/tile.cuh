@@ -6,7 +6,7 @@
 
 #include "device/ptx.cuh"
 #include "device/storage.cuh"
-#include "importance/attention/place.cuh"
+#include "importance/attention/sequence_tile.cuh"
 
 namespace da_moe {
 
@@ -27,7 +27,7 @@ struct Rows {
 };
 
 template <class S>
-__device__ __forceinline__ Rows<S> rows_of(const ImportanceQueryKey& p, const Place& place, bool keys) {
+__device__ __forceinline__ Rows<S> rows_of(const ImportanceQueryKey& p, const SequenceTile& place, bool keys) {
     const int head = static_cast<int>(blockIdx.y) / (keys ? p.heads_per_key : 1);
     const int64_t stride = keys ? p.k_token_stride : p.q_token_stride;
     const S* data = static_cast<const S*>(keys ? p.k : p.q) + head * (keys ? p.k_head_stride : p.q_head_stride);

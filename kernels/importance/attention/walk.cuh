@@ -58,7 +58,7 @@ struct Feed {
 
 // Own rows to registers, through the ring while it is free.
 template <class Engine, bool WIDE>
-__device__ __forceinline__ void keep_own(const ImportanceQueryKey& p, const Place& place, Engine& engine,
+__device__ __forceinline__ void keep_own(const ImportanceQueryKey& p, const SequenceTile& place, Engine& engine,
                                          const Feed<Engine, WIDE>& feed) {
     if constexpr (Engine::CHUNKS > 0) {
 #pragma unroll
@@ -87,7 +87,7 @@ struct Shift {
     // Where columns are queries; in exponents of two.
     float lse;
 
-    __device__ __forceinline__ static Shift of(const ImportanceQueryKey& p, const Place& place, int row, int end) {
+    __device__ __forceinline__ static Shift of(const ImportanceQueryKey& p, const SequenceTile& place, int row, int end) {
         const int token = place.sequence + min(row, end - 1);
         const uint8_t part = row < end ? (p.mask == nullptr ? 1 : p.mask[token]) : 0;
         return {part, keeps_keys(p) ? lse_of(p, token) : 0.0f};
@@ -99,7 +99,7 @@ struct Shift {
 // Which of a tile's columns a warp's rows see under a causal mask.
 enum class Sight { None, Some, All };
 
-__device__ __forceinline__ Sight sight_of(const ImportanceQueryKey& p, const Place& place, int column) {
+__device__ __forceinline__ Sight sight_of(const ImportanceQueryKey& p, const SequenceTile& place, int column) {
     if (!has_rows(place, warp_index())) {
         return Sight::None;
     }
@@ -117,7 +117,7 @@ __device__ __forceinline__ Sight sight_of(const ImportanceQueryKey& p, const Pla
 
 // Takes a tile's scores into the rows; `column` is the first, counted from the sequence's first token.
 template <class Engine>
-__device__ __forceinline__ void absorb_tile(const ImportanceQueryKey& p, const Place& place, const Engine& engine,
+__device__ __forceinline__ void absorb_tile(const ImportanceQueryKey& p, const SequenceTile& place, const Engine& engine,
                                             Seen (&seen)[Engine::R], const float* shifts, int column, Sight sight) {
     const float scale = p.scale;
     const bool keys = keeps_keys(p);
@@ -168,7 +168,7 @@ __device__ __forceinline__ void absorb_tile(const ImportanceQueryKey& p, const P
 
 // Combines what the lanes that share a row have seen, in their order, and writes each row's value.
 template <class Engine>
-__device__ __forceinline__ void finish(const ImportanceQueryKey& p, const Place& place, const Seen (&seen)[Engine::R],
+__device__ __forceinline__ void finish(const ImportanceQueryKey& p, const SequenceTile& place, const Seen (&seen)[Engine::R],
                                        float4* of_lanes) {
     SHARED_ARRAY(int, scratch, MAX_WARPS);
     // The groups left are empty ones, and the ring is free for other use when every warp is here.
@@ -208,7 +208,7 @@ __device__ __forceinline__ void finish(const ImportanceQueryKey& p, const Place&
 }
 
 template <class Engine, bool WIDE>
-__device__ __forceinline__ void walk(const ImportanceQueryKey& p, const Place& place, uint4* ring, float* shifts) {
+__device__ __forceinline__ void walk(const ImportanceQueryKey& p, const SequenceTile& place, uint4* ring, float* shifts) {
     using Chunks = Feed<Engine, WIDE>;
     const Span span = walk_of(p, place);
     const int chunks = Engine::CHUNKS > 0 ? Engine::CHUNKS : (p.width + Engine::CHUNK - 1) / Engine::CHUNK;
@@ -263,7 +263,7 @@ __device__ __forceinline__ void measure(const ImportanceQueryKey& p) {
     static_assert(Engine::LANES * OWN <= PIECES, "what the lanes have seen fits in the ring");
     // Under a causal mask the last queries have the longest walk: they begin.
     const bool backwards = p.causal && !keeps_keys(p);
-    const Place place = find_place(p, static_cast<int>(backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
+    const SequenceTile place = find_sequence_tile(p, static_cast<int>(backwards ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
     if (place.row >= place.length) {
         return;
     }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "a launch's parameters are the caller's word")]
 
 use crate::cuda::device::recorder::{Recorded, Recorder};
-use crate::cuda::device::{Device, Launch};
+use crate::cuda::device::{Architecture, Device, Launch, Target};
 use crate::{Error, Result};
 use da_moe_emulator as emulator;
 use std::ffi::c_void;
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Emulated {
     device: emulator::Device,
     schedule: emulator::Schedule,
+    architecture: Architecture,
     id: u64,
     recorder: Mutex<Recorder>,
 }
@@ -33,11 +34,17 @@ impl Emulated {
         emulator::Compiler::new(cache).include(Self::sources()).folder(Self::sources())
     }
 
-    /// A device that runs the kernels of `module` in the order of `schedule`.
+    /// A device that runs the kernels of `module` in the order of `schedule`. It has all of Hopper's instructions.
     pub fn new(module: Arc<emulator::Module>, schedule: emulator::Schedule) -> Self {
         static DEVICES: AtomicU64 = AtomicU64::new(0);
         let id = DEVICES.fetch_add(2, Ordering::Relaxed);
-        Self { device: emulator::Device::new(module, schedule), schedule, id, recorder: Mutex::default() }
+        let device = emulator::Device::new(module, schedule);
+        Self { device, schedule, architecture: Architecture::Hopper, id, recorder: Mutex::default() }
+    }
+
+    /// The same as a device of another architecture.
+    pub fn of_architecture(self, architecture: Architecture) -> Self {
+        Self { architecture, ..self }
     }
 
     /// Every change under the lock is complete, so a panicking thread leaves nothing half-done.
@@ -97,9 +104,9 @@ impl Device for Emulated {
         format!("emulated kernels, {:?}", self.schedule)
     }
 
-    /// One, so that blocks that stay have several tiles even in small products.
-    fn multiprocessors(&self) -> usize {
-        1
+    /// One multiprocessor, so that blocks that stay have several tiles even in small products.
+    fn target(&self) -> Target {
+        Target { architecture: self.architecture, multiprocessors: 1 }
     }
 
     fn alloc(&self, name: &str, bytes: usize) -> Result<u64> {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "addresses of device memory; each block names what it relies on")]
 
 pub(in crate::cuda) mod bytes;
+mod call;
 #[cfg(feature = "cuda")]
 pub(in crate::cuda) mod driver;
 #[cfg(feature = "emulator")]
@@ -15,118 +16,15 @@ mod recorder;
 #[cfg(feature = "emulator")]
 pub(in crate::cuda) mod stand_in;
 pub(in crate::cuda) mod stream;
+mod target;
 pub(in crate::cuda) mod workspace;
 
+pub use call::{Call, Launch, Parameters};
+pub use target::{Architecture, Target};
+
 use crate::Result;
-use crate::cuda::abi;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
-
-/// A kernel by name and how many threads run it: a pure function of sizes and types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// Name of the kernel, as in `kernels/*.cu`.
-    pub kernel: &'static str,
-    /// Blocks along x, y and z.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes of dynamic shared memory of a block.
-    pub shared: u32,
-}
-
-impl Launch {
-    /// A launch along x alone.
-    pub(in crate::cuda) const fn linear(kernel: &'static str, blocks: u32, threads: u32) -> Self {
-        Self { kernel, grid: [blocks, 1, 1], threads, shared: 0 }
-    }
-}
-
-macro_rules! parameters {
-    ($($kind:ident),* $(,)?) => {
-        /// The one argument of a kernel, by value.
-        #[derive(Clone, Copy, Debug)]
-        #[allow(clippy::large_enum_variant, reason = "lives on the stack for the time of one launch")]
-        pub enum Parameters {
-            $(#[doc = concat!("Of the kernels that take `", stringify!($kind), "`.")] $kind(abi::$kind)),*
-        }
-
-        impl Parameters {
-            /// Where the struct lies, for the launch's parameter array.
-            fn address(&self) -> *mut c_void {
-                match self {
-                    $(Parameters::$kind(p) => std::ptr::from_ref(p).cast_mut().cast()),*
-                }
-            }
-        }
-
-        $(
-            impl From<abi::$kind> for Parameters {
-                fn from(p: abi::$kind) -> Self {
-                    Parameters::$kind(p)
-                }
-            }
-        )*
-    };
-}
-
-// SAFETY: addresses of device memory are numbers to the host: nothing is read through them there, by any thread.
-unsafe impl Send for Parameters {}
-
-parameters!(
-    ImportanceProbabilities,
-    ImportanceQueryKey,
-    ImportanceRouterEntropy,
-    ImportanceReduce,
-    ImportanceNormalize,
-    ImportanceRunning,
-    Budget,
-    Gate,
-    GivenRouting,
-    GateBias,
-    GroupedGemm,
-    HiddenGradient,
-    RowWeightGradient,
-    WeightGradient,
-    WeightGradientSum,
-    BiasGradient,
-    Permute,
-    PermuteUnmasked,
-    Combine,
-    CombineBackward,
-    PermuteBackward,
-    GateBackward,
-    GateDx,
-    RoutingBackward,
-);
-
-/// A launch with its parameters.
-#[derive(Clone, Copy, Debug)]
-pub struct Call {
-    /// What runs.
-    pub launch: Launch,
-    /// On what.
-    pub parameters: Parameters,
-}
-
-impl Call {
-    pub(in crate::cuda) fn new(launch: Launch, parameters: impl Into<Parameters>) -> Self {
-        Self { launch, parameters: parameters.into() }
-    }
-
-    /// Starts the kernel on a stream.
-    ///
-    /// # Errors
-    /// The device's.
-    ///
-    /// # Safety
-    /// The stream is one of `device`; every pointer in the parameters is null where `kernels/abi.h` allows it, or the address of memory of this device
-    /// that is as large as is said there.
-    pub unsafe fn run(&self, device: &(impl Device + ?Sized), stream: u64) -> Result<()> {
-        // SAFETY: the address is of a live struct of the type that this kernel takes; its pointers are the caller's word.
-        unsafe { device.launch(stream, &self.launch, &[self.parameters.address()]) }
-    }
-}
 
 /// Memory, streams and launches of one device. What is started on one stream happens in the order in which it was
 /// started. Nothing here disturbs a recording of another thread: no wait is for the whole of a context.
@@ -137,8 +35,8 @@ pub trait Device: Send + Sync + 'static {
     /// What it is, for people.
     fn describe(&self) -> String;
 
-    /// How many multiprocessors it has, for kernels whose blocks stay and take tile after tile.
-    fn multiprocessors(&self) -> usize;
+    /// What it has, for who chooses kernels.
+    fn target(&self) -> Target;
 
     /// The address of `bytes` bytes of uninitialised memory, aligned to 256. `name` is for reports. May wait.
     ///
@@ -169,17 +67,17 @@ pub trait Device: Send + Sync + 'static {
     unsafe fn close_stream(&self, stream: u64);
 
     /// An engine's stream is used from now on, and counts in [`Device::synchronize_all`], until
-    /// [`Device::return_stream`].
+    /// [`Device::release_stream`].
     ///
     /// # Safety
     /// The stream is one of this device, and is there until then.
-    unsafe fn lend_stream(&self, _stream: u64) {}
+    unsafe fn borrow_stream(&self, _stream: u64) {}
 
     /// An engine's stream is not used any more. What was started on it may go on.
     ///
     /// # Safety
     /// It was lent, and not returned as often.
-    unsafe fn return_stream(&self, _stream: u64) {}
+    unsafe fn release_stream(&self, _stream: u64) {}
 
     /// What a stream is of, unless it is one of this device.
     ///

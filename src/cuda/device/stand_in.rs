@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "passes unsafe calls on")]
 
-use crate::cuda::device::{Device, Launch};
+use crate::cuda::device::{Device, Launch, Target};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -29,7 +29,7 @@ pub struct Counts {
     /// Streams that are open.
     pub streams: i64,
     /// An engine's streams that are lent.
-    pub lent: i64,
+    pub borrowed: i64,
     /// Graphs that are there.
     pub graphs: i64,
     /// Recordings that were begun.
@@ -51,7 +51,7 @@ pub enum Failing {
 
 /// Passes everything on to another device.
 #[derive(Debug)]
-pub struct Shim<D> {
+pub struct StandIn<D> {
     inner: Arc<D>,
     failing: Option<Failing>,
     elsewhere: bool,
@@ -63,14 +63,14 @@ pub struct Shim<D> {
     copies: AtomicUsize,
     waits: AtomicUsize,
     streams: AtomicI64,
-    lent: AtomicI64,
+    borrowed: AtomicI64,
     graphs: AtomicI64,
     captures: AtomicUsize,
     replays: AtomicUsize,
     kernels: Mutex<BTreeSet<&'static str>>,
 }
 
-impl<D: Device> Shim<D> {
+impl<D: Device> StandIn<D> {
     /// All counts at zero.
     pub fn new(inner: Arc<D>, failing: Option<Failing>) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl<D: Device> Shim<D> {
             copies: AtomicUsize::default(),
             waits: AtomicUsize::default(),
             streams: AtomicI64::default(),
-            lent: AtomicI64::default(),
+            borrowed: AtomicI64::default(),
             graphs: AtomicI64::default(),
             captures: AtomicUsize::default(),
             replays: AtomicUsize::default(),
@@ -110,7 +110,7 @@ impl<D: Device> Shim<D> {
             copies: read(&self.copies),
             waits: read(&self.waits),
             streams: self.streams.load(Ordering::Relaxed),
-            lent: self.lent.load(Ordering::Relaxed),
+            borrowed: self.borrowed.load(Ordering::Relaxed),
             graphs: self.graphs.load(Ordering::Relaxed),
             captures: read(&self.captures),
             replays: read(&self.replays),
@@ -132,14 +132,14 @@ impl<D: Device> Shim<D> {
 }
 
 fn lost() -> Result<()> {
-    Err(Error::Cuda { call: "shim", problem: "the device is lost".into() })
+    Err(Error::Cuda { call: "stand-in", problem: "the device is lost".into() })
 }
 
 fn count(counter: &AtomicUsize) -> usize {
     counter.fetch_add(1, Ordering::Relaxed)
 }
 
-impl<D: Device> Device for Shim<D> {
+impl<D: Device> Device for StandIn<D> {
     fn id(&self) -> u64 {
         self.inner.id() ^ u64::from(self.elsewhere)
     }
@@ -148,8 +148,8 @@ impl<D: Device> Device for Shim<D> {
         self.inner.describe()
     }
 
-    fn multiprocessors(&self) -> usize {
-        self.inner.multiprocessors()
+    fn target(&self) -> Target {
+        self.inner.target()
     }
 
     fn alloc(&self, name: &str, bytes: usize) -> Result<u64> {
@@ -184,16 +184,16 @@ impl<D: Device> Device for Shim<D> {
         self.inner.own_stream()
     }
 
-    unsafe fn lend_stream(&self, stream: u64) {
-        self.lent.fetch_add(1, Ordering::Relaxed);
+    unsafe fn borrow_stream(&self, stream: u64) {
+        self.borrowed.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's.
-        unsafe { self.inner.lend_stream(stream) }
+        unsafe { self.inner.borrow_stream(stream) }
     }
 
-    unsafe fn return_stream(&self, stream: u64) {
-        self.lent.fetch_sub(1, Ordering::Relaxed);
+    unsafe fn release_stream(&self, stream: u64) {
+        self.borrowed.fetch_sub(1, Ordering::Relaxed);
         // SAFETY: the caller's.
-        unsafe { self.inner.return_stream(stream) }
+        unsafe { self.inner.release_stream(stream) }
     }
 
     unsafe fn stream_elsewhere(&self, stream: u64) -> Result<Option<String>> {
@@ -267,7 +267,7 @@ impl<D: Device> Device for Shim<D> {
         self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.kernel);
         match self.failing {
             Some(Failing::Launch(failing)) if failing == number => {
-                Err(Error::Cuda { call: "shim", problem: format!("launch {number} fails") })
+                Err(Error::Cuda { call: "stand-in", problem: format!("launch {number} fails") })
             }
             Some(Failing::LostAt(failing)) if failing <= number => lost(),
             // SAFETY: the caller's.

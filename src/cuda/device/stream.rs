@@ -60,7 +60,7 @@ impl<D: Device> Stream<D> {
             return Err(Error::DType { op: "stream", argument: "workspace", expected, found });
         }
         // SAFETY: the stream is the device's, and is there until the result is dropped, which returns it.
-        unsafe { device.lend_stream(handle) };
+        unsafe { device.borrow_stream(handle) };
         Self { device: device.clone(), handle, owned: false, workspace, listed: RefCell::default() }.ready()
     }
 
@@ -205,7 +205,7 @@ impl<D: Device> Drop for Stream<D> {
         unsafe {
             match self.owned {
                 true => self.device.close_stream(self.handle),
-                false => self.device.return_stream(self.handle),
+                false => self.device.release_stream(self.handle),
             }
         }
     }

@@ -2,8 +2,9 @@
 //! straight off queries and keys (`kernels/importance/importance_attention.cu`, `kernels/importance/importance_attention_f32.cu`).
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Unit, Work, element_size};
 use crate::cuda::device::workspace::blocks;
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::{AttentionSource, DType, Result};
 use std::f64::consts::LOG2_E;
 
@@ -64,6 +65,7 @@ impl Attention {
 /// What the measures of one call share.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cuda) struct Reading {
+    pub target: Target,
     pub tokens: usize,
     pub sequences: usize,
     pub cu_seqlens: *const i32,
@@ -107,7 +109,7 @@ impl Reading {
         // the tokens that no matrix reaches.
         p.tiles = blocks(p.side as usize, tile) as i32;
         let grid = [p.tiles as u32 * self.sequences as u32, probabilities.heads as u32, 1];
-        let kernel = matrix_kernel(probabilities.dtype, measure.is_received(), width > 1);
+        let kernel = matrix_kernel(self.target, probabilities.dtype, measure.is_received(), width > 1);
         Call::new(Launch { kernel, grid, threads: THREADS, shared: 0 }, p)
     }
 
@@ -135,7 +137,7 @@ impl Reading {
         };
         // Tiles start where sequences do, so their number depends on lengths that only the device knows; so many are enough.
         let grid = [(self.tokens / OWN + self.sequences) as u32, qk.heads as u32, 1];
-        let walk = Launch { kernel: walk_kernel(qk.dtype, width), grid, threads: OWN as u32, shared: 0 };
+        let walk = Launch { kernel: walk_kernel(self.target, qk.dtype, width), grid, threads: OWN as u32, shared: 0 };
         let own = measure == AttentionSource::GivenSelf;
         if p.lse.is_null() && (own || measure.is_received()) {
             let before = abi::ImportanceQueryKey { measure: abi::MEASURE_LOG_SUM_EXP, values: self.lse, ..p };
@@ -146,7 +148,7 @@ impl Reading {
             return run(Call::new(walk, p));
         }
         let grid = [self.tokens.div_ceil(WARPS) as u32, qk.heads as u32, 1];
-        run(Call::new(Launch { kernel: own_kernel(qk.dtype), grid, threads: THREADS, shared: 0 }, p))
+        run(Call::new(Launch { kernel: own_kernel(self.target, qk.dtype), grid, threads: THREADS, shared: 0 }, p))
     }
 }
 
@@ -177,7 +179,7 @@ fn is_wide(dtype: DType, p: &abi::ImportanceQueryKey) -> bool {
     aligned && [p.q_token_stride, p.q_head_stride, p.k_token_stride, p.k_head_stride].into_iter().all(whole)
 }
 
-fn matrix_kernel(dtype: DType, received: bool, wide: bool) -> &'static str {
+fn matrix_kernel(_: Target, dtype: DType, received: bool, wide: bool) -> &'static str {
     match (dtype, received, wide) {
         (DType::Bf16, true, false) => "importance_received_bf16",
         (DType::Bf16, true, true) => "importance_received_bf16_wide",
@@ -194,7 +196,7 @@ fn matrix_kernel(dtype: DType, received: bool, wide: bool) -> &'static str {
     }
 }
 
-fn walk_kernel(dtype: DType, width: i32) -> &'static str {
+fn walk_kernel(_: Target, dtype: DType, width: i32) -> &'static str {
     match (dtype, width) {
         (DType::Bf16, ..=64) => "importance_query_key_bf16_64",
         (DType::Bf16, ..=128) => "importance_query_key_bf16_128",
@@ -206,7 +208,7 @@ fn walk_kernel(dtype: DType, width: i32) -> &'static str {
     }
 }
 
-fn own_kernel(dtype: DType) -> &'static str {
+fn own_kernel(_: Target, dtype: DType) -> &'static str {
     match dtype {
         DType::Bf16 => "importance_own_key_bf16",
         DType::F16 => "importance_own_key_f16",
@@ -214,10 +216,40 @@ fn own_kernel(dtype: DType) -> &'static str {
     }
 }
 
+impl Parameters for abi::ImportanceProbabilities {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let heads = f64::from(launch.grid[1]);
+        let matrix = heads * contents.pairs * seen(self.causal) * element_size(launch.kernel);
+        Work::moved(matrix + 4.0 * heads * f64::from(self.tokens), launch.blocks())
+    }
+}
+
+impl Parameters for abi::ImportanceQueryKey {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let (heads, size) = (f64::from(launch.grid[1]), element_size(launch.kernel));
+        let (tokens, width) = (f64::from(self.tokens), f64::from(self.width));
+        let key_heads = heads / f64::from(self.heads_per_key.max(1));
+        let values = if self.lse.is_null() { 4.0 } else { 8.0 };
+        let bytes = tokens * ((heads + key_heads) * width * size + heads * values);
+        // Either every query meets every key that it sees, or its own.
+        let own = launch.kernel.starts_with("importance_own_key_");
+        let products = if own { tokens } else { contents.pairs * seen(self.causal) };
+        Work {
+            operations: 2.0 * width * heads * products,
+            unit: if own || size == 4.0 { Unit::Scalar } else { Unit::Tensor16 },
+            ..Work::moved(bytes, (tokens / OWN as f64).ceil() as u64 * heads as u64)
+        }
+    }
+}
+
+/// The part of a matrix of scores that a causal mask leaves.
+fn seen(causal: i32) -> f64 {
+    if causal == 0 { 1.0 } else { 0.5 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Parameters;
     use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
 
     fn query_key(dtype: DType, width: i32) -> QueryKey {
@@ -236,6 +268,7 @@ mod tests {
     /// Kernel, grid, measure and the address of the log-sum-exp of every launch.
     fn launches(qk: QueryKey, measure: AttentionSource) -> Vec<(&'static str, [u32; 3], i32, usize)> {
         let reading = Reading {
+            target: Target::H100,
             tokens: 1000,
             sequences: 3,
             cu_seqlens: null(),
@@ -246,7 +279,7 @@ mod tests {
         };
         let mut found = Vec::new();
         let mut run = |call: Call| {
-            let Parameters::ImportanceQueryKey(p) = call.parameters else { panic!("{call:?}") };
+            let p = call.parameters::<abi::ImportanceQueryKey>().unwrap();
             assert_eq!((p.heads_per_key, p.causal, p.tokens, p.sequences), (3, 1, 1000, 3));
             assert!(p.lse.is_null() || p.lse_stride == 1000);
             found.push((call.launch.kernel, call.launch.grid, p.measure, p.lse as usize));
@@ -276,6 +309,7 @@ mod tests {
     #[test]
     fn sequences_share_the_grids_first_extent() {
         let reading = Reading {
+            target: Target::H100,
             tokens: 100_000,
             sequences: 70_000,
             cu_seqlens: null(),

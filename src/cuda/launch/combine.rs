@@ -1,13 +1,14 @@
 //! Which kernel combines, and with how many threads (`kernels/combine/combine.cu`).
 
 use crate::cuda::abi;
-use crate::cuda::device::Call;
+use crate::cuda::cost::{Contents, Work, element_size};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::vectorized::{self, are_aligned, are_whole};
 use crate::{DType, NullExpert};
 
 /// The one launch of combine; none where there is nothing to write. `storage` is the type of `x`, constants and `y`;
 /// `rows` that of rows and shared: the same, or f32.
-pub fn calls(storage: DType, rows: DType, p: abi::Combine) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, storage: DType, rows: DType, p: abi::Combine) -> impl Iterator<Item = Call> {
     let vector = if is_wide(storage, rows, &p) { vectorized::wide(storage) } else { 1 };
     let launch = vectorized::launch(kernel(storage, rows, &p), p.tokens, p.width, vector);
     (p.tokens > 0 && p.width > 0).then(|| Call::new(launch, p)).into_iter()
@@ -44,6 +45,15 @@ fn kernel(storage: DType, rows: DType, p: &abi::Combine) -> &'static str {
     }
 }
 
+impl Parameters for abi::Combine {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let rows = contents.rows.min(self.row_count as usize) as f64;
+        let table = 12.0 * f64::from(self.tokens) * f64::from(self.slots);
+        let elements = (rows + f64::from(self.tokens)) * f64::from(self.width);
+        Work::moved(elements * element_size(launch.kernel) + table, launch.blocks())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,7 +65,7 @@ mod tests {
     }
 
     fn only(storage: DType, rows: DType, p: abi::Combine) -> Launch {
-        calls(storage, rows, p).next().unwrap().launch
+        calls(Target::H100, storage, rows, p).next().unwrap().launch
     }
 
     #[test]
@@ -74,6 +84,6 @@ mod tests {
     fn every_column_of_every_token_has_a_lane() {
         assert_eq!(only(DType::Bf16, DType::Bf16, of_width(2048)).grid, [2, 4, 1]);
         assert_eq!(only(DType::F32, DType::F32, of_width(65)).grid, [2, 2, 1]);
-        assert_eq!(calls(DType::F32, DType::F32, abi::Combine::default()).count(), 0);
+        assert_eq!(calls(Target::H100, DType::F32, DType::F32, abi::Combine::default()).count(), 0);
     }
 }

@@ -1,8 +1,9 @@
 //! Which kernels find the gradients of null experts, with how many threads (`kernels/combine/combine_backward.cu`).
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Work, element_size};
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::vectorized::{are_aligned, are_whole, of_type, wide};
 use crate::{DType, Sizes};
 
@@ -30,13 +31,13 @@ fn shares(p: &abi::CombineBackward, vector: usize) -> usize {
 }
 
 /// The workspace of any call of a layer, with `constants` null experts whose constants are learned.
-pub fn workspace(sizes: &Sizes, constants: usize) -> Workspace {
+pub fn workspace(target: Target, sizes: &Sizes, constants: usize) -> Workspace {
     let (tokens, width, gradients) = (sizes.tokens as i32, sizes.hidden as i32, constants as i32);
-    place(&mut abi::CombineBackward { tokens, width, gradients, ..Default::default() }, 0)
+    bind(target, &mut abi::CombineBackward { tokens, width, gradients, ..Default::default() }, 0)
 }
 
 /// Points `p` into a workspace at `base`, cuts its tokens into chunks, and says how large the workspace must be.
-pub fn place(p: &mut abi::CombineBackward, base: u64) -> Workspace {
+pub fn bind(_: Target, p: &mut abi::CombineBackward, base: u64) -> Workspace {
     let gradients = p.gradients as usize;
     p.chunk = chunk(p) as i32;
     let mut carver = Carver::new(base);
@@ -48,7 +49,7 @@ pub fn place(p: &mut abi::CombineBackward, base: u64) -> Workspace {
 
 /// Up to two launches: the weights' gradients where there are slots, the constants' where there are any. `storage` is the
 /// type of all but the weights.
-pub fn calls(storage: DType, p: abi::CombineBackward) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, storage: DType, p: abi::CombineBackward) -> impl Iterator<Item = Call> {
     let is_wide = is_wide(storage, &p);
     let of_weights = (p.tokens > 0 && p.slots > 0).then(|| {
         let kernel = of_type(WEIGHTS, storage, is_wide);
@@ -80,6 +81,16 @@ fn is_wide(storage: DType, p: &abi::CombineBackward) -> bool {
         && are_aligned([p.x as usize, p.constants as usize, p.dy as usize, p.d_constants as usize])
 }
 
+impl Parameters for abi::CombineBackward {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let slots = f64::from(self.tokens) * f64::from(self.slots);
+        // Of null experts when none is chosen: ids in, zeros out.
+        let zeros = f64::from(self.gradients) * f64::from(self.width) * element_size(launch.kernel);
+        let constants = launch.kernel.starts_with("combine_constants");
+        Work::moved(if constants { 4.0 * slots + zeros } else { 8.0 * slots }, launch.blocks())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,12 +99,12 @@ mod tests {
         let stride = i64::from(width);
         let strides = abi::CombineBackward { x_stride: stride, dy_stride: stride, ..Default::default() };
         let mut p = abi::CombineBackward { tokens, width, gradients, slots: 8, ..strides };
-        place(&mut p, 0);
+        bind(Target::H100, &mut p, 0);
         p
     }
 
     fn launches(storage: DType, p: abi::CombineBackward) -> Vec<Launch> {
-        calls(storage, p).map(|call| call.launch).collect()
+        calls(Target::H100, storage, p).map(|call| call.launch).collect()
     }
 
     #[test]
@@ -119,7 +130,7 @@ mod tests {
 
     #[test]
     fn partial_sums_stay_small_and_tickets_are_zeroed() {
-        let workspace = |p: &mut abi::CombineBackward| place(p, 0);
+        let workspace = |p: &mut abi::CombineBackward| bind(Target::H100, p, 0);
         assert_eq!(workspace(&mut of(33, 5, 2)), Workspace { zeroed: 128, bytes: Workspace::HEADER + 128 });
         assert_eq!(workspace(&mut of(33, 5, 0)), Workspace { zeroed: 0, bytes: Workspace::HEADER });
         let many = workspace(&mut of(1 << 20, 2048, 4)).bytes;

@@ -2,7 +2,7 @@
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::Workspace;
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Target};
 use crate::{Activation, DType, Sizes};
 
 pub(in crate::cuda) const THREADS: u32 = 256;
@@ -61,16 +61,16 @@ impl Unit {
 }
 
 /// The one launch of a product; none where there is nothing to write. `operands` are the types of both, one type
-/// where it is the same; `multiprocessors` how many the device has: the bits do not depend on it.
+/// where it is the same.
 pub fn calls(
+    target: Target,
     operands: impl Into<Operands>,
     factors: Factors,
-    multiprocessors: usize,
     p: abi::GroupedGemm,
 ) -> impl Iterator<Item = Call> {
     let operands = operands.into();
     let unit = Unit::of(operands, factors);
-    persistent(kernel(operands, unit, &p), unit, is_gated(&p), multiprocessors, &p)
+    persistent(target, kernel(operands, unit, &p), unit, is_gated(&p), &p)
         .map(|launch| Call::new(launch, p))
         .into_iter()
 }
@@ -83,13 +83,13 @@ fn blocks_a_multiprocessor(kernel: &str) -> usize {
 /// Blocks that take the tiles of a product; none where there is no tile. `paired`: the weights' rows come in pairs, so
 /// that a tile has half as many columns.
 pub(in crate::cuda) fn persistent(
+    target: Target,
     kernel: &'static str,
     unit: Unit,
     paired: bool,
-    multiprocessors: usize,
     p: &abi::GroupedGemm,
 ) -> Option<Launch> {
-    let blocks = most_tiles(unit, paired, p).min(multiprocessors * blocks_a_multiprocessor(kernel));
+    let blocks = most_tiles(unit, paired, p).min(target.multiprocessors * blocks_a_multiprocessor(kernel));
     let grid = [blocks as u32, 1, 1];
     (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared() })
 }
@@ -108,7 +108,7 @@ pub fn activation(activation: Activation) -> i32 {
 }
 
 /// Room for the activated values between the two products, of the routed experts or of the shared one.
-pub fn workspace(sizes: &Sizes, storage: DType) -> Workspace {
+pub fn workspace(_: Target, sizes: &Sizes, storage: DType) -> Workspace {
     let rows_of = |rows: usize, width: usize| rows.saturating_mul(activated_stride(width));
     let elements = rows_of(sizes.rows, sizes.width).max(rows_of(sizes.tokens, sizes.shared_width));
     Workspace::scratch(elements.saturating_mul(storage.size()).saturating_add(256))
@@ -119,7 +119,8 @@ pub fn activated_stride(width: usize) -> usize {
     width.next_multiple_of(8)
 }
 
-fn is_gated(p: &abi::GroupedGemm) -> bool {
+/// Whether the product has a half for the gate beside the one for the values.
+pub(in crate::cuda) fn is_gated(p: &abi::GroupedGemm) -> bool {
     [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&p.activation)
 }
 
@@ -182,7 +183,7 @@ mod tests {
     }
 
     fn launch(storage: DType, p: abi::GroupedGemm) -> Launch {
-        calls(storage, Factors::F32, 132, p).next().unwrap().launch
+        calls(Target::H100, storage, Factors::F32, p).next().unwrap().launch
     }
 
     #[test]
@@ -192,7 +193,7 @@ mod tests {
         assert_eq!(launch(DType::Bf16, product(200, 8, 300, abi::ACTIVATION_NONE)).grid, [18, 1, 1]);
         assert_eq!(launch(DType::F32, product(1, 8, 129, abi::ACTIVATION_RELU)).grid, [2, 1, 1]);
         assert_eq!(launch(DType::F32, product(32768, 1, 3072, abi::ACTIVATION_SWIGLU)).grid, [264, 1, 1]);
-        assert_eq!(calls(DType::F32, Factors::F32, 132, product(0, 8, 64, abi::ACTIVATION_RELU)).count(), 0);
+        assert_eq!(calls(Target::H100, DType::F32, Factors::F32, product(0, 8, 64, abi::ACTIVATION_RELU)).count(), 0);
     }
 
     #[test]
@@ -209,7 +210,7 @@ mod tests {
     fn a_router_in_f32_is_multiplied_in_f32() {
         let of = |rows, factors| {
             let operands = Operands { rows, weights: DType::F32 };
-            calls(operands, factors, 132, product(9, 1, 64, abi::ACTIVATION_NONE)).next().unwrap().launch
+            calls(Target::H100, operands, factors, product(9, 1, 64, abi::ACTIVATION_NONE)).next().unwrap().launch
         };
         assert_eq!(of(DType::Bf16, Factors::F32).kernel, "grouped_gemm_f32_plain_bf16_rows");
         assert_eq!(of(DType::F16, Factors::Tf32).kernel, "grouped_gemm_f32_plain_f16_rows");
@@ -221,7 +222,7 @@ mod tests {
     fn tf32_is_for_those_who_ask() {
         let p = product(9, 2, 64, abi::ACTIVATION_SWIGLU);
         assert_eq!(launch(DType::F32, p).kernel, "grouped_gemm_f32_gated");
-        let asked = |storage| calls(storage, Factors::Tf32, 132, p).next().unwrap().launch.kernel;
+        let asked = |storage| calls(Target::H100, storage, Factors::Tf32, p).next().unwrap().launch.kernel;
         assert_eq!([DType::F32, DType::F16].map(asked), ["grouped_gemm_tf32_gated", "grouped_gemm_f16_gated"]);
     }
 }

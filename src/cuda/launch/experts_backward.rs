@@ -4,8 +4,8 @@
 //! there and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
 
 use crate::cuda::abi;
-use crate::cuda::device::Call;
 use crate::cuda::device::workspace::{Carver, Workspace};
+use crate::cuda::device::{Call, Target};
 use crate::cuda::launch::experts::{self, Factors, Operands, activated_stride};
 use crate::cuda::launch::gradient_products::{
     across, between, bias_gradient, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
@@ -139,7 +139,7 @@ impl Backward {
     }
 
     /// Places what passes between the launches at `base`; returns how much there has to be. Inputs must be set before.
-    pub fn place(&mut self, base: u64) -> Workspace {
+    pub fn bind(&mut self, target: Target, base: u64) -> Workspace {
         let mut carver = Carver::new(base);
         carver.end_header();
         let (rows, size) = (self.rows, between(self.storage).size());
@@ -148,13 +148,13 @@ impl Backward {
             hidden: carver.take(again),
             d_hidden: carver.take::<u8>(rows.saturating_mul(activated_stride(self.rows_in()) * size)).cast(),
             activated: carver.take::<u8>(rows.saturating_mul(activated_stride(self.width) * size)).cast(),
-            parts: carver.take(rows.saturating_mul(part_count(self.storage, self.width))),
+            parts: carver.take(rows.saturating_mul(part_count(target, self.storage, self.width))),
         };
         Workspace { zeroed: 0, bytes: carver.used() }
     }
 
     /// The launches, in order. `factors` are those of forward, for what has to be computed again.
-    pub fn calls(&self, factors: Factors, multiprocessors: usize) -> impl Iterator<Item = Call> + use<> {
+    pub fn calls(&self, target: Target, factors: Factors) -> impl Iterator<Item = Call> + use<> {
         let (storage, again) = (self.storage, self.kept.is_null().then(|| self.hidden_again()));
         let d_hidden = self.activated_rows(self.scratch.d_hidden, self.rows_in());
         let activated = self.activated_rows(self.scratch.activated, self.width);
@@ -164,14 +164,19 @@ impl Backward {
         let b_out = self.bias_gradient(self.of_tokens(self.dy), self.row_weight, self.d_b_out);
         again
             .into_iter()
-            .flat_map(move |p| experts::calls(storage, factors, multiprocessors, p))
-            .chain(hidden_gradient(storage, multiprocessors, self.hidden_gradient()))
-            .chain(row_weight_gradient(storage, self.row_weight_gradient()))
-            .chain(across(Operands { rows: between(storage), weights: storage }, multiprocessors, self.dx()))
-            .chain(weight_gradient(between(storage), storage, w_in))
-            .chain(weight_gradient(storage, between(storage), w_out))
-            .chain((!b_in.out.is_null()).then(|| bias_gradient(between(storage), storage, b_in)).into_iter().flatten())
-            .chain((!b_out.out.is_null()).then(|| bias_gradient(storage, storage, b_out)).into_iter().flatten())
+            .flat_map(move |p| experts::calls(target, storage, factors, p))
+            .chain(hidden_gradient(target, storage, self.hidden_gradient()))
+            .chain(row_weight_gradient(target, storage, self.row_weight_gradient(target)))
+            .chain(across(target, Operands { rows: between(storage), weights: storage }, self.dx()))
+            .chain(weight_gradient(target, between(storage), storage, w_in))
+            .chain(weight_gradient(target, storage, between(storage), w_out))
+            .chain(
+                (!b_in.out.is_null())
+                    .then(|| bias_gradient(target, between(storage), storage, b_in))
+                    .into_iter()
+                    .flatten(),
+            )
+            .chain((!b_out.out.is_null()).then(|| bias_gradient(target, storage, storage, b_out)).into_iter().flatten())
     }
 
     fn rows_in(&self) -> usize {
@@ -239,7 +244,7 @@ impl Backward {
         }
     }
 
-    fn row_weight_gradient(&self) -> abi::RowWeightGradient {
+    fn row_weight_gradient(&self, target: Target) -> abi::RowWeightGradient {
         abi::RowWeightGradient {
             parts: self.scratch.parts,
             dy: self.dy.0,
@@ -253,7 +258,7 @@ impl Backward {
             tokens: self.tokens as i32,
             experts: self.experts as i32,
             width: self.hidden as i32,
-            part_count: part_count(self.storage, self.width) as i32,
+            part_count: part_count(target, self.storage, self.width) as i32,
             ..Default::default()
         }
     }
@@ -325,14 +330,14 @@ impl Backward {
 
 /// The workspace of backward through the routed experts or the shared one of a layer, whichever needs more. `keep` is what
 /// forward kept.
-pub fn workspace(config: &LayerConfig, sizes: &Sizes, storage: DType, keep: Keep) -> Workspace {
+pub fn workspace(target: Target, config: &LayerConfig, sizes: &Sizes, storage: DType, keep: Keep) -> Workspace {
     let of = |rows, width| {
         let mut p = Backward::new(storage, config.hidden_act, [sizes.tokens, rows, sizes.hidden, width, 1]);
         if keep == Keep::Hidden {
             // Any address that is not null says that it is there.
             p.kept = std::ptr::dangling();
         }
-        p.place(0)
+        p.bind(target, 0)
     };
     let [routed, shared] = [of(sizes.rows, sizes.width), of(sizes.tokens, sizes.shared_width)];
     if routed.bytes > shared.bytes { routed } else { shared }

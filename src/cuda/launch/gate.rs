@@ -2,8 +2,9 @@
 //! `kernels/gate/budget.cu`, `kernels/gate/routing.cu`).
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Work};
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::{BiasUpdate, LayerConfig, NormalizeWeights, Policy, Scoring};
 
 pub(in crate::cuda) const THREADS: u32 = 256;
@@ -97,7 +98,7 @@ pub fn parameters(config: &LayerConfig, tokens: usize, training: bool) -> abi::G
 }
 
 /// Points `p` into a workspace at `base`, and says how large that must be.
-pub fn place(p: &mut abi::Gate, base: u64) -> Workspace {
+pub fn bind(_: Target, p: &mut abi::Gate, base: u64) -> Workspace {
     let blocks = grid(p.tokens, p.tokens_per_warp) as usize;
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
@@ -110,7 +111,7 @@ pub fn place(p: &mut abi::Gate, base: u64) -> Workspace {
 }
 
 /// One launch.
-pub fn calls(p: abi::Gate) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, p: abi::Gate) -> impl Iterator<Item = Call> {
     let kernels = ["gate_32", "gate_64", "gate_128", "gate_256", "gate_512"];
     let launch = Launch::linear(of_size(kernels, p.candidates), grid(p.tokens, p.tokens_per_warp), THREADS);
     std::iter::once(Call::new(launch, p))
@@ -138,8 +139,8 @@ fn budget_grid(p: &abi::Budget) -> u32 {
     blocks(p.tokens as usize, THREADS as usize)
 }
 
-/// As [`place`], for the search.
-pub fn place_budget(p: &mut abi::Budget, base: u64) -> Workspace {
+/// As [`bind`], for the search.
+pub fn bind_budget(_: Target, p: &mut abi::Budget, base: u64) -> Workspace {
     let mut carver = Carver::new(base);
     p.arrivals = carver.take(abi::ARRIVAL_LENGTH as usize);
     p.histogram = carver.take(abi::BUDGET_BINS as usize);
@@ -152,7 +153,7 @@ pub fn place_budget(p: &mut abi::Budget, base: u64) -> Workspace {
 }
 
 /// Five launches: three digits of the price, ties, and the counts.
-pub fn budget_calls(p: abi::Budget) -> impl Iterator<Item = Call> {
+pub fn budget_calls(_: Target, p: abi::Budget) -> impl Iterator<Item = Call> {
     let call =
         move |kernel, pass| Call::new(Launch::linear(kernel, budget_grid(&p), THREADS), abi::Budget { pass, ..p });
     let digits = (0..BUDGET_PASSES).map(move |pass| call("budget_digit", pass));
@@ -170,8 +171,8 @@ pub fn routing(tokens: usize, candidates: usize, k_max: usize) -> abi::GivenRout
     }
 }
 
-/// As [`place`], for a routing from the caller.
-pub fn place_routing(p: &mut abi::GivenRouting, base: u64) -> Workspace {
+/// As [`bind`], for a routing from the caller.
+pub fn bind_routing(_: Target, p: &mut abi::GivenRouting, base: u64) -> Workspace {
     let blocks = grid(p.tokens, p.tokens_per_warp) as usize;
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
@@ -182,19 +183,52 @@ pub fn place_routing(p: &mut abi::GivenRouting, base: u64) -> Workspace {
 }
 
 /// One launch.
-pub fn routing_calls(p: abi::GivenRouting) -> impl Iterator<Item = Call> {
+pub fn routing_calls(_: Target, p: abi::GivenRouting) -> impl Iterator<Item = Call> {
     let kernels = ["routing_32", "routing_64", "routing_128", "routing_256", "routing_512"];
     let launch = Launch::linear(of_size(kernels, p.k_max), grid(p.tokens, p.tokens_per_warp), THREADS);
     std::iter::once(Call::new(launch, p))
 }
 
 /// One launch that moves the selection bias of `candidates` candidates; pointers are to be set by `set`.
-pub fn bias_call(update: BiasUpdate, p: abi::GateBias) -> Call {
+pub fn bias_call(_: Target, update: BiasUpdate, p: abi::GateBias) -> Call {
     let (rate, proportional) = match update {
         BiasUpdate::Sign { rate } => (rate, 0),
         BiasUpdate::Proportional { rate } => (rate, 1),
     };
     Call::new(Launch::linear("gate_bias", 1, THREADS), abi::GateBias { rate, proportional, ..p })
+}
+
+impl Parameters for abi::Gate {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let of_token = 4.0 * f64::from(self.candidates) + selection(self.k_max);
+        Work::moved(f64::from(self.tokens) * of_token, launch.blocks())
+    }
+}
+
+impl Parameters for abi::Budget {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        // Three digits, ties and the counts, each over every token; the last writes.
+        let of_token = if launch.kernel == "budget_assign" { 8.0 } else { 4.0 };
+        Work::moved(of_token * f64::from(self.tokens), launch.blocks())
+    }
+}
+
+impl Parameters for abi::GivenRouting {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let given = f64::from(self.entries).max(f64::from(self.tokens) * f64::from(self.columns));
+        Work::moved(8.0 * given + f64::from(self.tokens) * selection(self.k_max), launch.blocks())
+    }
+}
+
+impl Parameters for abi::GateBias {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(12.0 * f64::from(self.candidates), launch.blocks())
+    }
+}
+
+/// Bytes of a token's selection: experts, weights and their order, and k.
+fn selection(k_max: i32) -> f64 {
+    4.0 * (3.0 * f64::from(k_max) + 1.0)
 }
 
 #[cfg(test)]
@@ -212,7 +246,7 @@ mod tests {
     fn the_kernel_has_room_for_every_candidate() {
         let kernel = |experts| {
             let p = parameters(&LayerConfig::da_moe(8, 8, experts, 1), 5, false);
-            calls(p).next().unwrap().launch.kernel
+            calls(Target::H100, p).next().unwrap().launch.kernel
         };
         assert_eq!(
             [1, 32, 33, 128, 129, 512].map(kernel),
@@ -234,7 +268,7 @@ mod tests {
         let mut config = LayerConfig::da_moe(8, 8, 4, 4);
         assert!(budget(&config, 300).is_none());
         config.experts_per_token = ExpertsPerToken::between(Policy::Budget { mean_k: 2.0 }, 1, 4);
-        let calls: Vec<_> = budget_calls(budget(&config, 300).unwrap()).collect();
+        let calls: Vec<_> = budget_calls(Target::H100, budget(&config, 300).unwrap()).collect();
         assert_eq!(calls.len(), 5);
         assert!(calls.iter().all(|call| call.launch.grid == [2, 1, 1]));
     }

@@ -2,8 +2,9 @@
 //! (`kernels/gate/gate_backward.cu`, `kernels/gate/gate_dx.cu`).
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Work, element_size};
 use crate::cuda::device::workspace::Workspace;
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::gate;
 use crate::cuda::launch::gradient_products::parts;
 use crate::cuda::launch::vectorized::{self, are_aligned, are_whole, of_type};
@@ -32,7 +33,7 @@ pub fn parameters(config: &LayerConfig, tokens: usize, loss_scale: f32) -> abi::
 }
 
 /// One launch; none without tokens.
-pub fn calls(p: abi::GateBackward) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, p: abi::GateBackward) -> impl Iterator<Item = Call> {
     let kernels =
         ["gate_backward_32", "gate_backward_64", "gate_backward_128", "gate_backward_256", "gate_backward_512"];
     let blocks = gate::grid(p.tokens, p.tokens_per_warp);
@@ -41,7 +42,7 @@ pub fn calls(p: abi::GateBackward) -> impl Iterator<Item = Call> {
 }
 
 /// The one launch that rounds `dx` to `storage`; none where there is nothing to write.
-pub fn dx_calls(storage: DType, p: abi::GateDx) -> impl Iterator<Item = Call> {
+pub fn dx_calls(_: Target, storage: DType, p: abi::GateDx) -> impl Iterator<Item = Call> {
     let is_wide = are_whole(storage, [i64::from(p.width)])
         && are_whole(DType::F32, [p.dx_rows_stride, p.of_router_stride])
         && are_aligned([p.dx_rows as usize, p.of_router as usize, p.dx as usize]);
@@ -54,10 +55,26 @@ const DX: [[&str; 2]; 3] =
     [["gate_dx_f32", "gate_dx_f32_wide"], ["gate_dx_bf16", "gate_dx_bf16_wide"], ["gate_dx_f16", "gate_dx_f16_wide"]];
 
 /// Room for the router's part of `dx`, and for the parts of its gradient.
-pub fn workspace(sizes: &Sizes) -> Workspace {
+pub fn workspace(target: Target, sizes: &Sizes) -> Workspace {
     let rows = sizes.tokens.saturating_mul(sizes.hidden);
-    let elements = rows.saturating_add(parts(sizes.tokens, [sizes.candidates, sizes.hidden]));
+    let elements = rows.saturating_add(parts(target, sizes.tokens, [sizes.candidates, sizes.hidden]));
     Workspace::scratch(elements.saturating_mul(size_of::<f32>()).saturating_add(2 * 256))
+}
+
+impl Parameters for abi::GateBackward {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let reads = if self.divisor == abi::DIVISOR_CANDIDATES { 12.0 } else { 8.0 };
+        let of_token = 8.0 * f64::from(self.candidates) + reads * f64::from(self.slots);
+        Work::moved(f64::from(self.tokens) * of_token, launch.blocks())
+    }
+}
+
+impl Parameters for abi::GateDx {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let reads = if self.of_router.is_null() { 4.0 } else { 8.0 };
+        let of_element = reads + element_size(launch.kernel);
+        Work::moved(f64::from(self.tokens) * f64::from(self.width) * of_element, launch.blocks())
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +85,9 @@ mod tests {
     fn candidates_choose_the_kernel_and_tokens_the_blocks() {
         let launch = |candidates, tokens| {
             let config = LayerConfig::da_moe(64, 64, candidates, 4);
-            calls(parameters(&config, tokens, 1.0)).next().map(|call| (call.launch.kernel, call.launch.grid[0]))
+            calls(Target::H100, parameters(&config, tokens, 1.0))
+                .next()
+                .map(|call| (call.launch.kernel, call.launch.grid[0]))
         };
         assert_eq!(launch(32, 9), Some(("gate_backward_32", 2)));
         assert_eq!(launch(33, 4096), Some(("gate_backward_64", 512)));
@@ -92,7 +111,7 @@ mod tests {
     #[test]
     fn whole_rows_of_128_bits_are_moved_at_once() {
         let p = abi::GateDx { tokens: 3, width: 24, dx_rows_stride: 24, ..Default::default() };
-        let kernel = |storage, p| dx_calls(storage, p).next().map(|call| call.launch.kernel);
+        let kernel = |storage, p| dx_calls(Target::H100, storage, p).next().map(|call| call.launch.kernel);
         assert_eq!(kernel(DType::Bf16, p), Some("gate_dx_bf16_wide"));
         assert_eq!(kernel(DType::F16, abi::GateDx { width: 20, ..p }), Some("gate_dx_f16"));
         assert_eq!(kernel(DType::F32, abi::GateDx { of_router_stride: 22, ..p }), Some("gate_dx_f32"));

@@ -3,7 +3,7 @@
 
 use crate::DType;
 use crate::cuda::abi;
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Target};
 use crate::cuda::launch::experts::{self, Factors, Operands, THREADS, Unit, is_aligned};
 
 /// Threads of a warp, and of a block of the kernels that multiply nothing.
@@ -13,11 +13,7 @@ const WARPS: usize = 8;
 const BIAS_COLUMNS: usize = 8 * WARP;
 
 /// The one launch of `out = A B`, whose weights are read across their rows: `b` is `[E, depth, columns]`.
-pub fn across(
-    operands: impl Into<Operands>,
-    multiprocessors: usize,
-    p: abi::GroupedGemm,
-) -> impl Iterator<Item = Call> {
+pub fn across(target: Target, operands: impl Into<Operands>, p: abi::GroupedGemm) -> impl Iterator<Item = Call> {
     let operands = operands.into();
     let unit = Unit::of(operands, Factors::F32);
     let kernel = match (operands.weights, operands.rows, is_aligned(operands.weights, &p)) {
@@ -29,11 +25,11 @@ pub fn across(
         (DType::F16, _, false) => "grouped_gemm_f16_nn_any",
         _ => "grouped_gemm_f32_nn",
     };
-    experts::persistent(kernel, unit, false, multiprocessors, &p).map(|launch| Call::new(launch, p)).into_iter()
+    experts::persistent(target, kernel, unit, false, &p).map(|launch| Call::new(launch, p)).into_iter()
 }
 
 /// The one launch from `dy` to `dh`.
-pub fn hidden_gradient(storage: DType, multiprocessors: usize, p: abi::HiddenGradient) -> impl Iterator<Item = Call> {
+pub fn hidden_gradient(target: Target, storage: DType, p: abi::HiddenGradient) -> impl Iterator<Item = Call> {
     let kernel = match (storage, is_aligned(storage, &p.product)) {
         (DType::Bf16, true) => "grouped_gemm_bf16_dh",
         (DType::Bf16, false) => "grouped_gemm_bf16_dh_any",
@@ -42,11 +38,11 @@ pub fn hidden_gradient(storage: DType, multiprocessors: usize, p: abi::HiddenGra
         _ => "grouped_gemm_f32_dh",
     };
     let unit = Unit::of(storage.into(), Factors::F32);
-    experts::persistent(kernel, unit, false, multiprocessors, &p.product).map(|launch| Call::new(launch, p)).into_iter()
+    experts::persistent(target, kernel, unit, false, &p.product).map(|launch| Call::new(launch, p)).into_iter()
 }
 
 /// Tiles in a row of the product that [`hidden_gradient`] launches: parts of every row's `dg`.
-pub fn part_count(storage: DType, width: usize) -> usize {
+pub fn part_count(_: Target, storage: DType, width: usize) -> usize {
     width.div_ceil(Unit::of(storage.into(), Factors::F32).tile()[1])
 }
 
@@ -57,7 +53,7 @@ pub fn between(storage: DType) -> DType {
 
 /// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, or f32 and a
 /// 16-bit type (of which bf16 is on the right). A gradient that is not f32 has the 16-bit type.
-pub fn weight_gradient(left: DType, right: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
+pub fn weight_gradient(_: Target, left: DType, right: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
     let whole = |from: &abi::RoutedOperand| {
         (from.rows as usize).is_multiple_of(16)
             && (from.stride.unsigned_abs() as usize * right.size()).is_multiple_of(16)
@@ -98,7 +94,7 @@ fn division(rows: usize, [left, right]: [usize; 2]) -> [usize; 2] {
 }
 
 /// Elements of room for the parts of a [`divided_weight_gradient`].
-pub fn parts(rows: usize, sides: [usize; 2]) -> usize {
+pub fn parts(_: Target, rows: usize, sides: [usize; 2]) -> usize {
     let [_, parts] = division(rows, sides);
     if parts == 1 { 0 } else { sides.into_iter().fold(parts, usize::saturating_mul) }
 }
@@ -107,6 +103,7 @@ pub fn parts(rows: usize, sides: [usize; 2]) -> usize {
 /// many rows, so those are divided among more blocks, whose parts are added up in order. `parts` has room for
 /// [`parts`](fn@parts); `storage` and `p` are as in [`weight_gradient`], with the gradient without gaps.
 pub fn divided_weight_gradient(
+    target: Target,
     storage: DType,
     p: abi::WeightGradient,
     parts: *mut f32,
@@ -139,12 +136,12 @@ pub fn divided_weight_gradient(
     };
     let blocks = elements.div_ceil(THREADS as usize) as u32;
     let sum = (count > 1 && blocks > 0).then(|| Call::new(Launch::linear(kernel, blocks, THREADS), sum));
-    weight_gradient(DType::F32, storage, if count > 1 { divided } else { whole }).chain(sum)
+    weight_gradient(target, DType::F32, storage, if count > 1 { divided } else { whole }).chain(sum)
 }
 
 /// The one launch of a bias's gradient; a gradient that is not f32 has the type `storage`, which is that of the rows unless
 /// those are f32 beside f16.
-pub fn bias_gradient(rows: DType, storage: DType, p: abi::BiasGradient) -> impl Iterator<Item = Call> {
+pub fn bias_gradient(_: Target, rows: DType, storage: DType, p: abi::BiasGradient) -> impl Iterator<Item = Call> {
     let kernel = match rows {
         DType::F32 if storage == DType::F16 => "bias_gradient_f32_to_f16",
         DType::Bf16 => "bias_gradient_bf16",
@@ -157,7 +154,7 @@ pub fn bias_gradient(rows: DType, storage: DType, p: abi::BiasGradient) -> impl 
 }
 
 /// The one launch that adds up every row's `dg`.
-pub fn row_weight_gradient(storage: DType, p: abi::RowWeightGradient) -> impl Iterator<Item = Call> {
+pub fn row_weight_gradient(_: Target, storage: DType, p: abi::RowWeightGradient) -> impl Iterator<Item = Call> {
     let kernel = match storage {
         DType::Bf16 => "row_weight_gradient_bf16",
         DType::F16 => "row_weight_gradient_f16",
@@ -171,6 +168,8 @@ pub fn row_weight_gradient(storage: DType, p: abi::RowWeightGradient) -> impl It
 mod tests {
     use super::*;
     use std::ptr::{without_provenance, without_provenance_mut};
+
+    const H100: Target = Target::H100;
 
     fn operand(columns: i32, address: usize) -> abi::RoutedOperand {
         let rows = without_provenance(address);
@@ -187,46 +186,50 @@ mod tests {
 
     #[test]
     fn every_tile_of_every_gradient_has_a_block() {
-        let launch = only(weight_gradient(DType::Bf16, DType::Bf16, gradient(256, 264, 8)));
+        let launch = only(weight_gradient(H100, DType::Bf16, DType::Bf16, gradient(256, 264, 8)));
         assert_eq!((launch.kernel, launch.grid, launch.shared), ("grouped_gemm_bf16_tn", [32, 1, 1], 98304));
-        let launch = only(weight_gradient(DType::F32, DType::F32, gradient(129, 128, 3)));
+        let launch = only(weight_gradient(H100, DType::F32, DType::F32, gradient(129, 128, 3)));
         assert_eq!((launch.kernel, launch.grid, launch.shared), ("grouped_gemm_f32_tn", [6, 1, 1], 0));
-        assert_eq!(weight_gradient(DType::F32, DType::F32, gradient(0, 64, 3)).count(), 0);
+        assert_eq!(weight_gradient(H100, DType::F32, DType::F32, gradient(0, 64, 3)).count(), 0);
         let from = operand(257, 256);
         let bias = abi::BiasGradient { from, experts: 5, ..Default::default() };
-        assert_eq!(only(bias_gradient(DType::F16, DType::F16, bias)).grid, [2, 5, 1]);
+        assert_eq!(only(bias_gradient(H100, DType::F16, DType::F16, bias)).grid, [2, 5, 1]);
     }
 
     #[test]
     fn few_tiles_and_many_rows_are_divided_by_sizes_alone() {
         // marin's router: sixteen tiles.
         assert_eq!(division(16384, [8, 2048]), [976, 17]);
-        assert_eq!(parts(16384, [8, 2048]), 17 * 8 * 2048);
+        assert_eq!(parts(H100, 16384, [8, 2048]), 17 * 8 * 2048);
         // No row of a part is missing, and none is of two.
         for rows in [0, 1, 511, 512, 513, 4096, 100_003] {
             let [share, count] = division(rows, [200, 300]);
             assert!(share * count >= rows && share * (count - 1) <= rows && share % STEP == 0, "{rows}");
         }
         let p = abi::WeightGradient { rows: 16384, share: 16384, ..gradient(8, 2048, 1) };
-        let calls: Vec<Launch> =
-            divided_weight_gradient(DType::Bf16, p, without_provenance_mut(512)).map(|call| call.launch).collect();
+        let calls: Vec<Launch> = divided_weight_gradient(H100, DType::Bf16, p, without_provenance_mut(512))
+            .map(|call| call.launch)
+            .collect();
         assert_eq!(calls.len(), 2);
         assert_eq!((calls[0].kernel, calls[0].grid), ("grouped_gemm_f32_tn_bf16_rows", [272, 1, 1]));
         assert_eq!((calls[1].kernel, calls[1].grid), ("weight_gradient_sum_bf16", [64, 1, 1]));
         let few = abi::WeightGradient { rows: 300, share: 300, ..p };
         assert_eq!(
-            (divided_weight_gradient(DType::F32, few, without_provenance_mut(512)).count(), parts(300, [8, 2048])),
+            (
+                divided_weight_gradient(H100, DType::F32, few, without_provenance_mut(512)).count(),
+                parts(H100, 300, [8, 2048])
+            ),
             (1, 0)
         );
     }
 
     #[test]
     fn one_factor_in_f32_makes_an_f32_product() {
-        let tn = |left, storage| only(weight_gradient(left, storage, gradient(64, 64, 1))).kernel;
+        let tn = |left, storage| only(weight_gradient(H100, left, storage, gradient(64, 64, 1))).kernel;
         assert_eq!(tn(DType::F32, DType::Bf16), "grouped_gemm_f32_tn_bf16_rows");
         assert_eq!(tn(DType::F32, DType::F16), "grouped_gemm_f32_tn_f16_rows");
         let p = abi::GroupedGemm { rows: 9, columns: 64, depth: 64, experts: 1, ..Default::default() };
-        let nn = |rows, weights| only(across(Operands { rows, weights }, 132, p)).kernel;
+        let nn = |rows, weights| only(across(H100, Operands { rows, weights }, p)).kernel;
         assert_eq!(nn(DType::F32, DType::Bf16), "grouped_gemm_f32_nn_bf16_weights");
         assert_eq!(nn(DType::F32, DType::F32), "grouped_gemm_f32_nn");
         assert_eq!(nn(DType::F16, DType::F16), "grouped_gemm_f16_nn");
@@ -235,15 +238,18 @@ mod tests {
     #[test]
     fn rows_that_start_anywhere_have_kernels_of_their_own() {
         let misaligned = abi::WeightGradient { right: operand(64, 264), ..gradient(64, 64, 1) };
-        assert_eq!(only(weight_gradient(DType::Bf16, DType::Bf16, misaligned)).kernel, "grouped_gemm_bf16_tn_any");
         assert_eq!(
-            only(weight_gradient(DType::F16, DType::F16, gradient(64, 63, 1))).kernel,
+            only(weight_gradient(H100, DType::Bf16, DType::Bf16, misaligned)).kernel,
+            "grouped_gemm_bf16_tn_any"
+        );
+        assert_eq!(
+            only(weight_gradient(H100, DType::F16, DType::F16, gradient(64, 63, 1))).kernel,
             "grouped_gemm_f16_tn_any"
         );
         let product = abi::GroupedGemm { rows: 9, columns: 64, b_stride: 63, experts: 1, ..Default::default() };
-        assert_eq!(only(across(DType::Bf16, 132, product)).kernel, "grouped_gemm_bf16_nn_any");
+        assert_eq!(only(across(H100, DType::Bf16, product)).kernel, "grouped_gemm_bf16_nn_any");
         let p = abi::HiddenGradient { product, ..Default::default() };
-        assert_eq!(only(hidden_gradient(DType::F16, 132, p)).kernel, "grouped_gemm_f16_dh_any");
+        assert_eq!(only(hidden_gradient(H100, DType::F16, p)).kernel, "grouped_gemm_f16_dh_any");
     }
 
     #[test]
@@ -257,11 +263,11 @@ mod tests {
         };
         // Two tiles high and one ragged, two wide.
         assert_eq!(
-            only(hidden_gradient(DType::Bf16, 132, abi::HiddenGradient { product, ..Default::default() })).grid[0],
+            only(hidden_gradient(H100, DType::Bf16, abi::HiddenGradient { product, ..Default::default() })).grid[0],
             6
         );
-        assert_eq!([part_count(DType::Bf16, 257), part_count(DType::F32, 257)], [2, 3]);
+        assert_eq!([part_count(H100, DType::Bf16, 257), part_count(H100, DType::F32, 257)], [2, 3]);
         let p = abi::RowWeightGradient { rows: 9, ..Default::default() };
-        assert_eq!(only(row_weight_gradient(DType::F32, p)).grid, [2, 1, 1]);
+        assert_eq!(only(row_weight_gradient(H100, DType::F32, p)).grid, [2, 1, 1]);
     }
 }

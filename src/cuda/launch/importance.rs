@@ -2,8 +2,9 @@
 //! attention.
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Work};
 use crate::cuda::device::workspace::{Carver, Workspace};
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::attention::{Attention, Reading};
 use crate::{Error, Heads, ImportanceConfig, Normalize, Result, Source};
 
@@ -43,7 +44,7 @@ pub struct Tensors {
     pub candidates: usize,
     /// E.
     pub experts: usize,
-    /// See [`abi::StatePlace`].
+    /// See [`abi::StateIndex`].
     pub state: *mut f32,
     /// Whether running statistics move.
     pub training: bool,
@@ -79,18 +80,18 @@ fn carve(tokens: usize, heads: usize, lacking: usize, base: u64) -> (Scratch, us
 }
 
 /// How large the workspace must be.
-pub fn workspace(tensors: &Tensors) -> Workspace {
+pub fn workspace(_: Target, tensors: &Tensors) -> Workspace {
     Workspace { zeroed: 0, bytes: scratch(tensors, 0).1 }
 }
 
 /// The largest that any call needs which reads so many heads of attention: one that has to compute their log-sum-exp.
-pub fn largest_workspace(tokens: usize, heads: usize) -> Workspace {
+pub fn largest_workspace(_: Target, tokens: usize, heads: usize) -> Workspace {
     Workspace { zeroed: 0, bytes: carve(tokens, heads.max(1), heads, 0).1 }
 }
 
 /// Where a part's values go: `out = weight · value`, or added to it.
 #[derive(Clone, Copy)]
-struct Target {
+struct Destination {
     out: *mut f32,
     weight: f32,
     accumulate: i32,
@@ -103,6 +104,7 @@ struct Target {
 /// # Errors
 /// [`Error::Missing`] for a source without its input, and whatever `run` returns.
 pub fn calls(
+    target: Target,
     config: &ImportanceConfig,
     tensors: &Tensors,
     base: u64,
@@ -112,14 +114,14 @@ pub fn calls(
         return Ok(());
     }
     let (scratch, _) = scratch(tensors, base);
-    let plan = Plan { tensors, scratch, causal: config.causal };
-    let whole = Target { out: tensors.importance, weight: 1.0, accumulate: 0 };
+    let plan = Plan { target, tensors, scratch, causal: config.causal };
+    let whole = Destination { out: tensors.importance, weight: 1.0, accumulate: 0 };
     match &config.source {
         Source::Mix(parts) => {
             for (index, part) in parts.iter().enumerate() {
-                let target =
-                    Target { out: plan.scratch.sum, weight: part.weight as f32, accumulate: i32::from(index > 0) };
-                plan.measured(&part.source, &part.normalize, target, &mut run)?;
+                let to =
+                    Destination { out: plan.scratch.sum, weight: part.weight as f32, accumulate: i32::from(index > 0) };
+                plan.measured(&part.source, &part.normalize, to, &mut run)?;
             }
             let sum = Values { values: plan.scratch.sum, ..Values::default() };
             plan.normalized(sum, &config.normalize, whole, &mut run)
@@ -129,6 +131,7 @@ pub fn calls(
 }
 
 struct Plan<'a> {
+    target: Target,
     tensors: &'a Tensors,
     scratch: Scratch,
     causal: bool,
@@ -154,11 +157,11 @@ impl Plan<'_> {
         &self,
         source: &Source,
         rule: &Normalize,
-        target: Target,
+        to: Destination,
         run: &mut impl FnMut(Call) -> Result<()>,
     ) -> Result<()> {
         let values = self.measure(source, run)?;
-        self.normalized(values, rule, target, run)
+        self.normalized(values, rule, to, run)
     }
 
     /// Launches what a source needs before its values can be reduced.
@@ -172,6 +175,7 @@ impl Plan<'_> {
                     return Err(Error::Missing { op: "importance", argument: "q and k, or attn_probs", why });
                 };
                 let reading = Reading {
+                    target: self.target,
                     tokens: t.tokens,
                     sequences: t.sequences,
                     cu_seqlens: t.cu_seqlens,
@@ -211,33 +215,33 @@ impl Plan<'_> {
         &self,
         values: Values,
         rule: &Normalize,
-        target: Target,
+        to: Destination,
         run: &mut impl FnMut(Call) -> Result<()>,
     ) -> Result<()> {
         let (of_token, a, b) = match rule {
             Normalize::None => (abi::RULE_NONE, 0.0, 0.0),
             Normalize::Affine { a, b } => (abi::RULE_AFFINE, *a as f32, *b as f32),
-            _ => return self.normalized_by_sequence(values, rule, target, run),
+            _ => return self.normalized_by_sequence(values, rule, to, run),
         };
-        run(self.reduce(values, of_token, [a, b], target))
+        run(self.reduce(values, of_token, [a, b], to))
     }
 
     fn normalized_by_sequence(
         &self,
         values: Values,
         rule: &Normalize,
-        target: Target,
+        to: Destination,
         run: &mut impl FnMut(Call) -> Result<()>,
     ) -> Result<()> {
         let t = self.tensors;
         let part = self.scratch.part;
-        run(self.reduce(values, abi::RULE_NONE, [0.0; 2], Target { out: part, weight: 1.0, accumulate: 0 }))?;
+        run(self.reduce(values, abi::RULE_NONE, [0.0; 2], Destination { out: part, weight: 1.0, accumulate: 0 }))?;
         if let Normalize::Running { momentum } = rule {
             let p = abi::ImportanceRunning {
                 values: part,
                 mask: t.mask,
                 state: t.state,
-                out: target.out,
+                out: to.out,
                 tokens: t.tokens as i32,
                 momentum: *momentum as f32,
                 training: i32::from(t.training),
@@ -249,12 +253,12 @@ impl Plan<'_> {
             values: part,
             cu_seqlens: t.cu_seqlens,
             mask: t.mask,
-            out: target.out,
+            out: to.out,
             tokens: t.tokens as i32,
             sequences: t.sequences as i32,
             rule: if matches!(rule, Normalize::Max) { abi::RULE_MAX } else { abi::RULE_MIN_MAX },
-            weight: target.weight,
-            accumulate: target.accumulate,
+            weight: to.weight,
+            accumulate: to.accumulate,
             ..Default::default()
         };
         let launch = match rule {
@@ -264,13 +268,13 @@ impl Plan<'_> {
         run(Call::new(launch, p))
     }
 
-    fn reduce(&self, values: Values, rule: i32, [a, b]: [f32; 2], target: Target) -> Call {
+    fn reduce(&self, values: Values, rule: i32, [a, b]: [f32; 2], to: Destination) -> Call {
         let t = self.tensors;
         let p = abi::ImportanceReduce {
             values: values.values,
             ids: values.ids,
             mask: t.mask,
-            out: target.out,
+            out: to.out,
             tokens: t.tokens as i32,
             heads: values.heads as i32,
             heads_max: i32::from(values.heads_max),
@@ -278,11 +282,35 @@ impl Plan<'_> {
             rule,
             a,
             b,
-            weight: target.weight,
-            accumulate: target.accumulate,
+            weight: to.weight,
+            accumulate: to.accumulate,
             ..Default::default()
         };
         Call::new(Launch::linear("importance_reduce", t.tokens.div_ceil(THREADS) as u32, THREADS as u32), p)
+    }
+}
+
+impl Parameters for abi::ImportanceRouterEntropy {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(4.0 * f64::from(self.tokens) * (f64::from(self.candidates) + 1.0), launch.blocks())
+    }
+}
+
+impl Parameters for abi::ImportanceReduce {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(4.0 * f64::from(self.tokens) * (f64::from(self.heads) + 1.0), launch.blocks())
+    }
+}
+
+impl Parameters for abi::ImportanceNormalize {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(8.0 * f64::from(self.tokens), launch.blocks())
+    }
+}
+
+impl Parameters for abi::ImportanceRunning {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(8.0 * f64::from(self.tokens), launch.blocks())
     }
 }
 
@@ -325,7 +353,7 @@ mod tests {
     fn launches(source: Source, normalize: Normalize, side: i32) -> Vec<(&'static str, [u32; 3])> {
         let config = ImportanceConfig { source, normalize, causal: false, allow_future: true };
         let mut found = Vec::new();
-        calls(&config, &tensors(side), 0, |call| {
+        calls(Target::H100, &config, &tensors(side), 0, |call| {
             found.push((call.launch.kernel, call.launch.grid));
             Ok(())
         })
@@ -374,6 +402,6 @@ mod tests {
             causal: false,
             allow_future: false,
         };
-        calls(&config, &Tensors { tokens: 0, ..tensors(8) }, 0, |_| panic!("launched")).unwrap();
+        calls(Target::H100, &config, &Tensors { tokens: 0, ..tensors(8) }, 0, |_| panic!("launched")).unwrap();
     }
 }

@@ -12,5 +12,8 @@ pub mod gradient_products;
 pub mod importance;
 pub mod permute;
 pub mod permute_backward;
+mod product_work;
 pub mod routing_backward;
+#[cfg(test)]
+mod tests;
 mod vectorized;

@@ -1,8 +1,9 @@
 //! How many threads make the dispatch plan, and the memory they need (`kernels/permute/permute.cu`).
 
 use crate::cuda::abi;
+use crate::cuda::cost::{Contents, Work};
 use crate::cuda::device::workspace::{Carver, Workspace, blocks};
-use crate::cuda::device::{Call, Launch};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::{Drop, LayerConfig};
 
 /// Entries (slots of tokens) of one block.
@@ -34,7 +35,7 @@ fn grid(p: &abi::Permute) -> u32 {
 }
 
 /// Points `p` into a workspace at `base`, and says how large that must be.
-pub fn place(p: &mut abi::Permute, base: u64) -> Workspace {
+pub fn bind(_: Target, p: &mut abi::Permute, base: u64) -> Workspace {
     let mut carver = Carver::new(base);
     p.ticket = carver.take(1);
     let zeroed = carver.end_header();
@@ -49,7 +50,7 @@ pub fn place(p: &mut abi::Permute, base: u64) -> Workspace {
 }
 
 /// Two launches, or three with a capacity.
-pub fn calls(p: abi::Permute) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, p: abi::Permute) -> impl Iterator<Item = Call> {
     let drops = (p.capacity_factor >= 0.0).then(|| Launch::linear("permute_drop", p.routed as u32, DROP_THREADS));
     ["permute_count", "permute_scatter"]
         .into_iter()
@@ -59,8 +60,21 @@ pub fn calls(p: abi::Permute) -> impl Iterator<Item = Call> {
 }
 
 /// The one launch that lists the unmasked tokens; pointers are to be set.
-pub fn unmasked_call(p: abi::PermuteUnmasked) -> Call {
+pub fn unmasked_call(_: Target, p: abi::PermuteUnmasked) -> Call {
     Call::new(Launch::linear("permute_unmasked", 1, UNMASKED_THREADS), p)
+}
+
+impl Parameters for abi::Permute {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let of_entry = if launch.kernel == "permute_count" { 4.0 } else { 20.0 };
+        Work::moved(of_entry * f64::from(self.tokens) * f64::from(self.slots), launch.blocks())
+    }
+}
+
+impl Parameters for abi::PermuteUnmasked {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        Work::moved(9.0 * f64::from(self.tokens), launch.blocks())
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +85,9 @@ mod tests {
     fn a_plan_takes_two_launches_and_capacity_a_third() {
         let mut config = LayerConfig::da_moe(64, 64, 8, 4);
         let kernels = |config: &LayerConfig| -> Vec<_> {
-            calls(parameters(config, 3000)).map(|call| (call.launch.kernel, call.launch.grid[0])).collect()
+            calls(Target::H100, parameters(config, 3000))
+                .map(|call| (call.launch.kernel, call.launch.grid[0]))
+                .collect()
         };
         assert_eq!(kernels(&config), [("permute_count", 6), ("permute_scatter", 6)]);
         config.router.capacity_factor = Some(1.25);
@@ -81,7 +97,9 @@ mod tests {
     #[test]
     fn workspace_grows_with_blocks_and_only_a_capacity_needs_rows() {
         let mut config = LayerConfig::da_moe(64, 64, 8, 4);
-        let bytes = |config: &LayerConfig, tokens| place(&mut parameters(config, tokens), 0).bytes - Workspace::HEADER;
+        let bytes = |config: &LayerConfig, tokens| {
+            bind(Target::H100, &mut parameters(config, tokens), 0).bytes - Workspace::HEADER
+        };
         assert_eq!(bytes(&config, 512), 128);
         assert_eq!(bytes(&config, 1024), 128);
         assert_eq!(bytes(&config, 2560), 256);

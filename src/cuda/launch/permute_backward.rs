@@ -2,11 +2,12 @@
 
 use crate::DType;
 use crate::cuda::abi;
-use crate::cuda::device::Call;
+use crate::cuda::cost::{Contents, Work};
+use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::vectorized::{self, are_aligned, are_whole, of_type};
 
 /// The one launch; none where there is nothing to write. `storage` is the type of `dy`.
-pub fn calls(storage: DType, p: abi::PermuteBackward) -> impl Iterator<Item = Call> {
+pub fn calls(_: Target, storage: DType, p: abi::PermuteBackward) -> impl Iterator<Item = Call> {
     let is_wide = is_wide(storage, &p);
     let vector = if is_wide { vectorized::wide(storage) } else { 1 };
     let launch = vectorized::launch(of_type(KERNELS, storage, is_wide), p.tokens, p.width, vector);
@@ -26,6 +27,16 @@ fn is_wide(storage: DType, p: &abi::PermuteBackward) -> bool {
         && are_aligned([p.dy as usize, p.dx_rows as usize, p.shared_dx as usize, p.dx as usize])
 }
 
+impl Parameters for abi::PermuteBackward {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let rows = contents.rows.min(self.row_count as usize) as f64;
+        let shared = if self.shared_dx.is_null() { 0.0 } else { 1.0 };
+        let tokens = f64::from(self.tokens);
+        let of_rows = 4.0 * (rows + tokens * (1.0 + shared)) * f64::from(self.width);
+        Work::moved(of_rows + 16.0 * tokens * f64::from(self.slots), launch.blocks())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,12 +48,14 @@ mod tests {
             let strides = abi::PermuteBackward { dy_stride: stride, dx_rows_stride: stride, ..Default::default() };
             abi::PermuteBackward { tokens: 9, width, ..strides }
         };
-        let only = |storage, p| calls(storage, p).next().map(|call| (call.launch.kernel, call.launch.grid)).unwrap();
+        let only = |storage, p| {
+            calls(Target::H100, storage, p).next().map(|call| (call.launch.kernel, call.launch.grid)).unwrap()
+        };
         assert_eq!(only(DType::F32, of_width(132)), ("permute_backward_f32_wide", [2, 1, 1]));
         assert_eq!(only(DType::F32, of_width(131)), ("permute_backward_f32", [2, 3, 1]));
         assert_eq!(only(DType::Bf16, of_width(2048)), ("permute_backward_bf16_wide", [2, 4, 1]));
         let ragged = abi::PermuteBackward { dx_rows_stride: 18, ..of_width(16) };
         assert_eq!(only(DType::F16, ragged), ("permute_backward_f16", [2, 1, 1]));
-        assert_eq!(calls(DType::F32, abi::PermuteBackward::default()).count(), 0);
+        assert_eq!(calls(Target::H100, DType::F32, abi::PermuteBackward::default()).count(), 0);
     }
 }

@@ -6,7 +6,7 @@ use crate::cuda::device::bytes::{bytes_of, bytes_of_mut};
 use crate::cuda::device::memory::DeviceMemory;
 use crate::cuda::device::stream::Stream;
 use crate::cuda::device::workspace::Workspace;
-use crate::cuda::device::{Call, Device};
+use crate::cuda::device::{Call, Device, Target};
 use crate::{Element, Error, Result, Slice, SliceMut, TensorMut, TensorRef};
 use std::any::Any;
 use std::ffi::c_void;
@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Where the tensors of a call are.
-enum Place<'a, D: Device> {
+enum Location<'a, D: Device> {
     /// On the device; the stream's workspace is theirs to work in.
     Device {
         stream: &'a Stream<D>,
@@ -28,8 +28,9 @@ enum Place<'a, D: Device> {
 /// Turns the tensors of one stage's call into addresses. What it allocated is given back when dropped, on every path.
 pub(in crate::cuda) struct Binder<'a, D: Device> {
     device: &'a Arc<D>,
+    target: Target,
     stage: &'static str,
-    place: Place<'a, D>,
+    location: Location<'a, D>,
 }
 
 /// An output on its way: where it is on the device and, for one in host memory, where it goes.
@@ -49,25 +50,25 @@ impl<T> Output<'_, T> {
 
 impl<'a, D: Device> Binder<'a, D> {
     /// For tensors in host memory.
-    pub fn host(device: &'a Arc<D>, stage: &'static str) -> Self {
-        Self { device, stage, place: Place::Host(Vec::new()) }
+    pub fn host(device: &'a Arc<D>, target: Target, stage: &'static str) -> Self {
+        Self { device, target, stage, location: Location::Host(Vec::new()) }
     }
 
     /// For tensors on the device.
-    pub fn device(device: &'a Arc<D>, stage: &'static str, stream: &'a Stream<D>) -> Result<Self> {
+    pub fn device(device: &'a Arc<D>, target: Target, stage: &'static str, stream: &'a Stream<D>) -> Result<Self> {
         stream.expect_device(stage, device)?;
-        Ok(Self { device, stage, place: Place::Device { stream, used: Workspace::HEADER } })
+        Ok(Self { device, target, stage, location: Location::Device { stream, used: Workspace::HEADER } })
     }
 
-    /// How many multiprocessors the device has.
-    pub fn multiprocessors(&self) -> usize {
-        self.device.multiprocessors()
+    /// What kernels are chosen for.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
     fn stream(&self) -> u64 {
-        match &self.place {
-            Place::Device { stream, .. } => stream.handle(),
-            Place::Host(_) => self.device.own_stream(),
+        match &self.location {
+            Location::Device { stream, .. } => stream.handle(),
+            Location::Host(_) => self.device.own_stream(),
         }
     }
 
@@ -83,7 +84,7 @@ impl<'a, D: Device> Binder<'a, D> {
 
     /// As [`Binder::input`], of whatever type.
     pub fn storage<const R: usize>(&mut self, name: &'static str, view: &TensorRef<'_, R>) -> Result<*const c_void> {
-        let Place::Host(held) = &mut self.place else {
+        let Location::Host(held) = &mut self.location else {
             return on_device(self.device, self.stage, name, view.data()).map(|address| address as *const c_void);
         };
         let bytes = &host_bytes(self.stage, name, view.data())?[..reach(view) * view.dtype().size()];
@@ -132,9 +133,9 @@ impl<'a, D: Device> Binder<'a, D> {
         view: TensorMut<'t, R>,
     ) -> Result<Output<'t, c_void>> {
         let to = view.into_data();
-        let address = match &mut self.place {
-            Place::Device { .. } => on_device(self.device, self.stage, name, to.as_ref())?,
-            Place::Host(held) => {
+        let address = match &mut self.location {
+            Location::Device { .. } => on_device(self.device, self.stage, name, to.as_ref())?,
+            Location::Host(held) => {
                 let bytes = host_bytes(self.stage, name, to.as_ref())?.len();
                 alloc(self.device, held, name, bytes)?
             }
@@ -169,7 +170,7 @@ impl<'a, D: Device> Binder<'a, D> {
 
     /// Copies what a host output holds to where the kernel reads it.
     fn bring<T>(&self, output: &Output<'_, T>) -> Result<()> {
-        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of(output.to.as_ref())) else { return Ok(()) };
+        let (Location::Host(_), Some(bytes)) = (&self.location, bytes_of(output.to.as_ref())) else { return Ok(()) };
         // SAFETY: the allocation has as many bytes.
         unsafe { self.device.upload(self.stream(), output.address, bytes) }
     }
@@ -177,8 +178,8 @@ impl<'a, D: Device> Binder<'a, D> {
     /// Room for what passes between launches: header zero, uninitialised elsewhere. The same room every time, so for one set
     /// of launches after another.
     pub fn workspace(&mut self, needed: Workspace) -> Result<u64> {
-        match &mut self.place {
-            Place::Device { stream, .. } => {
+        match &mut self.location {
+            Location::Device { stream, .. } => {
                 let address = stream.workspace(self.stage, needed)?;
                 if needed.zeroed > Workspace::HEADER {
                     // More than stays zero between launches: the rest is where other stages write.
@@ -187,7 +188,7 @@ impl<'a, D: Device> Binder<'a, D> {
                 }
                 Ok(address)
             }
-            Place::Host(held) => {
+            Location::Host(held) => {
                 let address = alloc(self.device, held, "workspace", needed.bytes)?;
                 // SAFETY: the header is a part of the allocation.
                 unsafe { self.device.fill(self.device.own_stream(), address, 0, needed.zeroed) }?;
@@ -199,13 +200,13 @@ impl<'a, D: Device> Binder<'a, D> {
     /// Uninitialised room for `bytes` bytes that pass between launches; never the same as other scratch of the call, so for
     /// stages that have no [`Binder::workspace`].
     pub fn scratch(&mut self, name: &str, bytes: usize) -> Result<u64> {
-        match &mut self.place {
-            Place::Device { stream, used } => {
+        match &mut self.location {
+            Location::Device { stream, used } => {
                 let at = *used;
                 *used = at.saturating_add(bytes).div_ceil(256).saturating_mul(256);
                 Ok(stream.workspace(self.stage, Workspace { zeroed: 0, bytes: *used })? + at as u64)
             }
-            Place::Host(held) => alloc(self.device, held, name, bytes),
+            Location::Host(held) => alloc(self.device, held, name, bytes),
         }
     }
 
@@ -214,11 +215,11 @@ impl<'a, D: Device> Binder<'a, D> {
     /// # Safety
     /// As [`Call::run`].
     pub unsafe fn run(&self, calls: impl IntoIterator<Item = Call>) -> Result<()> {
-        calls.into_iter().try_for_each(|call| match &self.place {
+        calls.into_iter().try_for_each(|call| match &self.location {
             // SAFETY: the caller's.
-            Place::Device { stream, .. } => unsafe { stream.start(self.stage, call) },
+            Location::Device { stream, .. } => unsafe { stream.start(self.stage, call) },
             // SAFETY: the caller's; the stream is the device's own.
-            Place::Host(_) => unsafe { call.run(&**self.device, self.stream()) },
+            Location::Host(_) => unsafe { call.run(&**self.device, self.stream()) },
         })
     }
 
@@ -232,7 +233,7 @@ impl<'a, D: Device> Binder<'a, D> {
     /// Brings an output back to host memory, if that is where it belongs; every element must have been written.
     pub fn take<'t, T>(&self, output: Output<'t, T>) -> Result<SliceMut<'t>> {
         let mut to = output.to;
-        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of_mut(to.reborrow())) else { return Ok(to) };
+        let (Location::Host(_), Some(bytes)) = (&self.location, bytes_of_mut(to.reborrow())) else { return Ok(to) };
         // SAFETY: the allocation is of this call, and has as many bytes.
         match unsafe { self.device.unwritten(output.address) }? {
             // SAFETY: as above.
@@ -248,7 +249,9 @@ impl<'a, D: Device> Binder<'a, D> {
     /// As [`Binder::take`] for the first `count` elements; the rest means nothing and need not have been written.
     pub fn take_first<T>(&self, mut output: Output<'_, T>, count: usize) -> Result<()> {
         let size = output.to.as_ref().dtype().size();
-        let (Place::Host(_), Some(bytes)) = (&self.place, bytes_of_mut(output.to.reborrow())) else { return Ok(()) };
+        let (Location::Host(_), Some(bytes)) = (&self.location, bytes_of_mut(output.to.reborrow())) else {
+            return Ok(());
+        };
         let bytes = &mut bytes[..count * size];
         // SAFETY: the allocation is of this call, and has at least as many bytes.
         unsafe { self.device.download(self.stream(), output.address, bytes) }
@@ -257,7 +260,7 @@ impl<'a, D: Device> Binder<'a, D> {
 
 impl<D: Device> std::ops::Drop for Binder<'_, D> {
     fn drop(&mut self) {
-        if let Place::Host(held) = &self.place {
+        if let Location::Host(held) = &self.location {
             // SAFETY: allocated by this call, which has waited for its results or failed.
             held.iter().for_each(|&address| unsafe { self.device.free(address) });
         }

@@ -46,7 +46,7 @@ pub(in crate::cuda) fn combine<D: Device>(binder: &mut Binder<'_, D>, args: Comb
     let y = binder.storage_output("y", args.y)?;
     p.y = y.address();
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(combine::calls(storage, rows, p)) }?;
+    unsafe { binder.run(combine::calls(binder.target(), storage, rows, p)) }?;
     binder.take(y).map(drop)
 }
 

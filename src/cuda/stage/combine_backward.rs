@@ -52,10 +52,11 @@ pub(in crate::cuda) fn combine_backward<D: Device>(
         p.d_constants = output.address();
         d_constants = Some(output);
     }
-    let workspace = launches::place(&mut p, 0);
-    launches::place(&mut p, binder.workspace(workspace)?);
+    let target = binder.target();
+    let workspace = launches::bind(target, &mut p, 0);
+    launches::bind(target, &mut p, binder.workspace(workspace)?);
     // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-    unsafe { binder.run(launches::calls(storage, p)) }?;
+    unsafe { binder.run(launches::calls(target, storage, p)) }?;
     binder.take(d_weights)?;
     d_constants.map_or(Ok(()), |output| binder.take(output).map(drop))
 }

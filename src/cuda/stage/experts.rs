@@ -71,10 +71,10 @@ pub(in crate::cuda) fn experts<D: Device>(
         ..second
     };
     debug_assert!(first.experts as usize == count && second.experts as usize == count);
-    let multiprocessors = binder.multiprocessors();
+    let target = binder.target();
     for p in [first, second] {
         // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-        unsafe { binder.run(experts::calls(storage, options.factors, multiprocessors, p)) }?;
+        unsafe { binder.run(experts::calls(target, storage, options.factors, p)) }?;
     }
     // Past R rows mean nothing; where R stays on the device, so do they.
     let Some(rows) = rows else { return Ok(()) };

@@ -62,10 +62,11 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
             gradients.push(output);
         }
     }
-    let workspace = p.place(0);
-    p.place(binder.workspace(workspace)?);
+    let target = binder.target();
+    let workspace = p.bind(target, 0);
+    p.bind(target, binder.workspace(workspace)?);
     // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-    unsafe { binder.run(p.calls(options.factors, binder.multiprocessors())) }?;
+    unsafe { binder.run(p.calls(target, options.factors)) }?;
     gradients.into_iter().try_for_each(|gradient| binder.take(gradient).map(drop))?;
     // Past R rows mean nothing; where R stays on the device, so do they.
     let Some(rows) = rows else { return Ok(()) };

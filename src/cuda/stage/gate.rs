@@ -27,17 +27,18 @@ pub(in crate::cuda) fn gate<D: Device>(binder: &mut Binder<'_, D>, options: Opti
     (p.weights, p.ranked) = (outputs.weights.address(), outputs.ranked.address());
     (p.load, p.unmasked) = (outputs.load.address(), outputs.unmasked.address());
     p.losses = outputs.losses.address();
-    let workspace = gate::place(&mut p, 0);
-    gate::place(&mut p, binder.workspace(workspace)?);
+    let target = binder.target();
+    let workspace = gate::bind(target, &mut p, 0);
+    gate::bind(target, &mut p, binder.workspace(workspace)?);
     if let Some(mut budget) = gate::budget(args.config, tokens) {
         (budget.importance, budget.mask, budget.k) = (p.importance, p.mask, p.k);
-        let workspace = gate::place_budget(&mut budget, 0);
-        gate::place_budget(&mut budget, binder.workspace(workspace)?);
+        let workspace = gate::bind_budget(target, &mut budget, 0);
+        gate::bind_budget(target, &mut budget, binder.workspace(workspace)?);
         // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-        unsafe { binder.run(gate::budget_calls(budget)) }?;
+        unsafe { binder.run(gate::budget_calls(target, budget)) }?;
     }
     // SAFETY: as above.
-    unsafe { binder.run(gate::calls(p)) }?;
+    unsafe { binder.run(gate::calls(target, p)) }?;
     binder.take(state)?;
     outputs.take(binder)
 }
@@ -54,6 +55,6 @@ pub(in crate::cuda) fn update_bias<D: Device>(
     let bias = binder.in_out("bias", bias)?;
     let p = abi::GateBias { load, bias: bias.address(), candidates, ..Default::default() };
     // SAFETY: both are allocations of `candidates` elements.
-    unsafe { binder.run([gate::bias_call(update, p)]) }?;
+    unsafe { binder.run([gate::bias_call(binder.target(), update, p)]) }?;
     binder.take(bias).map(drop)
 }

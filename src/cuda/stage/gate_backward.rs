@@ -36,7 +36,7 @@ pub(in crate::cuda) fn gate_backward<D: Device>(
     let dx = binder.storage_output("dx", args.dx)?;
     p.dx = dx.address();
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(launches::dx_calls(storage, p)) }?;
+    unsafe { binder.run(launches::dx_calls(binder.target(), storage, p)) }?;
     binder.take(dx).map(drop)
 }
 
@@ -86,7 +86,7 @@ fn way_back<D: Device>(
         beta,
         ..Default::default()
     };
-    let parts = gradient_products::parts(tokens, [candidates, width]) * size_of::<f32>();
+    let parts = gradient_products::parts(binder.target(), tokens, [candidates, width]) * size_of::<f32>();
     let parts = binder.scratch("parts of d.router.weight", parts)? as *mut f32;
     let product = abi::GroupedGemm {
         a: dz.rows,
@@ -107,8 +107,8 @@ fn way_back<D: Device>(
     let operands = Operands { rows: DType::F32, weights };
     // SAFETY: every address is of an allocation as large as the tensor or scratch it stands for.
     unsafe {
-        binder.run(gradient_products::divided_weight_gradient(storage, gradient, parts))?;
-        binder.run(gradient_products::across(operands, binder.multiprocessors(), product))?;
+        binder.run(gradient_products::divided_weight_gradient(binder.target(), storage, gradient, parts))?;
+        binder.run(gradient_products::across(binder.target(), operands, product))?;
     }
     binder.take(d_logits)?;
     binder.take(d_weight).map(drop)
@@ -138,6 +138,6 @@ fn d_logits<'t, D: Device>(
     let d_logits = binder.output("d_logits", to)?;
     p.d_logits = d_logits.address();
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(launches::calls(p)) }?;
+    unsafe { binder.run(launches::calls(binder.target(), p)) }?;
     Ok(d_logits)
 }

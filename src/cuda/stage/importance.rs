@@ -40,9 +40,10 @@ pub(in crate::cuda) fn importance<D: Device>(binder: &mut Binder<'_, D>, args: I
         training: args.training,
         importance: out.address(),
     };
-    let workspace = binder.workspace(importance::workspace(&tensors))?;
+    let target = binder.target();
+    let workspace = binder.workspace(importance::workspace(target, &tensors))?;
     // SAFETY: every address above is of an allocation as large as the tensor that was checked.
-    importance::calls(config, &tensors, workspace, |call| unsafe { binder.run([call]) })?;
+    importance::calls(target, config, &tensors, workspace, |call| unsafe { binder.run([call]) })?;
     binder.take(state)?;
     binder.take(out).map(drop)
 }

@@ -25,10 +25,11 @@ pub(in crate::cuda) fn permute<D: Device>(binder: &mut Binder<'_, D>, args: Perm
     let dropped = binder.output("dropped", args.plan.dropped)?;
     (p.counts, p.offsets, p.dropped) = (counts.address(), offsets.address(), dropped.address());
     (p.row_token, p.row_weight, p.token_row) = (row_token.address(), row_weight.address(), token_row.address());
-    let workspace = permute::place(&mut p, 0);
-    permute::place(&mut p, binder.workspace(workspace)?);
+    let target = binder.target();
+    let workspace = permute::bind(target, &mut p, 0);
+    permute::bind(target, &mut p, binder.workspace(workspace)?);
     // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-    unsafe { binder.run(permute::calls(p)) }?;
+    unsafe { binder.run(permute::calls(target, p)) }?;
     // Past R rows mean nothing; where R stays on the device, so do they.
     if let Some(rows) = last(binder.take(offsets)?.as_ref()) {
         binder.take_first(row_token, rows)?;
@@ -53,7 +54,7 @@ fn shared_rows<D: Device>(binder: &mut Binder<'_, D>, tokens: usize, args: Share
         ..Default::default()
     };
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(std::iter::once(permute::unmasked_call(p))) }?;
+    unsafe { binder.run(std::iter::once(permute::unmasked_call(binder.target(), p))) }?;
     if let Some(rows) = last(binder.take(offsets)?.as_ref()) {
         binder.take_first(row_token, rows)?;
     }

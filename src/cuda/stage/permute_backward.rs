@@ -44,6 +44,6 @@ pub(in crate::cuda) fn permute_backward<D: Device>(
     let dx = binder.output("dx", args.dx)?;
     (p.d_weights, p.dx) = (d_weights.address(), dx.address());
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(launches::calls(storage, p)) }?;
+    unsafe { binder.run(launches::calls(binder.target(), storage, p)) }?;
     [d_weights, dx].into_iter().try_for_each(|output: Output<'_, f32>| binder.take(output).map(drop))
 }

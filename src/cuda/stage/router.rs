@@ -33,6 +33,6 @@ pub(in crate::cuda) fn router<D: Device>(binder: &mut Binder<'_, D>, args: Route
         ..Default::default()
     };
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(experts::calls(operands, experts::Factors::F32, binder.multiprocessors(), p)) }?;
+    unsafe { binder.run(experts::calls(binder.target(), operands, experts::Factors::F32, p)) }?;
     binder.take(logits).map(drop)
 }

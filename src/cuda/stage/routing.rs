@@ -37,9 +37,10 @@ pub(in crate::cuda) fn routing<D: Device>(
     (p.weights, p.ranked) = (outputs.weights.address(), outputs.ranked.address());
     (p.load, p.unmasked) = (outputs.load.address(), outputs.unmasked.address());
     p.losses = outputs.losses.address();
-    let workspace = gate::place_routing(&mut p, 0);
-    gate::place_routing(&mut p, binder.workspace(workspace)?);
+    let target = binder.target();
+    let workspace = gate::bind_routing(target, &mut p, 0);
+    gate::bind_routing(target, &mut p, binder.workspace(workspace)?);
     // SAFETY: every address is of an allocation as large as the tensor or workspace it stands for.
-    unsafe { binder.run(gate::routing_calls(p)) }?;
+    unsafe { binder.run(gate::routing_calls(target, p)) }?;
     outputs.take(binder)
 }

@@ -34,6 +34,6 @@ pub(in crate::cuda) fn routing_backward<D: Device>(
     let d_routing = binder.output("d_routing", args.d_routing)?;
     p.d_routing = d_routing.address();
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(launches::calls(p)) }?;
+    unsafe { binder.run(launches::calls(binder.target(), p)) }?;
     binder.take(d_routing).map(drop)
 }

@@ -48,7 +48,7 @@ inline __attribute__((always_inline)) void hook(void* pointer, size_t bytes, siz
     if (address - slot < SLOT_BYTES) {
         return;  // the thread's own locals, threadIdx and the like
     }
-    Thread& self = *reinterpret_cast<Thread*>(slot);
+    Thread& self = *reinterpret_cast<Thread*>(thread_in(slot));
     if (__builtin_expect(self.magic != THREAD_MAGIC, 0)) {
         return;  // the initialiser of a global, run by the host
     }

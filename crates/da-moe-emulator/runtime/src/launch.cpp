@@ -16,7 +16,7 @@ Machine::~Machine() {
 }
 
 Thread* Machine::fibre(size_t number) const {
-    return reinterpret_cast<Thread*>(fibres + number * SLOT_BYTES);
+    return reinterpret_cast<Thread*>(thread_in(reinterpret_cast<uintptr_t>(fibres + number * SLOT_BYTES)));
 }
 
 void Machine::reserve_fibres(size_t count) {
@@ -45,6 +45,8 @@ void Machine::reserve_fibres(size_t count) {
     munmap(start + head + count * SLOT_BYTES, SLOT_BYTES - head);
     fibres = start + head;
     fibre_count = count;
+    // Every switch goes to another page: with large ones they all have their translations at hand. It is only advice.
+    madvise(fibres, count * SLOT_BYTES, MADV_HUGEPAGE);
     for (size_t i = 0; i < count; i++) {
         new (fibre(i)) Thread{};
     }
@@ -94,7 +96,8 @@ void fibre_main() {
 // Stacks at equal distances share cache sets, so each starts a little lower than the last.
 void* stack_top(Thread* thread, unsigned number) {
     constexpr uintptr_t colours = 64, step = 128;
-    return reinterpret_cast<unsigned char*>(thread) + SLOT_BYTES - 64 - number % colours * step;
+    const uintptr_t slot = reinterpret_cast<uintptr_t>(thread) & ~(SLOT_BYTES - 1);
+    return reinterpret_cast<unsigned char*>(slot + SLOT_BYTES - 64 - number % colours * step);
 }
 
 unsigned linear_threads(const unsigned size[3]) {

@@ -228,8 +228,8 @@ private:
 
 // The running thread. Only for code that kernels call.
 inline Thread& current() {
-    auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-    return *reinterpret_cast<Thread*>(frame & ~(SLOT_BYTES - 1));
+    const auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+    return *reinterpret_cast<Thread*>(thread_in(frame & ~(SLOT_BYTES - 1)));
 }
 
 constexpr uint64_t THREAD_MAGIC = 0x656d756c61746f72;

@@ -7,6 +7,7 @@ use super::recent::Words;
 use super::{Driver, streams};
 use crate::cuda::Device;
 use crate::cuda::Launch;
+use crate::cuda::device::Target;
 use crate::{Error, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -29,8 +30,8 @@ impl Device for Driver {
         self.description.clone()
     }
 
-    fn multiprocessors(&self) -> usize {
-        self.multiprocessors
+    fn target(&self) -> Target {
+        self.target
     }
 
     fn alloc(&self, name: &str, bytes: usize) -> Result<u64> {
@@ -83,11 +84,11 @@ impl Device for Driver {
         });
     }
 
-    unsafe fn lend_stream(&self, handle: u64) {
+    unsafe fn borrow_stream(&self, handle: u64) {
         self.streams.hold(handle);
     }
 
-    unsafe fn return_stream(&self, handle: u64) {
+    unsafe fn release_stream(&self, handle: u64) {
         // SAFETY: the caller's.
         let _ = self.context.make_current().map(|()| unsafe { self.streams.let_go(handle) });
     }

@@ -16,6 +16,7 @@ mod recent;
 mod streams;
 
 use crate::Result;
+use crate::cuda::device::Target;
 use context::{Context, refused};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -40,7 +41,7 @@ pub struct Driver {
     /// Whether each launch is waited for, so that what goes wrong in it is told with its name.
     one_by_one: bool,
     description: String,
-    multiprocessors: usize,
+    target: Target,
     /// What new memory is filled with, so that tests see what is read before it is written.
     poison: Option<u8>,
 }
@@ -80,7 +81,7 @@ impl Driver {
             recent: Recent::default(),
             one_by_one: env::var_os("DA_MOE_SYNC").is_some_and(|wanted| wanted == "1"),
             description: gpu.description,
-            multiprocessors: gpu.multiprocessors,
+            target: gpu.target,
             poison: None,
         })
     }

@@ -1,6 +1,7 @@
 //! From nothing to a GPU: the driver's library, the driver, the device.
 
 use super::context::refused;
+use crate::cuda::device::{Architecture, Target};
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -19,7 +20,7 @@ pub(super) struct Gpu {
     pub(super) device: sys::CUdevice,
     /// Model, architecture and driver, for people.
     pub(super) description: String,
-    pub(super) multiprocessors: usize,
+    pub(super) target: Target,
     /// Bytes of shared memory that a block may have, for kernels that ask for it.
     pub(super) shared_bytes: u32,
 }
@@ -49,7 +50,10 @@ pub(super) fn gpu(ordinal: u32) -> Result<Gpu> {
     Ok(Gpu {
         device,
         description: facts.describe(),
-        multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
+        target: Target {
+            architecture: Architecture::of_compute_capability(facts.architecture),
+            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1),
+        },
         shared_bytes: shared_bytes.unsigned_abs(),
     })
 }

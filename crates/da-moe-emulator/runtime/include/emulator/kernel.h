@@ -34,9 +34,15 @@ struct Context {
 
 constexpr uintptr_t SLOT_BYTES = 64 << 10;
 
+// Where the thread lies in the slot at `slot`: not at the start of each, because equal distances share cache sets.
+constexpr uintptr_t SLOT_COLOURS = 64;
+EMULATOR_INLINE uintptr_t thread_in(uintptr_t slot) {
+    return slot + slot / SLOT_BYTES % SLOT_COLOURS * 64;
+}
+
 EMULATOR_INLINE const Context& context() {
-    auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-    return *reinterpret_cast<const Context*>(frame & ~(SLOT_BYTES - 1));
+    const auto frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+    return *reinterpret_cast<const Context*>(thread_in(frame & ~(SLOT_BYTES - 1)));
 }
 
 // The block's array that belongs to `tag`: made when the first thread asks for it.

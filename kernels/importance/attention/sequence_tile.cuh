@@ -26,7 +26,7 @@ __device__ __forceinline__ bool takes_part(const ImportanceQueryKey& p, int toke
 }
 
 // A tile: its sequence's number, first token and length, and the tile's first row, counted from there.
-struct Place {
+struct SequenceTile {
     int index;
     int sequence;
     int length;
@@ -37,9 +37,9 @@ __device__ __forceinline__ Partition sequences_of(const ImportanceQueryKey& p) {
     return {p.cu_seqlens, p.sequences, p.tokens};
 }
 
-// The place of tile number `index`; the row lies past the end where there is no such tile. Whatever `cu_seqlens` holds, a
+// The tile of number `index`; the row lies past the end where there is no such tile. Whatever `cu_seqlens` holds, a
 // token's own tile is found: this search turns wherever one for the token's sequence turns.
-__device__ __forceinline__ Place find_place(const ImportanceQueryKey& p, int index) {
+__device__ __forceinline__ SequenceTile find_sequence_tile(const ImportanceQueryKey& p, int index) {
     const Partition sequences = sequences_of(p);
     int low = 0;
     int high = p.sequences - 1;
@@ -56,7 +56,7 @@ __device__ __forceinline__ Place find_place(const ImportanceQueryKey& p, int ind
 }
 
 // Whether a warp's 32 rows of the tile begin before the end.
-__device__ __forceinline__ bool has_rows(const Place& place, int warp) { return place.row + warp * WARP < place.length; }
+__device__ __forceinline__ bool has_rows(const SequenceTile& place, int warp) { return place.row + warp * WARP < place.length; }
 
 // Rows from `first` to before `end`, counted from the sequence's first token.
 struct Span {
@@ -65,7 +65,7 @@ struct Span {
 };
 
 // What the rows of a tile meet: under a causal mask keys meet no earlier query, and queries no later key.
-__device__ __forceinline__ Span walk_of(const ImportanceQueryKey& p, const Place& place) {
+__device__ __forceinline__ Span walk_of(const ImportanceQueryKey& p, const SequenceTile& place) {
     if (!p.causal) {
         return {0, place.length};
     }
@@ -73,7 +73,7 @@ __device__ __forceinline__ Span walk_of(const ImportanceQueryKey& p, const Place
 }
 
 // For the row of each thread: how many tokens that take part it sees, or is seen by. By all threads of the block.
-__device__ __forceinline__ int count_visible(const ImportanceQueryKey& p, const Place& place, int* scratch) {
+__device__ __forceinline__ int count_visible(const ImportanceQueryKey& p, const SequenceTile& place, int* scratch) {
     const int row = place.row + static_cast<int>(threadIdx.x);
     if (p.mask == nullptr) {
         return !p.causal ? place.length : keeps_keys(p) ? place.length - row : row + 1;

@@ -1,19 +1,10 @@
-//! What products cost at least, on the way forward and back: bytes, operations and tiles (see [`cost`](super::cost)).
+//! What products cost at least, on the way forward and back: bytes, operations and tiles (see [`cost`](crate::cuda::cost)).
 
 use crate::cuda::abi;
 use crate::cuda::cost::tiles::{TileWork, Tiles, tile_work, tiles_of};
-use crate::cuda::cost::{Contents, Unit};
+use crate::cuda::cost::{Contents, Unit, Work, element_size, written};
+use crate::cuda::device::{Launch, Parameters};
 use crate::cuda::launch::experts;
-
-/// Rows that there are.
-pub(in crate::cuda) fn routed(offsets: *const i32, rows: i32, contents: &Contents) -> f64 {
-    (if offsets.is_null() { rows as usize } else { contents.rows.min(rows as usize) }) as f64
-}
-
-/// Bytes moved for an element of a gradient: what is added to is read too.
-pub(in crate::cuda) fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
-    (if out_f32 == 0 { size } else { 4.0 }) * if beta == 0.0 { 1.0 } else { 2.0 }
-}
 
 /// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
 /// product may be of such a type.
@@ -28,9 +19,19 @@ fn operand_sizes(kernel: &str) -> [f64; 2] {
     }
 }
 
+/// What multiplies, by the kernel's name.
+fn unit(kernel: &str) -> Unit {
+    match kernel {
+        _ if kernel.contains("tf32") => Unit::Tensor32,
+        // Whatever the type of the rows.
+        _ if kernel.starts_with("grouped_gemm_f32_") => Unit::Scalar,
+        _ => Unit::Tensor16,
+    }
+}
+
 /// Rows and columns of a kernel's tiles.
 fn tile(kernel: &str) -> [usize; 2] {
-    match Unit::of(kernel) {
+    match unit(kernel) {
         Unit::Scalar => experts::Unit::Scalar,
         Unit::Tensor16 | Unit::Tensor32 => experts::Unit::TensorCores,
     }
@@ -39,60 +40,96 @@ fn tile(kernel: &str) -> [usize; 2] {
 
 /// What a product moves and multiplies.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::cuda) struct Product {
+struct Product {
     /// Bytes of its factors, each read once.
     inputs: f64,
     /// Bytes of what is written, and of what is read to write it.
     outputs: f64,
-    pub operations: f64,
+    operations: f64,
     tiles: Vec<Tiles>,
     of_tiles: TileWork,
 }
 
 impl Product {
     fn new(kernel: &str, tiles: Vec<Tiles>, depth: f64, [inputs, outputs, operations]: [f64; 3]) -> Self {
-        let of_tiles = tile_work(Unit::of(kernel), tiles.iter().copied(), depth, operand_sizes(kernel));
+        let of_tiles = tile_work(unit(kernel), tiles.iter().copied(), depth, operand_sizes(kernel));
         Self { inputs, outputs, operations, tiles, of_tiles }
     }
 
-    pub fn bytes(&self) -> f64 {
-        self.inputs + self.outputs
+    fn work(&self, kernel: &str) -> Work {
+        Work {
+            bytes: self.inputs + self.outputs,
+            operations: self.operations,
+            unit: unit(kernel),
+            tiles: self.tiles.iter().map(|tiles| tiles.count).sum::<f64>() as u64,
+            // With every tile's factors for itself.
+            l2_bytes: self.of_tiles.l2_bytes + self.outputs,
+            wavefronts: self.of_tiles.wavefronts,
+            instructions: self.of_tiles.instructions,
+        }
     }
+}
 
-    pub fn tiles(&self) -> u64 {
-        self.tiles.iter().map(|tiles| tiles.count).sum::<f64>() as u64
+impl Parameters for abi::GroupedGemm {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        product(self, launch.kernel, contents).work(launch.kernel)
     }
+}
 
-    /// With every tile's factors for itself.
-    pub fn l2_bytes(&self) -> f64 {
-        self.of_tiles.l2_bytes + self.outputs
+impl Parameters for abi::HiddenGradient {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        hidden_gradient(self, launch.kernel, contents).work(launch.kernel)
     }
+}
 
-    pub fn wavefronts(&self) -> f64 {
-        self.of_tiles.wavefronts
+impl Parameters for abi::WeightGradient {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        weight_gradient(self, launch.kernel, contents).work(launch.kernel)
     }
+}
 
-    pub fn instructions(&self) -> f64 {
-        self.of_tiles.instructions
+impl Parameters for abi::RowWeightGradient {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let size = element_size(launch.kernel);
+        let dy = if self.bias.is_null() { 0.0 } else { f64::from(self.width) * size };
+        let of_row = 4.0 * (f64::from(self.part_count) + 1.0) + dy;
+        Work::moved(contents.rows(self.offsets, self.rows) * of_row, launch.blocks())
+    }
+}
+
+impl Parameters for abi::WeightGradientSum {
+    fn work(&self, launch: &Launch, _: &Contents) -> Work {
+        let size = element_size(launch.kernel);
+        let of_element = 4.0 * f64::from(self.part_count) + written(self.out_f32, self.beta, size);
+        Work::moved(self.elements as f64 * of_element, launch.blocks())
+    }
+}
+
+impl Parameters for abi::BiasGradient {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        let (size, columns) = (element_size(launch.kernel), f64::from(self.from.columns));
+        let rows = contents.rows(self.offsets, self.rows) * columns * size;
+        let gradients = f64::from(self.experts) * columns * written(self.out_f32, self.beta, size);
+        Work::moved(rows + gradients, launch.blocks())
     }
 }
 
 /// The product, and beside it `h` in, `dh` and `g·a` out.
-pub(in crate::cuda) fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> Product {
+fn hidden_gradient(p: &abi::HiddenGradient, kernel: &str, contents: &Contents) -> Product {
     let [_, size] = operand_sizes(kernel);
     // See `between`.
     let out_size = if kernel.starts_with("grouped_gemm_f16_") { 4.0 } else { size };
     let plain = abi::GroupedGemm { activation: abi::ACTIVATION_NONE, hidden: std::ptr::null_mut(), ..p.product };
     let product = product(&plain, kernel, contents);
-    let halves = if gated(p.product.activation) { 2.0 } else { 1.0 };
-    let elements = routed(p.product.offsets, p.product.rows, contents) * f64::from(p.product.columns);
+    let halves = if experts::is_gated(&p.product) { 2.0 } else { 1.0 };
+    let elements = contents.rows(p.product.offsets, p.product.rows) * f64::from(p.product.columns);
     let hidden = if p.product.hidden_f32 == 0 { size } else { 4.0 };
     Product { outputs: elements * (halves * (hidden + out_size) + out_size), ..product }
 }
 
-pub(in crate::cuda) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> Product {
+fn weight_gradient(p: &abi::WeightGradient, kernel: &str, contents: &Contents) -> Product {
     let [left, right] = operand_sizes(kernel);
-    let (rows, sides) = (routed(p.offsets, p.rows, contents), [&p.left, &p.right].map(|from| from.columns as usize));
+    let (rows, sides) = (contents.rows(p.offsets, p.rows), [&p.left, &p.right].map(|from| from.columns as usize));
     let experts = f64::from(p.experts);
     let [m, n] = sides.map(|side| side as f64);
     let gradients = experts * m * n * written(p.out_f32, p.beta, left.min(right));
@@ -101,14 +138,10 @@ pub(in crate::cuda) fn weight_gradient(p: &abi::WeightGradient, kernel: &str, co
     Product::new(kernel, tiles, depth, [rows * (m * left + n * right), gradients, 2.0 * rows * m * n])
 }
 
-fn gated(activation: i32) -> bool {
-    [abi::ACTIVATION_SWIGLU, abi::ACTIVATION_GEGLU, abi::ACTIVATION_REGLU].contains(&activation)
-}
-
-pub(in crate::cuda) fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> Product {
+fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> Product {
     let [size, weight_size] = operand_sizes(kernel);
-    let halves = if gated(p.activation) { 2 } else { 1 };
-    let rows = if p.offsets.is_null() { p.rows as usize } else { contents.rows.min(p.rows as usize) };
+    let halves = if experts::is_gated(p) { 2 } else { 1 };
+    let rows = contents.rows(p.offsets, p.rows) as usize;
     let (experts, columns) = ((p.experts as usize).max(1), p.columns as usize);
     let of_experts = |experts: usize, rows: usize| tiles_of(experts as f64, [rows, columns * halves], tile(kernel));
     let more = rows % experts;
@@ -149,20 +182,20 @@ mod tests {
             experts: 8,
             ..Default::default()
         };
-        let gradient = weight_gradient(&p, "grouped_gemm_bf16_tn", &CONTENTS);
+        let work = |p: abi::WeightGradient, kernel| p.work(&Launch::linear(kernel, 1, 256), &CONTENTS);
+        let gradient = work(p, "grouped_gemm_bf16_tn");
         assert_eq!(gradient.operations, 2.0 * 1000.0 * 256.0 * 512.0);
-        assert_eq!(gradient.bytes(), 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
-        assert_eq!(gradient.tiles(), 8 * 2 * 2);
+        assert_eq!(gradient.bytes, 2.0 * (1000.0 * 768.0 + 8.0 * 256.0 * 512.0));
+        assert_eq!(gradient.tiles, 8 * 2 * 2);
         // Every tile reads 128 columns of one factor and 256 of the other.
         let factors = 2.0 * 1000.0 * (4.0 * 128.0 + 4.0 * 256.0);
-        assert_eq!(gradient.l2_bytes(), factors + 2.0 * 8.0 * 256.0 * 512.0);
+        assert_eq!(gradient.l2_bytes, factors + 2.0 * 8.0 * 256.0 * 512.0);
         // Sums that go on are read too.
-        let more = abi::WeightGradient { beta: 1.0, out_f32: 1, ..p };
-        let more = weight_gradient(&more, "grouped_gemm_bf16_tn", &CONTENTS);
-        assert_eq!(more.bytes() - gradient.bytes(), 6.0 * 8.0 * 256.0 * 512.0);
-        let mixed = weight_gradient(&p, "grouped_gemm_f32_tn_bf16_rows", &CONTENTS);
+        let more = work(abi::WeightGradient { beta: 1.0, out_f32: 1, ..p }, "grouped_gemm_bf16_tn");
+        assert_eq!(more.bytes - gradient.bytes, 6.0 * 8.0 * 256.0 * 512.0);
+        let mixed = work(p, "grouped_gemm_f32_tn_bf16_rows");
         assert_eq!(
-            (mixed.bytes(), mixed.tiles()),
+            (mixed.bytes, mixed.tiles),
             (1000.0 * (4.0 * 256.0 + 2.0 * 512.0) + 2.0 * 8.0 * 256.0 * 512.0, 8 * 2 * 4)
         );
     }
@@ -179,13 +212,13 @@ mod tests {
             ..Default::default()
         };
         let p = abi::HiddenGradient { product, ..Default::default() };
-        let gradient = hidden_gradient(&p, "grouped_gemm_bf16_dh", &CONTENTS);
+        let gradient = p.work(&Launch::linear("grouped_gemm_bf16_dh", 1, 256), &CONTENTS);
         assert_eq!(gradient.operations, 2.0 * 1000.0 * 256.0 * 512.0);
         let elements = 1000.0 * 512.0;
         let hidden = elements * 2.0 * 6.0;
-        assert_eq!(gradient.bytes(), 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + hidden);
+        assert_eq!(gradient.bytes, 2.0 * (256.0 * 512.0 + 1000.0 * 256.0 + elements) + hidden);
         // Seven tiles of 128 rows and one of 104, of two columns of tiles.
-        assert_eq!(gradient.l2_bytes(), 2.0 * 256.0 * (2.0 * 1000.0 + 8.0 * 512.0) + 2.0 * elements + hidden);
+        assert_eq!(gradient.l2_bytes, 2.0 * 256.0 * (2.0 * 1000.0 + 8.0 * 512.0) + 2.0 * elements + hidden);
     }
 
     #[test]
