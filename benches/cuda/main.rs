@@ -74,7 +74,7 @@ fn time_each(
         let number = seen.entry((stage, kernel)).and_modify(|count| *count += 1).or_insert(1);
         let name = format!("{}/{stage}/{kernel}", shape.name);
         let name = if *number == 1 { name } else { format!("{name}-{number}") };
-        let work = cost::work(call, contents);
+        let work = call.work(contents);
         let mut group = criterion.benchmark_group(family(kernel));
         group.throughput(match work.unit {
             Unit::Scalar if !multiplies(kernel) => Throughput::Bytes(work.bytes as u64),

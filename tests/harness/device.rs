@@ -3,7 +3,7 @@
 use super::Subject;
 use super::case::{Case, attention_source, small_config};
 use super::data::{Data, poison};
-use da_moe::cuda::{Copies, Device, DeviceMemory, Failing, GradientCopies, Kernels, Most, Shim, Stream};
+use da_moe::cuda::{Copies, Device, DeviceMemory, Failing, GradientCopies, Kernels, Most, StandIn, Stream};
 use da_moe::{
     AttentionSource, DType, Error, ExpertsPerToken, Gradients, Inputs, Keep, Layer, LayerConfig, Normalize, NullExpert,
     Policy, State, Step, TensorMut, TensorRef, Weights,
@@ -30,8 +30,8 @@ macro_rules! on_every_device {
 pub use on_every_device;
 
 /// A device that counts, and may fail.
-pub fn shimmed<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<Shim<D>> {
-    Kernels::new(Arc::new(Shim::new(device.clone(), failing)))
+pub fn counted<D: Device>(device: &Arc<D>, failing: Option<Failing>) -> Kernels<StandIn<D>> {
+    Kernels::new(Arc::new(StandIn::new(device.clone(), failing)))
 }
 
 /// A layer with something in every stage: attention, a rule over sequences, a price, capacity, null and shared experts.

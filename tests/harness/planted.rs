@@ -3,7 +3,7 @@
 use super::case::Case;
 use super::data::Data;
 use super::{Through, judge, kernels};
-use da_moe::cuda::{Emulated, Kernels, Shim as StandIn, Staged};
+use da_moe::cuda::{Emulated, Kernels, Staged, StandIn};
 use da_moe::{Error, Keep};
 use da_moe_emulator::Schedule;
 use std::collections::BTreeSet;

@@ -4,7 +4,7 @@
 use da_moe::DType;
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::gradient_products;
-use da_moe::cuda::{Call, Emulated, Launch, Parameters, abi};
+use da_moe::cuda::{Architecture, Call, Emulated, Launch, Target, abi};
 use da_moe_emulator::{Compiler, Device, Module, Schedule};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
@@ -43,6 +43,9 @@ pub fn run<P>(device: &Device, launch: &Launch, mut p: P) {
     // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
     unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
 }
+
+/// So few multiprocessors that blocks have several tiles each.
+const FEW: Target = Target { architecture: Architecture::Portable, multiprocessors: 3 };
 
 /// Where groups of so many members start, and where the last one ends.
 pub fn offsets(counts: &[usize]) -> Vec<i32> {
@@ -98,9 +101,9 @@ pub fn product(module: &Arc<Module>, asked: Asked, counts: &[usize], [depth, col
         activation: asked.activation,
         ..Default::default()
     };
-    let call = experts::calls(asked.dtype, asked.factors, 3, p).next();
+    let call = experts::calls(FEW, asked.dtype, asked.factors, p).next();
     if let Some(call) = &call {
-        let Parameters::GroupedGemm(p) = call.parameters else { panic!("{call:?}") };
+        let p = *call.parameters::<abi::GroupedGemm>().expect("its parameter");
         run(&device, &call.launch, p);
     }
     Done { device, call }
@@ -130,9 +133,9 @@ pub fn gradient(module: &Arc<Module>, counted: bool, counts: &[usize], [left, ri
         experts: counts.len() as i32,
         ..Default::default()
     };
-    let call = gradient_products::weight_gradient(DType::Bf16, DType::Bf16, p).next();
+    let call = gradient_products::weight_gradient(FEW, DType::Bf16, DType::Bf16, p).next();
     if let Some(call) = &call {
-        let Parameters::WeightGradient(p) = call.parameters else { panic!("{call:?}") };
+        let p = *call.parameters::<abi::WeightGradient>().expect("its parameter");
         run(&device, &call.launch, p);
     }
     Done { device, call }

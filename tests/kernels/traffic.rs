@@ -4,7 +4,7 @@
 use super::alone::{Asked, Done, compile, gradient, kernels, product};
 use da_moe::DType;
 use da_moe::cuda::abi;
-use da_moe::cuda::cost::{Contents, work};
+use da_moe::cuda::cost::Contents;
 use da_moe::cuda::launch::experts::Factors;
 use da_moe_emulator::{Module, Traffic};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn the_model_counts_what_the_emulator_counts() {
     ];
     for (Done { device, call }, rows) in done {
         let call = call.expect("a launch");
-        let (found, expected) = (device.traffic(), work(&call, &Contents { rows, pairs: 0.0 }));
+        let (found, expected) = (device.traffic(), call.work(&Contents { rows, pairs: 0.0 }));
         let kernel = call.launch.kernel;
         assert_eq!(found.wavefronts as f64, expected.wavefronts, "{kernel}: {:?}", device.shared_place(0));
         assert_eq!(found.wavefronts, found.ideal_wavefronts, "{kernel}: {:?}", device.shared_place(0));

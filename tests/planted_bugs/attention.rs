@@ -56,42 +56,42 @@ const COPIES: Shows = Report("race|asynchronous|uninitialised");
 const BUGS: &[Bug] = &[
     // Places.
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "sequences.start(middle) / OWN + middle <= index",
         to: "sequences.start(middle) / OWN <= index",
         shows: Report("out of bounds|uninitialised"),
         call: received_sum,
     },
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "range.end - range.first, (index",
         to: "range.end - range.first + 1, (index",
         shows: Report("race|out of bounds"),
         call: received_max,
     },
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "keeps_keys(p) ? Span{place.row, place.length}",
         to: "keeps_keys(p) ? Span{place.row + WALK, place.length}",
         shows: Wrong,
         call: received_max,
     },
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "Span{0, min(place.row + OWN, place.length)}",
         to: "Span{0, min(place.row + WALK, place.length)}",
         shows: Wrong,
         call: peak,
     },
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "keeps_keys(p) ? inside - earlier : earlier + own",
         to: "keeps_keys(p) ? inside - earlier - own : earlier + own",
         shows: Wrong,
         call: received_mean,
     },
     Bug {
-        file: "attention/place.cuh",
+        file: "attention/sequence_tile.cuh",
         from: "const Span after = {tile_end,",
         to: "const Span after = {place.length,",
         shows: Wrong,

@@ -2,12 +2,12 @@
 
 #![allow(unsafe_code, reason = "an engine's own memory and streams are its word")]
 
-use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, Shim, Staged};
+use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, Staged, StandIn};
 use da_moe::{DType, Error, Inputs, Keep, TensorMut, TensorRef};
 use da_moe_harness::bits::assert_same_bits;
 use da_moe_harness::case::{Case, case};
 use da_moe_harness::data::Data;
-use da_moe_harness::device::{Engine, OnDevice, on_every_device, rich, shimmed, with_engine};
+use da_moe_harness::device::{Engine, OnDevice, counted, on_every_device, rich, with_engine};
 use da_moe_harness::{Subject, Through, assert_agrees, judge, kernels};
 use da_moe_reference::check::Outcome;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ fn trimmed(mut outcome: Outcome) -> Outcome {
 
 fn check_quiet<D: Device>(device: &Arc<D>) {
     for (routing, keep) in [(0, Keep::Hidden), (0, Keep::Recompute), (1, Keep::Hidden), (2, Keep::Hidden)] {
-        let kernels = shimmed(device, None);
+        let kernels = counted(device, None);
         with_engine(&kernels, &Case { routing, keep, ..rich() }, |data, engine, inputs, weights| {
             let dy = kernels.upload(&data.dy).unwrap();
             let dy = TensorRef::new(&dy, inputs.x.shape()).unwrap();
@@ -85,7 +85,7 @@ fn check_threads<D: Device>(device: &Arc<D>) {
 }
 
 fn check_borrowed<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         engine.forward(inputs, weights).unwrap();
         let expected = engine.outcome(data, None).unwrap();
@@ -105,7 +105,7 @@ fn check_borrowed<D: Device>(device: &Arc<D>) {
         assert_same_bits("borrowed", &expected, &engine.outcome(data, None).unwrap());
         let before = kernels.device().counts();
         drop((borrowed, std::mem::replace(&mut engine.stream, own)));
-        let returned = Counts { lent: before.lent - 1, ..before };
+        let returned = Counts { borrowed: before.borrowed - 1, ..before };
         assert_eq!(
             kernels.device().counts(),
             returned,
@@ -115,7 +115,7 @@ fn check_borrowed<D: Device>(device: &Arc<D>) {
 }
 
 fn check_listed<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         let launches = || kernels.device().counts().launches;
         engine.forward(inputs, weights).unwrap();
@@ -138,23 +138,23 @@ fn check_listed<D: Device>(device: &Arc<D>) {
 }
 
 /// Forward and backward from nothing, on a device that may fail.
-fn attempt<D: Device>(kernels: &Kernels<Shim<D>>) -> Result<(), Error> {
+fn attempt<D: Device>(kernels: &Kernels<StandIn<D>>) -> Result<(), Error> {
     let case = rich();
     OnDevice(kernels.clone()).run(&Data::new(&case), &case).map(drop)
 }
 
 /// What fails is told; nothing is left behind, and the next device works.
 fn survives<D: Device>(device: &Arc<D>, failing: Failing) -> bool {
-    let kernels = shimmed(device, Some(failing));
+    let kernels = counted(device, Some(failing));
     let failed = attempt(&kernels).is_err();
     let counts = kernels.device().counts();
     assert_eq!(counts.allocations, counts.frees, "{failing:?}: memory");
-    assert_eq!((counts.streams, counts.lent, counts.graphs), (0, 0, 0), "{failing:?}: streams and graphs");
+    assert_eq!((counts.streams, counts.borrowed, counts.graphs), (0, 0, 0), "{failing:?}: streams and graphs");
     failed
 }
 
 fn check_failures<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     attempt(&kernels).unwrap();
     let Counts { allocations, launches, .. } = kernels.device().counts();
     assert!(allocations > 30 && launches > 10);
@@ -170,13 +170,13 @@ fn check_failures<D: Device>(device: &Arc<D>) {
 
 fn check_going_on<D: Device>(device: &Arc<D>) {
     let mut launches = 0;
-    let unfailing = shimmed(device, None);
+    let unfailing = counted(device, None);
     with_engine(&unfailing, &rich(), |_, engine, inputs, weights| {
         engine.forward(inputs, weights).unwrap();
         launches = unfailing.device().counts().launches;
     });
     for number in 0..launches {
-        let kernels = shimmed(device, Some(Failing::Launch(number)));
+        let kernels = counted(device, Some(Failing::Launch(number)));
         with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
             let error = engine.forward(inputs, weights).unwrap_err();
             assert!(matches!(error, Error::Cuda { .. }), "{error}");

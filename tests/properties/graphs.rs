@@ -3,12 +3,12 @@
 
 #![allow(unsafe_code, reason = "a recorded graph's tensors are its caller's word")]
 
-use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, Shim};
+use da_moe::cuda::{Counts, Device, Failing, GradientCopies, Kernels, StandIn};
 use da_moe::{Attention, DType, ForeignMemory, Inputs, TensorMut, TensorRef};
 use da_moe_harness::bits::same_memory;
 use da_moe_harness::case::Case;
 use da_moe_harness::data::{Data, Numbers};
-use da_moe_harness::device::{Engine, on_every_device, rich, shimmed, with_engine};
+use da_moe_harness::device::{Engine, counted, on_every_device, rich, with_engine};
 use da_moe_harness::gradients::GradientData;
 use da_moe_harness::judge;
 use da_moe_reference::check::Outcome;
@@ -26,7 +26,7 @@ on_every_device! {
 }
 
 fn check_recorded<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     let counts = || kernels.device().counts();
     let case = rich();
     let fresh = Data::new(&Case { seed: 78, ..case.clone() });
@@ -119,7 +119,7 @@ fn assert_added(before: &Outcome, sums: &Outcome, after: &Outcome, what: &str) {
 }
 
 fn check_accumulation<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         let dy = kernels.upload(&data.dy).unwrap();
         let dy = TensorRef::new(&dy, inputs.x.shape()).unwrap();
@@ -154,7 +154,7 @@ fn check_accumulation<D: Device>(device: &Arc<D>) {
 }
 
 fn check_failed_recording<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, Some(Failing::Launch(4)));
+    let kernels = counted(device, Some(Failing::Launch(4)));
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         let Engine { layer, stream, state, step, y } = &mut *engine;
         let failed = stream.capture(|| {
@@ -168,7 +168,7 @@ fn check_failed_recording<D: Device>(device: &Arc<D>) {
 }
 
 /// Another thread's allocations, copies, calls and waits, while `recording` is open.
-fn busy<D: Device>(kernels: &Kernels<Shim<D>>, recording: &AtomicBool) -> usize {
+fn busy<D: Device>(kernels: &Kernels<StandIn<D>>, recording: &AtomicBool) -> usize {
     let mut rounds = 0;
     while recording.load(Ordering::Acquire) {
         let memory = kernels.upload(&vec![rounds as f32; 100]).unwrap();
@@ -184,7 +184,7 @@ fn busy<D: Device>(kernels: &Kernels<Shim<D>>, recording: &AtomicBool) -> usize 
 }
 
 fn check_beside<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         let recording = AtomicBool::new(true);
         let graph = thread::scope(|scope| {
@@ -209,7 +209,7 @@ fn check_beside<D: Device>(device: &Arc<D>) {
 }
 
 fn check_waiting<D: Device>(device: &Arc<D>) {
-    let kernels = shimmed(device, None);
+    let kernels = counted(device, None);
     let stream = kernels.stream(0).unwrap();
     let mut memory = kernels.zeros(DType::F32, 4).unwrap();
     let ones = vec![1.0_f32; 4];

@@ -1,6 +1,6 @@
 //! What is allocated is what was announced, and layers that run one after another share what means nothing between calls.
 
-use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Shim, Staged};
+use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Staged, StandIn};
 use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, TensorMut};
 use da_moe_harness::case::{Case, small_config};
 use da_moe_harness::data::{Data, poison};
@@ -20,14 +20,14 @@ fn configs() -> [LayerConfig; 3] {
 const KEEPS: [Keep; 3] = [Keep::Nothing, Keep::Hidden, Keep::Recompute];
 
 /// Bytes that `work` allocates on a device.
-fn allocated<D: Device, T>(kernels: &Kernels<Shim<D>>, work: impl FnOnce() -> Result<T, Error>) -> usize {
+fn allocated<D: Device, T>(kernels: &Kernels<StandIn<D>>, work: impl FnOnce() -> Result<T, Error>) -> usize {
     let before = kernels.device().counts().bytes;
     work().unwrap();
     kernels.device().counts().bytes - before
 }
 
 fn announced_bytes_are_allocated<D: Device>(staged: Staged<D>) {
-    let kernels = Kernels::new(Arc::new(Shim::new(staged.kernels().device().clone(), None)));
+    let kernels = Kernels::new(Arc::new(StandIn::new(staged.kernels().device().clone(), None)));
     for config in configs() {
         let layer = Layer::new(kernels.clone(), config.clone()).unwrap();
         for keep in KEEPS {
@@ -40,7 +40,7 @@ fn announced_bytes_are_allocated<D: Device>(staged: Staged<D>) {
                 let workspace = kernels.workspace_bytes(&config, most).unwrap();
                 assert_eq!(allocated(&kernels, || kernels.stream(workspace)), workspace);
                 // Without a device the same is known.
-                assert_eq!(cuda::bytes(&config, most).unwrap(), Bytes { step: bytes, workspace });
+                assert_eq!(cuda::bytes(kernels.target(), &config, most).unwrap(), Bytes { step: bytes, workspace });
             }
         }
     }

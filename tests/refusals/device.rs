@@ -3,10 +3,10 @@
 
 #![allow(unsafe_code, reason = "an engine's own memory and streams are its word")]
 
-use da_moe::cuda::{Copies, Counts, Device, GradientCopies, Kernels, Shim, Stream};
+use da_moe::cuda::{Copies, Counts, Device, GradientCopies, Kernels, StandIn, Stream};
 use da_moe::{Cpu, DType, Error, ExpertGradients, Gradients, Inputs, Layer, Result, TensorMut, TensorRef, Weights};
 use da_moe_harness::data::{Data, poison};
-use da_moe_harness::device::{Engine, on_every_device, rich, shimmed, with_engine};
+use da_moe_harness::device::{Engine, counted, on_every_device, rich, with_engine};
 use da_moe_harness::{judge, kernels};
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ on_every_device! {
 }
 
 /// The same device, as far as memory goes, which says that it is another.
-fn another<D: Device>(device: &Arc<D>) -> Kernels<Shim<D>> {
-    Kernels::new(Arc::new(Shim::new(device.clone(), None).elsewhere()))
+fn another<D: Device>(device: &Arc<D>) -> Kernels<StandIn<D>> {
+    Kernels::new(Arc::new(StandIn::new(device.clone(), None).elsewhere()))
 }
 
 /// Refuses a call with this error, and starts nothing.
-fn refuses<D: Device>(kernels: &Kernels<Shim<D>>, expected: &str, call: impl FnOnce() -> Result<()>) {
+fn refuses<D: Device>(kernels: &Kernels<StandIn<D>>, expected: &str, call: impl FnOnce() -> Result<()>) {
     let before = kernels.device().counts();
     let error = call().expect_err(expected);
     assert!(error.to_string().contains(expected), "{error}");
@@ -40,7 +40,7 @@ fn refuses<D: Device>(kernels: &Kernels<Shim<D>>, expected: &str, call: impl FnO
 }
 
 fn check_forward<D: Device>(device: &Arc<D>) {
-    let (kernels, other) = (shimmed(device, None), another(device));
+    let (kernels, other) = (counted(device, None), another(device));
     let (copies, elsewhere) = (Copies::new(&kernels), Copies::new(&other));
     let case = rich();
     let data = Data::new(&case);
@@ -114,7 +114,7 @@ fn shared_of(gradients: Gradients<'_>) -> ExpertGradients<'_> {
 }
 
 fn check_backward<D: Device>(device: &Arc<D>) {
-    let (kernels, other) = (shimmed(device, None), another(device));
+    let (kernels, other) = (counted(device, None), another(device));
     with_engine(&kernels, &rich(), |data, engine, inputs, weights| {
         engine.forward(inputs, weights).unwrap();
         let (copies, elsewhere) = (Copies::new(&kernels), Copies::new(&other));
@@ -162,11 +162,11 @@ fn lend<D: Device>(kernels: &Kernels<D>, dtype: DType, address: u64, count: usiz
 }
 
 fn check_workspaces<D: Device>(device: &Arc<D>) {
-    let (kernels, other) = (shimmed(device, None), another(device));
+    let (kernels, other) = (counted(device, None), another(device));
     let bytes = 1 << 16;
     let room = kernels.zeros(DType::U8, bytes).unwrap();
     let before = kernels.device().counts();
-    let refused = |result: Result<Stream<Shim<D>>>, expected: &str| {
+    let refused = |result: Result<Stream<StandIn<D>>>, expected: &str| {
         let error = result.map(drop).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
         error

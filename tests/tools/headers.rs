@@ -2,10 +2,10 @@
 //! 3072, swiglu, 8 experts), milliseconds that each part of an H100 needs at least.
 
 use da_moe::DType;
-use da_moe::cuda::cost::{Bound, Contents, Machine, work};
+use da_moe::cuda::cost::{Bound, Contents, Machine};
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::gradient_products;
-use da_moe::cuda::{Call, abi};
+use da_moe::cuda::{Call, Target, abi};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 
@@ -54,7 +54,7 @@ fn line(name: &str, calls: impl IntoIterator<Item = Call>) -> String {
     let contents = Contents { rows: ROWS as usize, pairs: 0.0 };
     let mut sums = [0.0; 5];
     for call in calls {
-        let floors = Machine::H100.floors(&work(&call, &contents));
+        let floors = Machine::H100.floors(&call.work(&contents));
         assert_eq!(
             floors.map(|(part, _)| part),
             [Bound::Bytes, Bound::L2, Bound::Shared, Bound::Issue, Bound::Operations]
@@ -76,8 +76,10 @@ const TITLE: &str = "//                 memory      L2   banks   issue   units";
 
 #[test]
 fn forward() {
-    let first = |dtype| experts::calls(dtype, Factors::F32, 132, product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU));
-    let second = |dtype| experts::calls(dtype, Factors::F32, 132, product([WIDTH, HIDDEN], abi::ACTIVATION_NONE));
+    let first =
+        |dtype| experts::calls(Target::H100, dtype, Factors::F32, product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU));
+    let second =
+        |dtype| experts::calls(Target::H100, dtype, Factors::F32, product([WIDTH, HIDDEN], abi::ACTIVATION_NONE));
     let lines = [
         TITLE.into(),
         line("W_in, bf16", first(DType::Bf16)),
@@ -95,17 +97,17 @@ fn way_back() {
     let dx = abi::GroupedGemm { out_f32: 1, ..product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE) };
     let lines = [
         TITLE.into(),
-        line("da, bf16", gradient_products::hidden_gradient(DType::Bf16, 132, da)),
-        line("dx, bf16", gradient_products::across(DType::Bf16, 132, dx)),
-        line("da, f32", gradient_products::hidden_gradient(DType::F32, 132, da)),
-        line("dx, f32", gradient_products::across(DType::F32, 132, dx)),
+        line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da)),
+        line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, dx)),
+        line("da, f32", gradient_products::hidden_gradient(Target::H100, DType::F32, da)),
+        line("dx, f32", gradient_products::across(Target::H100, DType::F32, dx)),
     ];
     assert_says("experts/portable/grouped_gemm_back.cu", &lines);
 }
 
 #[test]
 fn weights() {
-    let of = |dtype, sides| gradient_products::weight_gradient(dtype, dtype, gradient(sides));
+    let of = |dtype, sides| gradient_products::weight_gradient(Target::H100, dtype, dtype, gradient(sides));
     let router =
         abi::WeightGradient { offsets: std::ptr::null(), rows: TOKENS, experts: 1, ..gradient([EXPERTS, HIDDEN]) };
     let parts = without_provenance_mut(ADDRESS);
@@ -115,7 +117,7 @@ fn weights() {
         line("dW_out, bf16", of(DType::Bf16, [HIDDEN, WIDTH])),
         line("dW_in, f32", of(DType::F32, [2 * WIDTH, HIDDEN])),
         line("dW_out, f32", of(DType::F32, [HIDDEN, WIDTH])),
-        line("dW_r, bf16 x", gradient_products::divided_weight_gradient(DType::Bf16, router, parts)),
+        line("dW_r, bf16 x", gradient_products::divided_weight_gradient(Target::H100, DType::Bf16, router, parts)),
     ];
     assert_says("experts/portable/weight_gradient.cu", &lines);
 }

@@ -8,11 +8,14 @@
 use super::instructions::{Instruction, Listing, listings, machine_code, matches};
 use super::ptxas::{blocks, resources};
 use da_moe::DType;
-use da_moe::cuda::cost::{Contents, work};
+use da_moe::cuda::cost::Contents;
 use da_moe::cuda::launch::experts::{self, Factors, Operands};
 use da_moe::cuda::launch::gradient_products;
-use da_moe::cuda::{Call, abi};
+use da_moe::cuda::{Architecture, Call, Target, abi};
 use da_moe_harness::machine_code::images;
+
+/// Which kernels there are does not depend on how many multiprocessors.
+const ONE: Target = Target { architecture: Architecture::Portable, multiprocessors: 1 };
 
 /// Kernels that have tiles with all of their columns multiplied without a condition, and how many instructions they
 /// issue at most for one product of fragments: TF32 rounds every factor.
@@ -136,8 +139,8 @@ fn modelled() -> f64 {
             depth,
             ..large(abi::ACTIVATION_NONE, 64)
         };
-        let call = experts::calls(DType::Bf16, Factors::F32, 1, tile).next().expect("a launch");
-        work(&call, &Contents { rows: 0, pairs: 0.0 }).instructions
+        let call = experts::calls(ONE, DType::Bf16, Factors::F32, tile).next().expect("a launch");
+        call.work(&Contents { rows: 0, pairs: 0.0 }).instructions
     };
     (of_depth(64) - of_depth(32)) / 8.0
 }
@@ -236,17 +239,17 @@ fn persistent() -> Vec<Call> {
     for (activation, stride) in [(abi::ACTIVATION_NONE, 64), (abi::ACTIVATION_SWIGLU, 64), (abi::ACTIVATION_NONE, 63)] {
         let product = large(activation, stride);
         for dtype in types {
-            calls.extend(experts::calls(dtype, Factors::F32, 1, product));
-            calls.extend(experts::calls(dtype, Factors::Tf32, 1, product));
-            calls.extend(gradient_products::across(dtype, 1, product));
+            calls.extend(experts::calls(ONE, dtype, Factors::F32, product));
+            calls.extend(experts::calls(ONE, dtype, Factors::Tf32, product));
+            calls.extend(gradient_products::across(ONE, dtype, product));
             let hidden = abi::HiddenGradient { product, ..Default::default() };
-            calls.extend(gradient_products::hidden_gradient(dtype, 1, hidden));
+            calls.extend(gradient_products::hidden_gradient(ONE, dtype, hidden));
             let mixed = Operands { rows: DType::F32, weights: dtype };
-            calls.extend(gradient_products::across(mixed, 1, product));
+            calls.extend(gradient_products::across(ONE, mixed, product));
         }
         for rows in types {
             let mixed = Operands { rows, weights: DType::F32 };
-            calls.extend(experts::calls(mixed, Factors::F32, 1, large(abi::ACTIVATION_NONE, stride)));
+            calls.extend(experts::calls(ONE, mixed, Factors::F32, large(abi::ACTIVATION_NONE, stride)));
         }
     }
     calls

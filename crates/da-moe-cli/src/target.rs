@@ -110,7 +110,7 @@ impl<D: cuda::Device> Target for Kernels<D> {
 
     /// Enough tiles for every multiprocessor to take several.
     fn ceiling(&self) -> Ceiling {
-        Ceiling::OneExpert(32 * self.device().multiprocessors())
+        Ceiling::OneExpert(32 * self.device().target().multiprocessors)
     }
 }
 

@@ -308,7 +308,7 @@ mod tests {
             (Problem::draw(&arguments(&[]).shape, Experts::Mean(1.5), Activation::Swiglu, DType::F32), 12);
         let config = config.expect("a problem").config;
         let most = |keep| da_moe::cuda::Most { tokens, dtype: DType::F32, heads: 0, keep };
-        let own = |keep| da_moe::cuda::bytes(&config, most(keep)).expect("a size");
+        let own = |keep| da_moe::cuda::bytes(da_moe::cuda::Target::H100, &config, most(keep)).expect("a size");
         let outputs = |gradients: usize| 4 * (12 * 8 + gradients) as u64;
         let of_weights = 12 * 8 + 4 * 8 + 4 * 16 * 8 + 4 * 8 * 8;
         for (found, keep, gradients) in

@@ -4,7 +4,7 @@ use super::launches::ADDRESS;
 use da_moe::cuda::launch::experts::Operands;
 use da_moe::cuda::launch::experts_backward::{Backward, Stack};
 use da_moe::cuda::launch::{combine_backward, gate_backward, gradient_products, permute_backward};
-use da_moe::cuda::{Call, abi};
+use da_moe::cuda::{Call, Target, abi};
 use da_moe::{DType, LayerConfig};
 use std::ffi::c_void;
 use std::ptr::{without_provenance, without_provenance_mut};
@@ -14,16 +14,16 @@ pub(super) fn backward(
     config: &LayerConfig,
     tokens: usize,
     storage: DType,
-    multiprocessors: usize,
+    target: Target,
 ) -> Vec<(&'static str, Call)> {
-    let of_nulls = combine_backward::calls(storage, nulls(config, tokens));
-    let of_experts = experts(config, tokens, storage).calls(Default::default(), multiprocessors);
-    let to_tokens = permute_backward::calls(storage, sum(config, tokens));
+    let of_nulls = combine_backward::calls(target, storage, nulls(config, tokens));
+    let of_experts = experts(target, config, tokens, storage).calls(target, Default::default());
+    let to_tokens = permute_backward::calls(target, storage, sum(config, tokens));
     let (d_weight, product) = router(config, tokens);
-    let of_gate = gate_backward::calls(gate_backward::parameters(config, tokens, 1.0))
-        .chain(gradient_products::divided_weight_gradient(storage, d_weight, without_provenance_mut(ADDRESS)))
-        .chain(gradient_products::across(Operands { rows: DType::F32, weights: storage }, multiprocessors, product))
-        .chain(gate_backward::dx_calls(storage, dx(config, tokens)));
+    let of_gate = gate_backward::calls(target, gate_backward::parameters(config, tokens, 1.0))
+        .chain(gradient_products::divided_weight_gradient(target, storage, d_weight, without_provenance_mut(ADDRESS)))
+        .chain(gradient_products::across(target, Operands { rows: DType::F32, weights: storage }, product))
+        .chain(gate_backward::dx_calls(target, storage, dx(config, tokens)));
     let stages = [
         of_nulls.map(|call| ("combine", call)).collect::<Vec<_>>(),
         of_experts.map(|call| ("experts", call)).collect(),
@@ -47,7 +47,7 @@ fn nulls(config: &LayerConfig, tokens: usize) -> abi::CombineBackward {
     }
 }
 
-fn experts(config: &LayerConfig, tokens: usize, storage: DType) -> Backward {
+fn experts(target: Target, config: &LayerConfig, tokens: usize, storage: DType) -> Backward {
     let (hidden, width, count) = (config.hidden_size, config.moe_intermediate_size, config.num_experts);
     let rows = tokens * config.k_max();
     let there = without_provenance::<c_void>(ADDRESS);
@@ -59,7 +59,7 @@ fn experts(config: &LayerConfig, tokens: usize, storage: DType) -> Backward {
     p.w_out = Stack { at: there, ..p.w_out };
     (p.dx_rows, p.d_row_weight) = (without_provenance_mut(ADDRESS), without_provenance_mut(ADDRESS));
     (p.d_w_in, p.d_w_out) = (without_provenance_mut(ADDRESS), without_provenance_mut(ADDRESS));
-    p.place(ADDRESS as u64);
+    p.bind(target, ADDRESS as u64);
     p
 }
 
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_backward_call_takes_twelve_launches() {
         let config = LayerConfig::da_moe(2048, 768, 128, 8);
-        let all = backward(&config, 32768, DType::Bf16, 132);
+        let all = backward(&config, 32768, DType::Bf16, Target::H100);
         let kernels: Vec<_> = all.iter().map(|(stage, call)| (*stage, call.launch.kernel)).collect();
         let expected = [
             ("combine", "combine_backward_bf16_wide"),

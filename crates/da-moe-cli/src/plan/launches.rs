@@ -6,7 +6,7 @@ use da_moe::cuda::launch::attention::{Attention, QueryKey};
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::importance::{self, Tensors};
 use da_moe::cuda::launch::{combine, gate, permute};
-use da_moe::cuda::{Call, abi};
+use da_moe::cuda::{Call, Target, abi};
 use da_moe::{DType, LayerConfig};
 use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
 
@@ -34,22 +34,22 @@ pub(super) fn forward(
     config: &LayerConfig,
     tokens: usize,
     storage: DType,
-    multiprocessors: usize,
+    target: Target,
 ) -> Result<Vec<(&'static str, Call)>> {
     let mut all = Vec::new();
-    let product = |p| experts::calls(storage, Factors::default(), multiprocessors, p);
+    let product = |p| experts::calls(target, storage, Factors::default(), p);
     all.extend(product(router(config, tokens)).map(|call| ("gate", call)));
     let tensors = importance_tensors(config, tokens, storage);
-    importance::calls(&config.importance, &tensors, ADDRESS as u64, |call| {
+    importance::calls(target, &config.importance, &tensors, ADDRESS as u64, |call| {
         all.push(("importance", call));
         Ok(())
     })?;
-    all.extend(gate::calls(gate::parameters(config, tokens, true)).map(|call| ("gate", call)));
-    all.extend(permute::calls(permute::parameters(config, tokens)).map(|call| ("permute", call)));
+    all.extend(gate::calls(target, gate::parameters(config, tokens, true)).map(|call| ("gate", call)));
+    all.extend(permute::calls(target, permute::parameters(config, tokens)).map(|call| ("permute", call)));
     for p in [up(config, tokens), down(config, tokens)] {
         all.extend(product(p).map(|call| ("experts", call)));
     }
-    all.extend(combine::calls(storage, storage, sum(config, tokens)).map(|call| ("combine", call)));
+    all.extend(combine::calls(target, storage, storage, sum(config, tokens)).map(|call| ("combine", call)));
     // By stage, in the order of the specification; launches of a stage stay in theirs.
     let order = ["importance", "gate", "permute", "experts", "combine"];
     all.sort_by_key(|(stage, _)| order.iter().position(|known| known == stage));
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_forward_call_takes_ten_launches() {
         let config = LayerConfig::da_moe(2048, 768, 128, 8);
-        let all = forward(&config, 32768, DType::Bf16, 132).unwrap();
+        let all = forward(&config, 32768, DType::Bf16, Target::H100).unwrap();
         let kernels: Vec<_> = all.iter().map(|(stage, call)| (*stage, call.launch.kernel)).collect();
         let expected = [
             ("importance", "importance_query_key_bf16_128"),

@@ -8,13 +8,14 @@ mod report;
 use crate::args::PlanArgs;
 use crate::bench::shapes::{Experts, ShapeArg};
 use crate::{Error, Result};
-use da_moe::cuda::cost::{Bound, Contents, Machine, Work, work};
-use da_moe::cuda::{self, Bytes, Launch, Most};
+use da_moe::cuda::cost::{Bound, Contents, Machine, Work};
+use da_moe::cuda::{self, Bytes, Call, Launch, Most, Target};
 use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Policy, Shape, Sizes};
 use std::io::{self, Write};
 
-/// The machine of the model.
+/// The machine of the model, and what kernels are chosen for.
 const MACHINE: Machine = Machine::H100;
+const TARGET: Target = Target::H100;
 
 pub(crate) fn execute(arguments: &PlanArgs) -> Result<()> {
     let shapes = match &arguments.shape {
@@ -68,20 +69,20 @@ impl Plan {
         };
         let rows = (shape.tokens as f64 * mean).round() as usize;
         let contents = Contents { rows, pairs: launches::pairs(shape.tokens) };
-        let priced = |(stage, call)| {
-            let work = work(&call, &contents);
+        let priced = |(stage, call): (&'static str, Call)| {
+            let work = call.work(&contents);
             let (seconds, bound) = MACHINE.time(&work);
             Priced { stage, launch: call.launch, work, floors: MACHINE.floors(&work), seconds, bound }
         };
         let (tokens, dtype) = (shape.tokens, arguments.dtype);
-        let calls = launches::forward(&config, tokens, dtype, MACHINE.multiprocessors)?;
+        let calls = launches::forward(&config, tokens, dtype, TARGET)?;
         let forward = Direction { name: "forward", launches: calls.into_iter().map(priced).collect() };
         let backward = arguments.backward.then(|| {
-            let calls = backward::backward(&config, tokens, dtype, MACHINE.multiprocessors);
+            let calls = backward::backward(&config, tokens, dtype, TARGET);
             Direction { name: "backward", launches: calls.into_iter().map(priced).collect() }
         });
         let heads = launches::heads(&config);
-        let bytes = |keep| cuda::bytes(&config, Most { tokens, dtype, heads, keep });
+        let bytes = |keep| cuda::bytes(TARGET, &config, Most { tokens, dtype, heads, keep });
         let bytes = [bytes(Keep::Nothing)?, bytes(Keep::Hidden)?, bytes(Keep::Recompute)?];
         Ok(Self { shape, activation, dtype, experts, rows, forward, backward, bytes })
     }
