@@ -1,5 +1,5 @@
 // One instruction or function of the hardware a kernel, on words made to tell its meaning from similar ones. No layer
-// runs these: tests/conformance holds the emulator, a GPU and vectors recorded on one against each other with them,
+// runs these: tests/kernels/conformance holds the emulator, a GPU and vectors recorded on one against each other with them,
 // because a wrong operand in inline PTX is invisible wherever only its twin on the host is run.
 //
 // Every kernel takes (in, out). Grids, blocks and words of a thread: src/cuda/conformance.rs. Floor: a launch.

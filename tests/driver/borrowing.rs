@@ -5,14 +5,14 @@ extern crate cudarc;
 #[path = "../../crates/da-moe-candle/src/cuda/lent.rs"]
 mod lent;
 
-use crate::harness::bits::{assert_same_bits, same_memory};
-use crate::harness::case::Case;
-use crate::harness::data::Data;
-use crate::harness::device::{Engine, OnDevice, rich};
-use crate::harness::{Subject, judge};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, SyncOnDrop};
 use da_moe::cuda::{Copies, Cuda, DeviceMemory, Driver, GradientCopies, Kernels, Most};
 use da_moe::{Buffer, DType, Inputs, Slice, SliceMut, TensorMut, TensorRef, bf16};
+use da_moe_harness::bits::{assert_same_bits, same_memory};
+use da_moe_harness::case::Case;
+use da_moe_harness::data::Data;
+use da_moe_harness::device::{Engine, OnDevice, rich};
+use da_moe_harness::{Subject, judge};
 use da_moe_reference::check::Outcome;
 use lent::{Range, on};
 use std::sync::Arc;

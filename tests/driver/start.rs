@@ -1,7 +1,7 @@
 //! Before `main`: the program again, with the library where the loader looks for it.
 
-use crate::harness::kernels::CACHE;
 use da_moe::cuda::{BuildReport, Emulated, build_report};
+use da_moe_harness::kernels::CACHE;
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, exit};

@@ -1,12 +1,12 @@
 //! What the processes of `scenarios` run: a layer on a driver that was told to fail.
 
-use crate::harness::case::Case;
-use crate::harness::data::Data;
-use crate::harness::device::{Engine, OnDevice, rich, with_engine};
-use crate::harness::{Subject, judge};
 use da_moe::cuda::{Device, Driver, GradientCopies, Kernels};
 use da_moe::{DType, Error, Keep, TensorMut, TensorRef};
 use da_moe_emulator::Counts;
+use da_moe_harness::case::Case;
+use da_moe_harness::data::Data;
+use da_moe_harness::device::{Engine, OnDevice, rich, with_engine};
+use da_moe_harness::{Subject, judge};
 use std::env;
 use std::sync::Arc;
 

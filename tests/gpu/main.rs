@@ -1,56 +1,23 @@
 //! Every property that holds of every backend, and the benchmarks, as one program for a machine that has a GPU, a driver and
 //! nothing else. Built by `cargo xtask gpu-bundle`; the properties are the other test programs' own files.
 
-#![allow(clippy::duplicate_mod, reason = "every file names the harness")]
-
-#[path = "../accumulation.rs"]
-mod accumulation;
-#[path = "../agreement.rs"]
-mod agreement;
-#[path = "../attention_kernels.rs"]
-mod attention_kernels;
-#[path = "../backward_kernels.rs"]
-mod backward_kernels;
 mod bench;
-#[path = "../calls.rs"]
-mod calls;
-#[path = "../conformance/main.rs"]
-mod conformance;
-#[path = "../determinism.rs"]
-mod determinism;
-#[path = "../device_refusals.rs"]
-mod device_refusals;
-#[path = "../edges.rs"]
-mod edges;
-#[path = "../engine.rs"]
-mod engine;
-#[path = "../expert_backward_kernels.rs"]
-mod expert_backward_kernels;
-#[path = "../expert_kernels.rs"]
-mod expert_kernels;
-#[path = "../finite_differences.rs"]
-mod finite_differences;
-#[path = "../graphs.rs"]
-mod graphs;
-#[path = "../harness/mod.rs"]
-mod harness;
-#[path = "../kernels.rs"]
-mod kernels;
-#[path = "../leak.rs"]
-mod leak;
-#[path = "../memory.rs"]
-mod memory;
-#[path = "../nonfinite.rs"]
-mod nonfinite;
-#[path = "../plan.rs"]
-mod plan;
+#[path = "../kernels"]
+mod kernels {
+    mod attention;
+    mod backward;
+    mod conformance;
+    mod experts;
+    mod experts_backward;
+    mod forward;
+}
+#[path = "../properties/main.rs"]
+mod properties;
+#[path = "../refusals"]
+mod refusals {
+    mod device;
+}
 mod smoke;
-#[path = "../state.rs"]
-mod state;
-#[path = "../streams.rs"]
-mod streams;
-#[path = "../workspace.rs"]
-mod workspace;
 
 use da_moe::Error;
 use da_moe::cuda::{Device, Driver};

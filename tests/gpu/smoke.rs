@@ -2,9 +2,9 @@
 
 #![allow(unsafe_code, reason = "addresses of the test's own memory")]
 
-use crate::harness::device::on_every_device;
 use da_moe::DType;
 use da_moe::cuda::{Device, Kernels, Launch};
+use da_moe_harness::device::on_every_device;
 use std::sync::Arc;
 
 on_every_device! {

@@ -10,6 +10,7 @@ pub mod device;
 pub mod faulty;
 pub mod gradients;
 pub mod kernels;
+pub mod machine_code;
 pub mod planted;
 pub mod routing;
 

@@ -39,7 +39,7 @@ pub fn images() -> Option<&'static [Image]> {
 /// Images with the program that reads them.
 pub fn readable_images() -> Option<(&'static [Image], PathBuf)> {
     let images = images()?;
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let nvcc = toolkit::find_nvcc(project, |name| env::var_os(name)).ok().and_then(|search| search.nvcc);
     let beside = nvcc.as_deref().and_then(Path::parent).map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -53,7 +53,7 @@ pub fn readable_images() -> Option<(&'static [Image], PathBuf)> {
 
 /// What cuobjdump prints about an image.
 pub fn cuobjdump(program: &Path, option: &str, image: &Image) -> String {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}{option}.fatbin", image.name));
+    let file = Path::new(concat!(env!("DA_MOE_TARGET"), "/tmp")).join(format!("{}{option}.fatbin", image.name));
     fs::write(&file, image.fatbin).expect("a written file");
     let folder = program.parent().expect("a folder with programs").to_path_buf();
     // It runs nvdisasm, which is installed beside it.

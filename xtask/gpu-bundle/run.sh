@@ -14,10 +14,12 @@ here=$(pwd)
 usage() { sed -n '3,4s/^# *//p' "$here/run.sh" >&2; exit 2; }
 
 # Groups of properties, the kernels' own first. Each is a process of its own: after a fault nothing in a process works.
-GROUPS_FIRST="kernels expert_kernels attention_kernels backward_kernels expert_backward_kernels workspace streams accumulation edges engine device_refusals"
-GROUPS_LATER="agreement determinism nonfinite leak state memory calls plan finite_differences"
+GROUPS_FIRST="kernels::forward kernels::experts kernels::attention kernels::backward kernels::experts_backward properties::workspace
+    properties::streams properties::accumulation properties::edges properties::engine refusals::device"
+GROUPS_LATER="properties::agreement properties::determinism properties::nonfinite properties::leak properties::state properties::memory
+    properties::calls properties::plan properties::finite_differences"
 # One of every stage and direction, small: for what makes everything slow.
-SMALL="smoke:: engine::tensors_on expert_kernels::strided graphs::gradients"
+SMALL="smoke:: properties::engine::tensors_on kernels::experts::strided properties::graphs::gradients"
 
 call=$1; names=
 case "$call" in
@@ -85,7 +87,7 @@ row() {
         skipped*) skipped=$((skipped + 1)) ;;
         *) late=$((late + 1)) ;;
     esac
-    tell "$(printf '[%3d s] %-24s %s' "$(now)" "$1" "$2" | cut -c 1-150)"
+    tell "$(printf '[%3d s] %-30s %s' "$(now)" "$1" "$2" | cut -c 1-150)"
 }
 
 # What explains a failure: every panic once, by test; what tools and programs call an error; or else the last lines.
@@ -272,16 +274,16 @@ first() {
     # PyTorch into the file cache, while the GPU is busy.
     "$python" -c 'import torch' > /dev/null 2>&1 &
     background="$background $!"
-    tests conformance 30 1 conformance::
+    tests conformance 30 1 kernels::conformance::
     # shellcheck disable=SC2086 # one word a prefix
-    waited smoke 40 1 $SMALL kernels::plans backward_kernels::no_tokens
+    waited smoke 40 1 $SMALL kernels::forward::plans kernels::backward::no_tokens
     if [ -e "$programs/da-moe" ]; then
         "$programs/da-moe" doctor >> "$log" 2>&1
         part demo 30 "$programs/da-moe" demo --device cuda
     else
         row demo "skipped, there is no da-moe"
     fi
-    tests graphs 30 1 graphs::
+    tests graphs 30 1 properties::graphs::
     bench 100
     peers 70
     export DA_MOE_CASES="${DA_MOE_CASES:-60}"

@@ -87,7 +87,7 @@ fn fuzz(seconds: u64) -> Result<(), String> {
         run("cargo", &["test", "--quiet", "--release", "--package", "da-moe-cli", "--test", "fuzz"], &environment)?;
         run(
             "cargo",
-            &["test", "--quiet", "--release", "--package", "da-moe", "--test", "agreement", "any"],
+            &["test", "--quiet", "--release", "--package", "da-moe", "--test", "properties", "agreement::any"],
             &environment,
         )?;
         rounds += 1;

@@ -27,18 +27,17 @@ pub fn run() -> Result<(), String> {
     libcuda::write(&driver.display().to_string())?;
     let stage = Stage { folder, driver };
 
-    let first = stage.call(&["first", "REST=accumulation device_refusals"], 200, &[])?;
-    for part in
-        ["probe", "conformance", "smoke", "demo", "graphs", "bench-tiny", "bench", "accumulation", "device_refusals"]
-    {
+    let first = stage.call(&["first", "REST=properties::accumulation refusals::device"], 200, &[])?;
+    let groups = ["properties::accumulation", "refusals::device"];
+    for part in ["probe", "conformance", "smoke", "demo", "graphs", "bench-tiny", "bench"].iter().chain(&groups) {
         first.expect(part, "passed")?;
     }
     first.expect_code(0)?;
 
     // Whoever starts this kernel fails; every launch is waited for there, so that it is told by name.
     let fault = [("EMULATED_CUDA_FAIL_KERNEL", "permute_scatter"), ("EMULATED_CUDA_FAULT", "700")];
-    let again = stage.call(&["again", "F=engine::tensors_on smoke::order", "REST="], 45, &fault)?;
-    again.expect("alone engine::tensors_on", "FAILED with 101")?;
+    let again = stage.call(&["again", "F=properties::engine::tensors_on smoke::order", "REST="], 45, &fault)?;
+    again.expect("alone properties::engine::tensors_on", "FAILED with 101")?;
     again.expect_text("illegal memory access")?;
     again.expect_text("`permute_scatter` with grid")?;
     again.expect("alone smoke::order", "passed")?;
@@ -47,8 +46,8 @@ pub fn run() -> Result<(), String> {
 
     // Nothing that waits after this launch returns: the part is ended, and so is the next.
     let hang = [("EMULATED_CUDA_HANG_LAUNCH", "20")];
-    let again = stage.call(&["again", "F=engine::tensors_on", "REST="], 20, &hang)?;
-    again.expect("alone engine::tensors_on", "FAILED, out of time after ")?;
+    let again = stage.call(&["again", "F=properties::engine::tensors_on", "REST="], 20, &hang)?;
+    again.expect("alone properties::engine::tensors_on", "FAILED, out of time after ")?;
     again.expect("bench-tiny", "FAILED, out of time")?;
     again.expect_code(1)
 }

@@ -17,9 +17,9 @@ has() { [ -n "$2" ] && case "$1" in *"$2"*) return 0 ;; esac; return 1; }
 panics() { printf "\nthread '%s' (7) panicked at tests/x.rs:1:2:\n%s\nnote: run with a backtrace\n" "$1" "$2" >&2; }
 case "$*" in
     --list)
-        for group in $LISTED smoke conformance graphs; do printf '%s::one: test\n%s::two: test\n' $group $group; done
-        printf 'engine::tensors_on_it: test\nexpert_kernels::strided_x: test\ngraphs::gradients_x: test\n'
-        printf 'kernels::plans: test\nbackward_kernels::no_tokens: test\n' ;;
+        for group in $LISTED smoke kernels::conformance properties::graphs; do printf '%s::one: test\n%s::two: test\n' $group $group; done
+        printf 'properties::engine::tensors_on_it: test\nproperties::graphs::gradients_x: test\nkernels::experts::strided_x: test\n'
+        printf 'kernels::forward::plans: test\nkernels::backward::no_tokens: test\n' ;;
     *probe*) printf 'running 1 test\ntest probe ... probe: %s\nprobe: sm_90a: 3 kernels\nok\n' "$PROBE" ;;
     *bench*)
         echo "tiny: $DA_MOE_BENCH, seconds: $DA_MOE_BENCH_SECONDS"
@@ -59,7 +59,7 @@ const CLOCK: &str = "#!/bin/sh\ncase \"$1\" in -L) echo 'GPU 0: pretended' ;; --
 
 /// Groups of properties, as the script has them.
 fn groups() -> Vec<&'static str> {
-    let lists = SCRIPT.lines().filter_map(|line| line.strip_prefix("GROUPS_")?.split('"').nth(1));
+    let lists = SCRIPT.split("\nGROUPS_").skip(1).filter_map(|list| list.split('"').nth(1));
     lists.flat_map(str::split_whitespace).collect()
 }
 
@@ -160,23 +160,47 @@ impl Ended {
     }
 }
 
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests");
+
+/// What a file says are its modules, `folder::file` of those in a folder.
+fn modules(file: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(TESTS).join(file)).expect("a file of tests");
+    let (mut all, mut folder) = (Vec::new(), String::new());
+    for declared in text.lines().filter_map(|line| line.trim_start().strip_prefix("mod ").or(line.strip_prefix('}'))) {
+        match (declared.strip_suffix(" {"), declared.strip_suffix(';')) {
+            (Some(name), _) => folder = format!("{name}::"),
+            (_, Some(name)) => all.push(format!("{folder}{name}")),
+            _ => folder.clear(),
+        }
+    }
+    all
+}
+
 #[test]
 fn every_group_of_the_program_is_a_part() {
-    let program = include_str!("../../tests/gpu/main.rs");
-    let all: Vec<_> = program.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let mut all = modules("gpu/main.rs");
+    // One folder belongs to it as it is.
+    let whole = all.iter().position(|module| module == "properties").expect("the properties");
+    all.remove(whole);
+    all.extend(modules("properties/main.rs").iter().map(|name| format!("properties::{name}")));
     for module in &all {
-        let elsewhere = ["bench", "conformance", "graphs", "harness", "smoke"].contains(module);
-        assert!(elsewhere != groups().contains(module), "{module}");
+        let elsewhere = ["bench", "kernels::conformance", "properties::graphs", "smoke"].contains(&module.as_str());
+        assert!(elsewhere != groups().contains(&module.as_str()), "{module}");
     }
-    assert!(groups().iter().all(|group| all.contains(group)), "{:?}", groups());
+    assert!(groups().iter().all(|group| all.iter().any(|module| module == group)), "{:?}", groups());
     // And every file of tests that would run on a GPU is of the program.
-    let tests = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests");
-    for path in fs::read_dir(tests).expect("the tests").map(|file| file.expect("a file").path()) {
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
-        let on_gpu = ["on_every_device!", "on_each(", "subjects()", "on_gpu(", "kernels::gpu()", "taking_turns("];
-        if on_gpu.iter().any(|call| text.contains(call)) {
-            assert!(all.contains(&name.as_str()), "tests/{name}.rs is not in tests/gpu/main.rs");
+    for folder in ["kernels", "planted_bugs", "properties", "refusals", "tools"] {
+        for name in modules(&format!("{folder}/main.rs")) {
+            let files = [format!("{folder}/{name}.rs"), format!("{folder}/{name}/mod.rs")];
+            let text = files.iter().find_map(|file| fs::read_to_string(Path::new(TESTS).join(file)).ok());
+            let text = text.expect("a module's file");
+            let on_gpu = ["on_every_device!", "on_each(", "subjects()", "on_gpu(", "kernels::gpu()", "taking_turns("];
+            if on_gpu.iter().any(|call| text.contains(call)) {
+                assert!(
+                    all.contains(&format!("{folder}::{name}")),
+                    "tests/{folder}/{name}.rs is not in tests/gpu/main.rs"
+                );
+            }
         }
     }
 }
@@ -238,23 +262,30 @@ fn everything_passes_and_is_told() {
     assert!(ended.text.contains("grouped_mm 1 TFLOP/s ['--seconds', '") && ended.text.contains("sm_90a: 3 kernels"));
     assert!(ended.text.ends_with("next: ./run.sh again REST=\"\"\n"), "{}", ended.text);
     // Every test but those of time, once: in the log with its command, each group by its own names alone.
-    assert!(ended.log.contains("--nocapture --exact kernels::one kernels::plans kernels::two\n"), "{}", ended.log);
-    assert!(ended.log.contains("test edges::two ... ok") && ended.log.contains("    details TFLOP/s"));
+    assert!(
+        ended.log.contains("--nocapture --exact kernels::forward::one kernels::forward::plans kernels::forward::two\n"),
+        "{}",
+        ended.log
+    );
+    assert!(ended.log.contains("test properties::edges::two ... ok") && ended.log.contains("    details TFLOP/s"));
 }
 
 #[test]
 fn failures_are_told_with_their_words_and_in_the_next_call() {
-    let ended = Bundle::new("failing").with("FAILING", "engine::").with("DA_MOE_SECONDS", "60").run(&["first"]);
+    let ended =
+        Bundle::new("failing").with("FAILING", "properties::engine::").with("DA_MOE_SECONDS", "60").run(&["first"]);
     assert_eq!(ended.code, Some(1));
     ended.expect_within_limits();
-    ended.expect("engine", "FAILED with 101");
-    ended.expect("leak", "passed");
-    assert!(ended.text.contains("  engine::one: the device is lost after "), "{}", ended.text);
+    ended.expect("properties::engine", "FAILED with 101");
+    ended.expect("properties::leak", "passed");
+    assert!(ended.text.contains("  properties::engine::one: the device is lost after "), "{}", ended.text);
     assert!(ended.text.contains("sync=1 blocking=1"), "smoke waits for every launch: {}", ended.text);
     // The same words of the other tests of a group are counted.
     assert!(ended.text.contains("  and 2 more with the same words"), "{}", ended.text);
     assert!(
-        ended.text.contains("next: ./run.sh again engine::one engine::tensors_on_it engine::two REST=\"\""),
+        ended.text.contains(
+            "next: ./run.sh again properties::engine::one properties::engine::tensors_on_it properties::engine::two REST=\"\""
+        ),
         "{}",
         ended.text
     );
@@ -264,12 +295,12 @@ fn failures_are_told_with_their_words_and_in_the_next_call() {
     // Everything fails: what is told of it still fits.
     let ended = Bundle::new("lost").with("FAILING", "::").with("DA_MOE_SECONDS", "60").run(&["first"]);
     ended.expect_within_limits();
-    ended.expect("finite_differences", "FAILED with 101");
+    ended.expect("properties::finite_differences", "FAILED with 101");
 }
 
 #[test]
 fn rows_come_as_they_happen() {
-    let bundle = Bundle::new("rows").with("SLOW", "graphs::").with("DA_MOE_SECONDS", "60");
+    let bundle = Bundle::new("rows").with("SLOW", "properties::graphs::").with("DA_MOE_SECONDS", "60");
     let ended = bundle.run(&["first"]);
     let when = |name: &str| ended.times.iter().find(|(_, line)| line.contains(name)).expect("a row").0;
     assert!(when("] graphs") - when("] smoke") > Duration::from_secs(4), "{:?}", ended.times);
@@ -278,32 +309,45 @@ fn rows_come_as_they_happen() {
 
 #[test]
 fn what_hangs_is_killed_and_the_rest_has_no_time() {
-    let bundle = Bundle::new("hanging").with("HANGING", "graphs::two").with("DA_MOE_SECONDS", "9");
+    let bundle = Bundle::new("hanging").with("HANGING", "properties::graphs::two").with("DA_MOE_SECONDS", "9");
     let ended = bundle.run(&["first"]);
     assert!(ended.took < Duration::from_secs(9 + 5 + 4), "{:?}: {}", ended.took, ended.text);
     ended.expect_within_limits();
     ended.expect("graphs", "FAILED, out of time after");
     ended.expect("peers", "no time");
-    ended.expect("leak", "no time");
+    ended.expect("properties::leak", "no time");
     assert_eq!(ended.code, Some(1));
-    assert!(ended.text.contains("next: ./run.sh again graphs::two REST=\"kernels "), "{}", ended.text);
-    assert!(ended.log.contains("test graphs::one ... ok\ntest graphs::two ... "), "{}", ended.log);
+    assert!(
+        ended.text.contains("next: ./run.sh again properties::graphs::two REST=\"kernels::forward "),
+        "{}",
+        ended.text
+    );
+    assert!(
+        ended.log.contains("test properties::graphs::one ... ok\ntest properties::graphs::two ... "),
+        "{}",
+        ended.log
+    );
 }
 
 #[test]
 fn what_crashes_takes_nothing_along() {
-    let ended = Bundle::new("crashing").with("CRASHING", "edges::two").with("DA_MOE_SECONDS", "60").run(&["first"]);
-    ended.expect("edges", "FAILED with 139");
-    ended.expect("engine", "passed");
-    assert!(ended.text.contains("next: ./run.sh again edges::two REST=\"\""), "{}", ended.text);
+    let ended =
+        Bundle::new("crashing").with("CRASHING", "properties::edges::two").with("DA_MOE_SECONDS", "60").run(&["first"]);
+    ended.expect("properties::edges", "FAILED with 139");
+    ended.expect("properties::engine", "passed");
+    assert!(ended.text.contains("next: ./run.sh again properties::edges::two REST=\"\""), "{}", ended.text);
 }
 
 #[test]
 fn a_group_that_the_end_cuts_off_goes_on_in_the_next_call() {
-    let bundle = Bundle::new("cut").with("HANGING", "kernels::one").with("DA_MOE_SECONDS", "12");
+    let bundle = Bundle::new("cut").with("HANGING", "kernels::forward::one").with("DA_MOE_SECONDS", "12");
     let ended = bundle.run(&["first"]);
-    ended.expect("kernels", "no time, cut off after");
-    assert!(ended.code == Some(0) && ended.text.contains("again REST=\"kernels expert_kernels "), "{}", ended.text);
+    ended.expect("kernels::forward", "no time, cut off after");
+    assert!(
+        ended.code == Some(0) && ended.text.contains("again REST=\"kernels::forward kernels::experts "),
+        "{}",
+        ended.text
+    );
 }
 
 #[test]
@@ -330,16 +374,17 @@ fn the_peers_say_what_keeps_them() {
 #[test]
 fn the_second_call_looks_closer() {
     let bundle = Bundle::new("closer").tool("compute-sanitizer", SANITIZER).with("DA_MOE_SECONDS", "60");
-    let ended = bundle.with("FAILING", "engine::one").run(&["again", "F=engine::one graphs::", "REST=leak"]);
+    let ended = bundle.with("FAILING", "properties::engine::one");
+    let ended = ended.run(&["again", "F=properties::engine::one properties::graphs::", "REST=properties::leak"]);
     ended.expect_within_limits();
-    ended.expect("alone engine::one", "FAILED with 101");
+    ended.expect("alone properties::engine::one", "FAILED with 101");
     assert!(ended.text.contains("sync=1 blocking=1"), "{}", ended.text);
-    ended.expect("memcheck engine::one", "ERROR SUMMARY: 0 errors");
-    ended.expect("alone graphs::", "passed");
-    ended.expect("leak", "passed");
+    ended.expect("memcheck properties::engine::one", "ERROR SUMMARY: 0 errors");
+    ended.expect("alone properties::graphs::", "passed");
+    ended.expect("properties::leak", "passed");
     ended.expect("initcheck", "passed");
     ended.expect("bench ", "passed");
-    assert!(!ended.text.contains("] nonfinite") && ended.code == Some(1), "{}", ended.text);
+    assert!(!ended.text.contains("] properties::nonfinite") && ended.code == Some(1), "{}", ended.text);
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! What is allocated is what was announced, and layers that run one after another share what means nothing between calls.
+
+use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Shim, Staged};
+use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, TensorMut};
+use da_moe_harness::case::{Case, small_config};
+use da_moe_harness::data::{Data, poison};
+use da_moe_harness::kernels;
+use std::sync::Arc;
+
+fn configs() -> [LayerConfig; 3] {
+    let rich = LayerConfig {
+        num_null_experts: 2,
+        null_expert: NullExpert::Constant,
+        shared_intermediate_size: 5,
+        ..small_config()
+    };
+    [small_config(), rich, LayerConfig::da_moe(64, 24, 9, 2)]
+}
+
+const KEEPS: [Keep; 3] = [Keep::Nothing, Keep::Hidden, Keep::Recompute];
+
+/// Bytes that `work` allocates on a device.
+fn allocated<D: Device, T>(kernels: &Kernels<Shim<D>>, work: impl FnOnce() -> Result<T, Error>) -> usize {
+    let before = kernels.device().counts().bytes;
+    work().unwrap();
+    kernels.device().counts().bytes - before
+}
+
+fn announced_bytes_are_allocated<D: Device>(staged: Staged<D>) {
+    let kernels = Kernels::new(Arc::new(Shim::new(staged.kernels().device().clone(), None)));
+    for config in configs() {
+        let layer = Layer::new(kernels.clone(), config.clone()).unwrap();
+        for keep in KEEPS {
+            for (tokens, dtype) in [(0, DType::F32), (1, DType::F16), (37, DType::Bf16), (500, DType::F32)] {
+                let bytes = layer.step_bytes(tokens, dtype, keep).unwrap();
+                assert_eq!(allocated(&kernels, || layer.step(tokens, dtype, keep)), bytes.total());
+                assert_eq!(allocated(&kernels, || layer.step_without_scratch(tokens, dtype, keep)), bytes.saved);
+                assert_eq!(allocated(&kernels, || layer.scratch(tokens, dtype, keep)), bytes.scratch);
+                let most = Most { tokens, dtype, heads: 2, keep };
+                let workspace = kernels.workspace_bytes(&config, most).unwrap();
+                assert_eq!(allocated(&kernels, || kernels.stream(workspace)), workspace);
+                // Without a device the same is known.
+                assert_eq!(cuda::bytes(&config, most).unwrap(), Bytes { step: bytes, workspace });
+            }
+        }
+    }
+}
+
+#[test]
+fn as_many_bytes_are_allocated_as_announced() {
+    kernels::on_each(announced_bytes_are_allocated, announced_bytes_are_allocated);
+}
+
+#[test]
+fn without_backward_there_is_nothing_for_it_and_recomputing_saves_the_hidden_rows() {
+    for config in configs() {
+        let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
+        let [nothing, hidden, recompute] = KEEPS.map(|keep| layer.step_bytes(100, DType::Bf16, keep).unwrap());
+        assert_eq!(nothing.saved, recompute.saved);
+        assert!(nothing.scratch < recompute.scratch);
+        let rows = 100 * config.k_max() * config.rows_in() + 100 * config.shared_rows_in();
+        assert_eq!(hidden.saved, recompute.saved + 4 * rows);
+    }
+}
+
+/// Bits of a forward and a backward of every case, with one scratch for all or with each its own: forward in order,
+/// backward in reverse, as through a model.
+fn through_a_model<B: Backend<Stream = ()> + Clone>(backend: &B, cases: &[Case], shared: bool) -> Vec<Vec<u32>> {
+    let data: Vec<Data> = cases.iter().map(Data::new).collect();
+    let layers: Vec<_> = cases.iter().map(|case| Layer::new(backend.clone(), case.config.clone()).unwrap()).collect();
+    let mut one = layers[0].scratch(data[0].tokens, data[0].dtype, cases[0].keep).unwrap();
+    let mut steps: Vec<Step> = Vec::new();
+    let mut bits = Vec::new();
+    for ((layer, data), case) in layers.iter().zip(&data).zip(cases) {
+        let mut step = if shared {
+            layer.step_without_scratch(data.tokens, data.dtype, case.keep).unwrap()
+        } else {
+            layer.step(data.tokens, data.dtype, case.keep).unwrap()
+        };
+        let mut state = layer.state().unwrap();
+        let mut forward = |step: &mut Step| da_moe_harness::forward(layer, data, &mut state, step).unwrap();
+        let outcome = if shared { step.with_scratch(&mut one, forward) } else { forward(&mut step) };
+        bits.push(outcome.y.iter().map(|y| (*y as f32).to_bits()).collect());
+        steps.push(step);
+    }
+    for ((layer, data), step) in layers.iter().zip(&data).zip(&mut steps).rev() {
+        let mut gradients = data.gradients();
+        let mut view = gradients.view_mut().unwrap();
+        let (inputs, weights, dy) = (data.inputs().unwrap(), data.weights().unwrap(), data.dy().unwrap());
+        let mut backward = |step: &mut Step| layer.backward(&(), &inputs, &weights, dy, step, &mut view).unwrap();
+        if shared {
+            step.with_scratch(&mut one, backward)
+        } else {
+            backward(step)
+        }
+        assert_eq!(step.router_gradient().is_ok(), !shared, "the logits' gradient is in scratch");
+        bits.push(gradients.x.to_f32().into_iter().map(f32::to_bits).collect());
+        bits.push(gradients.experts.w_in.to_f32().into_iter().map(f32::to_bits).collect());
+    }
+    bits
+}
+
+fn layers_share_scratch<B: Backend<Stream = ()> + Clone>(backend: B) {
+    let [small, rich, _] = configs();
+    let of = |config: &LayerConfig, seed, tokens| Case { seed, lengths: vec![tokens], ..Case::plain(config.clone()) };
+    let cases = [of(&rich, 1, 20), of(&small, 2, 11), of(&rich, 3, 7)];
+    for keep in [Keep::Hidden, Keep::Recompute] {
+        let cases = cases.clone().map(|case| Case { keep, ..case });
+        assert_eq!(through_a_model(&backend, &cases, true), through_a_model(&backend, &cases, false));
+    }
+}
+
+#[test]
+fn layers_of_a_model_share_one_scratch() {
+    layers_share_scratch(Cpu::new());
+    kernels::on_each(layers_share_scratch, layers_share_scratch);
+}
+
+#[test]
+fn scratch_that_is_missing_or_too_small_is_refused_before_anything_is_written() {
+    let [_, rich, _] = configs();
+    let data = Data::new(&Case::plain(rich));
+    let layer = Layer::new(Cpu::new(), data.config.clone()).unwrap();
+    let mut step = layer.step_without_scratch(14, DType::F32, Keep::Hidden).unwrap();
+    let mut refused = |scratch: Option<Scratch>, expected: &str| {
+        let mut y = poison(DType::F32, 14 * 12);
+        let mut forward = |step: &mut Step| {
+            let (inputs, weights) = (data.inputs().unwrap(), data.weights().unwrap());
+            let y = TensorMut::new(&mut y, [14, 12]).unwrap();
+            layer.forward(&(), &inputs, &weights, &mut layer.state().unwrap(), step, y)
+        };
+        let result = match scratch {
+            Some(mut scratch) => step.with_scratch(&mut scratch, forward),
+            None => forward(&mut step),
+        };
+        assert_eq!(result.unwrap_err().to_string(), expected);
+        assert!(y.to_f32().iter().all(|y| y.is_nan()));
+    };
+    refused(None, "forward: the step was made without scratch and is lent none");
+    refused(Some(Scratch::default()), "forward: the step was made without scratch and is lent none");
+    let small = layer.scratch(13, DType::F32, Keep::Hidden).unwrap();
+    refused(Some(small), "forward: the scratch's `rows` has room for 624 f32, 672 f32 are needed");
+    let forward_only = layer.scratch(14, DType::F32, Keep::Nothing).unwrap();
+    refused(Some(forward_only), "forward: the scratch's `d_weights` has room for 0 f32, 56 f32 are needed");
+}

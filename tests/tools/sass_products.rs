@@ -1,0 +1,288 @@
+//! What ptxas made of the products' main loops: that fragments are on their way while others are multiplied, that nothing
+//! stands between the products of a whole tile, how much is issued for them, and that tiles leave 128 bits at a time.
+//! A loop that lost this still computes the right numbers, so no other test would notice.
+//!
+//! Without compiled kernels, or without `cuobjdump` to read them, one line on standard error says that nothing was
+//! checked; with `DA_MOE_CUDA=1` that is a failure.
+
+use super::instructions::{Instruction, Listing, listings, machine_code, matches};
+use super::ptxas::{blocks, resources};
+use da_moe::DType;
+use da_moe::cuda::cost::{Contents, work};
+use da_moe::cuda::launch::experts::{self, Factors, Operands};
+use da_moe::cuda::launch::gradient_products;
+use da_moe::cuda::{Call, abi};
+use da_moe_harness::machine_code::images;
+
+/// Kernels that have tiles with all of their columns multiplied without a condition, and how many instructions they
+/// issue at most for one product of fragments: TF32 rounds every factor.
+const WHOLE_TILES: &[(&str, f64)] = &[
+    ("grouped_gemm_*16_plain", 1.6),
+    ("grouped_gemm_*16_gated", 1.6),
+    ("grouped_gemm_*16_nn", 1.6),
+    ("grouped_gemm_*16_dh", 1.6),
+    ("grouped_gemm_*16_tn", 1.6),
+    ("grouped_gemm_tf32_plain", 5.0),
+    ("grouped_gemm_tf32_gated", 5.0),
+];
+
+/// Instructions for a copy of 16 bytes to shared memory, at most.
+const MOST_FOR_A_COPY: f64 = 10.0;
+
+/// Products of a half of a step for a warp with four, three, two and one fragments of rows.
+const PRODUCTS: [usize; 4] = [32, 24, 16, 8];
+
+/// The kernels that a pattern names: there is one.
+fn named<'a>(all: &'a [Listing], pattern: &'a str) -> impl Iterator<Item = &'a Listing> {
+    assert!(all.iter().any(|code| matches(&code.kernel, pattern)), "no kernel is named `{pattern}`");
+    all.iter().filter(move |code| matches(&code.kernel, pattern))
+}
+
+/// Instructions that run one after the other without a jump among them, into them or a wait for other threads.
+fn runs(code: &[Instruction]) -> impl Iterator<Item = &[Instruction]> {
+    const BREAKS: [&str; 12] =
+        ["BRA", "BRX", "JMP", "CALL", "RET", "EXIT", "BSSY", "BSYNC", "BREAK", "WARPSYNC", "BAR", "DEPBAR"];
+    let targets: Vec<u32> = code.iter().filter_map(Instruction::target).collect();
+    let breaks = move |instruction: &Instruction| BREAKS.contains(&instruction.family());
+    code.chunk_by(move |before, after| !breaks(before) && !breaks(after) && !targets.contains(&after.address))
+}
+
+fn count(run: &[Instruction], family: &str) -> usize {
+    run.iter().filter(|instruction| instruction.family() == family && !instruction.never_runs()).count()
+}
+
+/// Products of the same run that are between a load of fragments and the first product of them; none if that is in
+/// another run.
+fn products_before_use(run: &[Instruction], load: usize) -> Option<usize> {
+    let first = run[load].register(0)?;
+    let products = run[load + 1..].iter().filter(|instruction| instruction.family() == "HMMA");
+    products.into_iter().position(|product| {
+        let factor = |operand, registers: u32| {
+            product.register(operand).is_some_and(|from| from < first + 4 && first < from + registers)
+        };
+        factor(1, 4) || factor(2, 2)
+    })
+}
+
+#[test]
+fn nothing_stands_between_the_products_of_a_whole_tile() {
+    let Some(all) = machine_code() else { return };
+    for (pattern, most) in WHOLE_TILES {
+        for Listing { kernel, machine, instructions } in named(all, pattern) {
+            for products in PRODUCTS {
+                let found: Vec<_> = runs(instructions).filter(|run| count(run, "HMMA") == products).collect();
+                // One for each half of a step.
+                assert!(found.len() >= 2, "{kernel} on {machine}: {} runs of {products} products", found.len());
+                for run in found {
+                    let issued = run.len() as f64 / products as f64;
+                    // What stands beside fewer products is not fewer.
+                    let most = most * PRODUCTS[0] as f64 / products as f64;
+                    assert!(
+                        issued <= most,
+                        "{kernel} on {machine}: {issued} instructions for each of {products} products"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fragments_come_while_others_are_multiplied() {
+    let Some(all) = machine_code() else { return };
+    for (pattern, _) in WHOLE_TILES {
+        for Listing { kernel, machine, instructions } in named(all, pattern) {
+            for run in runs(instructions).filter(|run| count(run, "HMMA") == PRODUCTS[0]) {
+                let loads: Vec<usize> = (0..run.len()).filter(|at| run[*at].family() == "LDSM").collect();
+                assert_eq!(loads.len(), 8, "{kernel} on {machine}");
+                for load in loads {
+                    let before = products_before_use(run, load).unwrap_or(usize::MAX);
+                    assert!(before >= 2, "{kernel} on {machine}: {:?}", run[load]);
+                }
+            }
+        }
+    }
+}
+
+/// Instructions between a step of a whole tile and the next: the loop without what is for other tiles, which are code for
+/// fewer rows, for columns at an edge, and for copies of less than whole chunks.
+fn of_a_step(code: &[Instruction]) -> usize {
+    let all: Vec<_> = runs(code).collect();
+    let with = |products: std::ops::Range<usize>| {
+        let found = all.iter().filter(|run| products.contains(&count(run, "HMMA")));
+        let ends = |run: &&&[Instruction]| [run[0].address, run[run.len() - 1].address];
+        found.map(|run| ends(&run)).reduce(|span, run| [span[0], run[1]])
+    };
+    let [first, last] = with(PRODUCTS[0]..PRODUCTS[0] + 1).expect("products of a whole tile");
+    let back =
+        |jump: &Instruction| Some([jump.target().filter(|to| *to <= first && jump.address >= last)?, jump.address]);
+    let steps = code.iter().filter_map(back).min_by_key(|[from, to]| to - from).expect("a loop of steps");
+    let edge = with(1..PRODUCTS[3]).expect("products at an edge");
+    let is_within = |run: &[Instruction], [from, to]: [u32; 2]| (from..=to).contains(&run[0].address);
+    let is_of_others = |run: &[Instruction]| {
+        ![0, PRODUCTS[0]].contains(&count(run, "HMMA"))
+            || is_within(run, edge)
+            || run.iter().any(|instruction| instruction.has("ZFILL"))
+    };
+    all.iter().filter(|run| is_within(run, steps) && !is_of_others(run)).map(|run| run.len()).sum()
+}
+
+/// What the cost model counts for a step of a whole tile, of each of its warps.
+fn modelled() -> f64 {
+    let of_depth = |depth| {
+        let tile = abi::GroupedGemm {
+            rows: abi::GEMM_TILE_ROWS,
+            columns: abi::GEMM_TILE_COLUMNS,
+            depth,
+            ..large(abi::ACTIVATION_NONE, 64)
+        };
+        let call = experts::calls(DType::Bf16, Factors::F32, 1, tile).next().expect("a launch");
+        work(&call, &Contents { rows: 0, pairs: 0.0 }).instructions
+    };
+    (of_depth(64) - of_depth(32)) / 8.0
+}
+
+#[test]
+fn a_step_issues_no_more_than_the_model_says() {
+    let Some(all) = machine_code() else { return };
+    for (pattern, _) in WHOLE_TILES.iter().filter(|(pattern, _)| !pattern.contains("tf32")) {
+        for Listing { kernel, machine, instructions } in named(all, pattern) {
+            let (found, most) = (of_a_step(instructions), modelled());
+            assert!(found as f64 <= most && found as f64 >= 0.7 * most, "{kernel} on {machine}: {found} of {most}");
+        }
+    }
+}
+
+/// Copies of whole chunks, that is of all steps but the last, take an address each and little more.
+#[test]
+fn steps_are_copied_in_few_instructions() {
+    let Some(all) = machine_code() else { return };
+    let whole = |instruction: &&Instruction| instruction.family() == "LDGSTS" && !instruction.has("ZFILL");
+    for (pattern, _) in WHOLE_TILES {
+        for Listing { kernel, machine, instructions } in named(all, pattern) {
+            let copies = |run: &[Instruction]| run.iter().filter(whole).count();
+            let found: Vec<_> = runs(instructions).filter(|run| copies(run) >= 2).collect();
+            // For both operands, before the loop and in it.
+            assert!(found.len() >= 4, "{kernel} on {machine}: {} runs of copies", found.len());
+            for run in found {
+                let issued = run.len() as f64 / copies(run) as f64;
+                assert!(issued <= MOST_FOR_A_COPY, "{kernel} on {machine}: {issued} instructions a copy");
+            }
+        }
+    }
+}
+
+/// Where an index is loaded in the main loop, nothing asks for it before the products of the step.
+#[test]
+fn indices_are_not_waited_for_before_products() {
+    let Some(all) = machine_code() else { return };
+    for Listing { kernel, machine, instructions } in named(all, "grouped_gemm_*16_tn") {
+        let products: Vec<usize> = (0..instructions.len()).filter(|at| instructions[*at].family() == "HMMA").collect();
+        let (first, last) = (products[0], products[products.len() - 1]);
+        let loads = (first..last).filter(|at| instructions[*at].family() == "LDG");
+        let mut found = 0;
+        for load in loads {
+            let register = instructions[load].register(0).expect("a register");
+            let use_of = instructions[load + 1..].iter().position(|next| next.names(register));
+            let product = instructions[load + 1..].iter().position(|next| next.family() == "HMMA");
+            assert!(product < use_of.or(Some(usize::MAX)), "{kernel} on {machine}: {:?}", instructions[load]);
+            found += 1;
+        }
+        assert!(found >= 2, "{kernel} on {machine}: no index is loaded among the products");
+    }
+}
+
+#[test]
+fn products_leave_128_bits_at_a_time() {
+    let Some(all) = machine_code() else { return };
+    for Listing { kernel, machine, instructions } in named(all, "grouped_gemm_*") {
+        let loads = |instruction: &&Instruction| instruction.family() == "LDS" && !instruction.never_runs();
+        let narrow = instructions.iter().filter(loads).find(|load| !load.has("128"));
+        assert_eq!(narrow, None, "{kernel} on {machine}");
+        assert!(instructions.iter().filter(loads).count() >= 2, "{kernel} on {machine}");
+    }
+}
+
+/// In f32 a warp multiplies 64 products a thread with 4 reads of 128 bits.
+#[test]
+fn f32_is_bound_by_its_products() {
+    let Some(all) = machine_code() else { return };
+    for Listing { kernel, machine, instructions } in named(all, "grouped_gemm_f32_*") {
+        let of_whole_tile = |run: &&[Instruction]| count(run, "FFMA") == 64 && count(run, "LDS") == 4;
+        let run = runs(instructions).find(of_whole_tile);
+        let run = run.unwrap_or_else(|| panic!("{kernel} on {machine} has no run of 64 products and 4 reads"));
+        assert!(run.len() <= 80, "{kernel} on {machine}: {} instructions for 64 products", run.len());
+    }
+}
+
+/// A product of so many rows that every multiprocessor gets as many blocks as it holds.
+fn large(activation: i32, stride: i64) -> abi::GroupedGemm {
+    abi::GroupedGemm {
+        rows: 1 << 16,
+        experts: 1,
+        columns: 1 << 12,
+        depth: 64,
+        a_stride: stride,
+        b_stride: stride,
+        activation,
+        ..Default::default()
+    }
+}
+
+/// What is launched for one multiprocessor, every kernel that stays.
+fn persistent() -> Vec<Call> {
+    let types = [DType::F32, DType::Bf16, DType::F16];
+    let mut calls = Vec::new();
+    for (activation, stride) in [(abi::ACTIVATION_NONE, 64), (abi::ACTIVATION_SWIGLU, 64), (abi::ACTIVATION_NONE, 63)] {
+        let product = large(activation, stride);
+        for dtype in types {
+            calls.extend(experts::calls(dtype, Factors::F32, 1, product));
+            calls.extend(experts::calls(dtype, Factors::Tf32, 1, product));
+            calls.extend(gradient_products::across(dtype, 1, product));
+            let hidden = abi::HiddenGradient { product, ..Default::default() };
+            calls.extend(gradient_products::hidden_gradient(dtype, 1, hidden));
+            let mixed = Operands { rows: DType::F32, weights: dtype };
+            calls.extend(gradient_products::across(mixed, 1, product));
+        }
+        for rows in types {
+            let mixed = Operands { rows, weights: DType::F32 };
+            calls.extend(experts::calls(mixed, Factors::F32, 1, large(abi::ACTIVATION_NONE, stride)));
+        }
+    }
+    calls
+}
+
+#[test]
+fn multiprocessors_get_the_blocks_that_they_hold() {
+    let all: Vec<_> = images().unwrap_or_default().iter().flat_map(|image| resources(image.ptxas)).collect();
+    for call in persistent().iter().filter(|_| !all.is_empty()) {
+        let launch = call.launch;
+        let kernels = all.iter().filter(|entry| entry.kernel == launch.kernel && entry.registers.is_some());
+        let fewest = kernels.map(|entry| blocks(entry, launch.threads, launch.shared)).min().expect("the kernel");
+        assert_eq!(launch.grid[0], fewest, "blocks of {} a multiprocessor", launch.kernel);
+    }
+}
+
+#[test]
+fn runs_and_distances_are_understood() {
+    let text = "
+\tcode for sm_90a
+\t\tFunction : product
+        /*0000*/                   IMAD R1, R2, R3, RZ ;
+        /*0010*/                   WARPSYNC.ALL ;
+        /*0020*/                   LDSM.16.M88.4 R8, [R4+0x800] ;
+        /*0030*/                   HMMA.16816.F32.BF16 R20, R12, R16.reuse, R20 ;
+        /*0040*/                   HMMA.16816.F32.BF16 R24, R12, R10, R24 ;
+        /*0050*/                   LDSM.16.M88.4 R16, [R4] ;
+        /*0060*/               @P0 BRA 0x30 ;
+        /*0070*/              @!PT LDS RZ, [RZ] ;
+        /*0080*/                   EXIT ;
+";
+    let all = listings(text);
+    let code = &all[0].instructions;
+    let lengths: Vec<usize> = runs(code).map(<[_]>::len).collect();
+    // A jump into the middle starts a run.
+    assert_eq!(lengths, [1, 1, 1, 3, 1, 1, 1]);
+    assert_eq!((count(code, "HMMA"), count(code, "LDS")), (2, 0));
+    assert_eq!((products_before_use(&code[2..6], 0), products_before_use(&code[2..6], 3)), (Some(1), None));
+}
