@@ -7,6 +7,7 @@ mod data;
 mod gpu_bundle;
 mod libcuda;
 mod rehearsal;
+mod slowest;
 mod wheels;
 
 use std::process::{Command, ExitCode};
@@ -21,6 +22,7 @@ cargo xtask gpu-bundle        tests, benchmarks and peers in target/gpu-bundle, 
 cargo xtask rehearse          the bundle's calls on a driver whose kernels the emulator runs, with faults; no GPU
 cargo xtask libcuda [FOLDER]  the driver's library with kernels run by the emulator (default target/libcuda); `. FOLDER/env.sh` uses it
 cargo xtask fuzz [SECONDS]    random bytes as configurations and tensor files, random calls against the oracle (default 120)
+cargo xtask slowest LOG       the slowest tests of what `cargo test` said, and the seconds of each program (.ci/timed has tests say theirs)
 cargo xtask peers [ARGUMENTS] this library beside PyTorch on this machine (installs PyTorch below target/ when asked to)";
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
             Ok(seconds) => fuzz(seconds),
             Err(_) => Err(format!("`{seconds}` is not a number of seconds")),
         },
+        ["slowest", log] => slowest::print(log),
         ["peers", rest @ ..] => peers(rest),
         _ => Err(HELP.into()),
     };
