@@ -32,7 +32,7 @@ fn passes(filter: &str, settings: &[(&str, &str)]) -> String {
 /// Each call that is recorded takes so long that the other tests do all they do in between.
 #[test]
 fn nothing_breaks_a_recording_or_is_broken_by_one() {
-    let all = ["graphs::", "device_refusals::", "engine::tensors", "engine::streams", "borrowing::", "streams::"];
+    let all = ["graphs::", "refusals::", "engine::tensors", "engine::streams", "borrowing::", "streams::"];
     run(&all, &[("EMULATED_CUDA_SLOW_RECORDING", "500")]).unwrap_or_else(|problem| panic!("{problem}"));
 }
 
@@ -48,6 +48,14 @@ fn an_ampere_runs_its_own_machine_code() {
 fn what_is_newer_than_the_machine_code_runs_the_portable_code() {
     let text = passes("engine::tensors", &[("EMULATED_CUDA_ARCHITECTURE", "100")]);
     assert!(text.contains("a driver would translate PTX for compute_80"), "{text}");
+}
+
+#[test]
+fn hopper_is_what_hopper_is_told_by() {
+    for (architecture, is_hopper) in [("80", false), ("90", true), ("100", false)] {
+        let text = passes("kernels_for_hopper", &[("EMULATED_CUDA_ARCHITECTURE", architecture)]);
+        assert_ne!(text.contains("does not run kernels for Hopper (sm_90a)"), is_hopper, "sm_{architecture}: {text}");
+    }
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 #![allow(unsafe_code, reason = "an engine's own memory and streams are its word")]
 
-use da_moe::cuda::{Copies, Counts, Device, GradientCopies, Kernels, StandIn, Stream};
+use da_moe::cuda::{Architecture, Copies, Counts, Device, Emulated, GradientCopies, Kernels, StandIn, Stream};
 use da_moe::{Cpu, DType, Error, ExpertGradients, Gradients, Inputs, Layer, Result, TensorMut, TensorRef, Weights};
+use da_moe_emulator::Schedule;
 use da_moe_harness::data::{Data, poison};
 use da_moe_harness::device::{Engine, counted, on_every_device, rich, with_engine};
 use da_moe_harness::{judge, kernels};
@@ -15,6 +16,7 @@ on_every_device! {
     a_backward_with_anything_elsewhere_or_too_small_starts_nothing: check_backward;
     a_workspace_of_the_wrong_type_place_or_size_is_refused: check_workspaces;
     addresses_that_no_element_can_have_are_refused: check_addresses;
+    kernels_for_hopper_are_for_hopper_alone: check_architecture;
 }
 
 /// The same device, as far as memory goes, which says that it is another.
@@ -224,4 +226,29 @@ fn streams_and_memory_of_another_device_are_refused() {
         assert!(matches!(error, Error::Place { op: "borrow", argument: "address", .. }), "{error:?}");
     }
     borrow(room.address() + 1, room.len() - 1).unwrap();
+}
+
+fn check_architecture<D: Device>(device: &Arc<D>) {
+    let kernels = Kernels::new(device.clone());
+    let own = kernels.target();
+    let chosen = kernels.clone().architecture(Architecture::Portable).unwrap();
+    assert_eq!((chosen.target().architecture, own), (Architecture::Portable, device.target()));
+    match (own.architecture, chosen.architecture(Architecture::Hopper)) {
+        (Architecture::Hopper, asked) => assert_eq!(asked.unwrap().target(), own),
+        (Architecture::Portable, asked) => {
+            let error = asked.unwrap_err();
+            assert!(matches!(&error, Error::NotForDevice { .. }), "{error:?}");
+            println!("{error}");
+        }
+    }
+}
+
+/// What every emulated device has, taken away.
+#[test]
+fn an_emulated_device_may_be_portable() {
+    let device =
+        Arc::new(Emulated::new(kernels::module(), Schedule::from_seed(1)).of_architecture(Architecture::Portable));
+    check_architecture(&device);
+    let error = Kernels::new(device).architecture(Architecture::Hopper).unwrap_err().to_string();
+    assert!(error.ends_with("does not run kernels for Hopper (sm_90a)"), "{error}");
 }

@@ -2,12 +2,13 @@
 
 use crate::cuda::abi;
 use crate::cuda::cost::{Bound, Contents, Machine, Unit, Work};
-use crate::cuda::device::{Call, Launch, Parameters, Target};
+use crate::cuda::device::{Architecture, Call, Launch, Parameters, Target};
 use crate::cuda::launch::experts::{self, Factors};
+use crate::cuda::launch::experts_backward::Backward;
 use crate::cuda::launch::gate;
 use crate::cuda::launch::gate_backward;
 use crate::cuda::launch::permute;
-use crate::{DType, LayerConfig};
+use crate::{Activation, DType, LayerConfig};
 use std::ptr::without_provenance;
 
 const CONTENTS: Contents = Contents { rows: 1000, pairs: 4096.0 * 4096.0 };
@@ -89,6 +90,22 @@ fn scores_are_counted_and_never_stored() {
     assert_eq!(call("importance_query_key_bf16_128", masked).work(&CONTENTS).operations, walk.operations / 2.0);
     let own = call("importance_own_key_bf16", p).work(&CONTENTS);
     assert_eq!((own.operations, own.unit), (2.0 * 128.0 * 16.0 * 4096.0, Unit::Scalar));
+}
+
+/// Until there are kernels for one alone.
+#[test]
+fn every_architecture_has_the_same_kernels() {
+    let portable = Target { architecture: Architecture::Portable, ..Target::H100 };
+    for storage in [DType::F32, DType::Bf16, DType::F16] {
+        let launches = |target| -> Vec<Launch> {
+            let p = gemm(abi::ACTIVATION_SWIGLU);
+            let forward = experts::calls(target, storage, Factors::F32, p);
+            let mut back = Backward::new(storage, Activation::Swiglu, [100, 400, 64, 96, 8]);
+            back.bind(target, 0);
+            forward.chain(back.calls(target, Factors::F32)).map(|call| call.launch).collect()
+        };
+        assert_eq!(launches(portable), launches(Target::H100), "{storage:?}");
+    }
 }
 
 #[test]
