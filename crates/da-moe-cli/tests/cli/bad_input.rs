@@ -1,8 +1,6 @@
 //! Whatever is wrong: exit code 2, one line that names it, no output file.
 
-mod common;
-
-use common::{Case, D, E, F, T, Tensors, assert_refused, config, program, tensors};
+use crate::common::{Case, D, E, F, T, Tensors, assert_refused, config, program, tensors};
 use safetensors::tensor::Dtype;
 
 fn refused(config: &str, input: &[u8], more: &[&str], culprit: &str) {

@@ -1,9 +1,7 @@
 //! No configuration and no file, however broken, makes the program panic: it answers or it refuses. `PROPTEST_CASES` sets
 //! the number of cases.
 
-mod common;
-
-use common::{T, config, tensors};
+use crate::common::{D, T, config, tensors};
 use da_moe_cli::run::{Options, run};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -69,9 +67,9 @@ fn options(backward: bool) -> Options {
 
 proptest! {
     #[test]
-    fn any_bytes(config in prop::collection::vec(any::<u8>(), 0..64), file in prop::collection::vec(any::<u8>(), 0..256)) {
-        let _ = run(&String::from_utf8_lossy(&config), &file, &options(true));
-        let _ = run(&common::config(""), &file, &options(true));
+    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64), file in prop::collection::vec(any::<u8>(), 0..256)) {
+        let _ = run(&String::from_utf8_lossy(&bytes), &file, &options(true));
+        let _ = run(&config(""), &file, &options(true));
     }
 
     #[test]
@@ -107,8 +105,8 @@ proptest! {
 
     /// Any numbers, NaN and infinities among them, are computed with.
     #[test]
-    fn wild_numbers(x in prop::collection::vec(any::<f32>(), T * common::D), q in prop::collection::vec(any::<f32>(), T * 8)) {
-        let tensors = tensors().f32("x", &[T, common::D], &x).f32("q", &[T, 2, 4], &q);
+    fn wild_numbers(x in prop::collection::vec(any::<f32>(), T * D), q in prop::collection::vec(any::<f32>(), T * 8)) {
+        let tensors = tensors().f32("x", &[T, D], &x).f32("q", &[T, 2, 4], &q);
         prop_assert!(run(&config(""), &tensors.bytes(), &options(true)).is_ok());
     }
 }

@@ -1,10 +1,8 @@
 //! What is read from a file is believed only where it fits together: no checkpoint, however mutated, is computed with by mistake,
 //! panics, or takes memory or time for sizes that it only claims.
 
-mod common;
-
+use crate::common::{Scratch, TestResult, config, corpus, variant};
 use candle_core::Device;
-use common::{Scratch, TestResult, corpus};
 use da_moe_train::{Checkpoint, Folder, Pace, explain, run};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -26,7 +24,7 @@ impl Sound {
         let running = json!({ "source": "given-entropy", "normalize": "running", "momentum": 0.5, "causal": true });
         let layer = json!({ "experts_per_token": policy, "importance": running, "num_null_experts": 1,
             "shared_intermediate_size": 3, "losses": { "balance": 0.01, "z": 0.001 } });
-        let config = common::config(common::variant(json!({ "name": "sound", "layer": layer })), true, 2);
+        let config = config(variant(json!({ "name": "sound", "layer": layer })), true, 2);
         let place = Folder(folder.path().join("run"));
         let pace = Pace { line: 2, held_out: 1, checkpoint: 1, batches: 1 };
         run(&config, &Arc::new(corpus()?), pace, &place, &Device::Cpu, &mut |_| true)?;

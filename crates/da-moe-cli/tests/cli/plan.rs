@@ -1,8 +1,6 @@
 //! `plan`: the reviewed tables, and that its object says the same.
 
-mod common;
-
-use common::{assert_refused, program};
+use crate::common::{assert_refused, program};
 use serde_json::Value;
 
 fn plan(arguments: &[&str]) -> String {
@@ -37,7 +35,7 @@ fn plans_are_as_reviewed() {
     calls.push(vec!["--shape", "100,71,41,6", "--k", "3", "--dtype", "f32", "--act", "gelu", "--backward"]);
     let with_command = |call: &Vec<&str>| format!("$ da-moe plan {}\n{}\n", call.join(" "), plan(call));
     let plans: String = calls.iter().map(with_command).collect();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plan.txt");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/plan.txt");
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(path, &plans).expect("a written file");
     }

@@ -1,5 +1,4 @@
 //! Random problems for the tests of this crate.
-#![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
 use da_moe_core::{ExpertsPerToken, ImportanceConfig, LayerConfig, Losses, NullExpert, Policy, RouterConfig, Source};
 use da_moe_reference::{Experts, Problem};

@@ -1,8 +1,6 @@
 //! `train`, `explain` and `evaluate`: small models, whole commands.
 
-mod common;
-
-use common::{assert_refused, program};
+use crate::common::{assert_refused, program};
 use predicates::prelude::*;
 use std::fs;
 use std::path::Path;

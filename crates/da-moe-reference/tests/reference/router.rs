@@ -1,8 +1,6 @@
 //! SPEC §3 to §5 by hand: scores, selection, weights, losses, capacity, plan, combine.
 
-mod common;
-
-use common::{assert_close, config, problem};
+use crate::common::{assert_close, config, problem};
 use da_moe_core::{
     Activation, Drop, ExpertsPerToken, LayerConfig, NormalizeWeights, NullExpert, Policy, RouterConfig, Scoring,
 };

@@ -1,8 +1,6 @@
 //! Every gradient of SPEC §6 against central differences of the objective, in f64, with the decision held.
 
-mod common;
-
-use common::{Random, config, problem};
+use crate::common::{Random, config, problem};
 use da_moe_core::{
     Activation, Drop, ExpertsPerToken, LayerConfig, Losses, NormalizeWeights, NullExpert, Policy, RouterConfig, Scoring,
 };

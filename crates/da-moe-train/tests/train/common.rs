@@ -1,7 +1,5 @@
 //! A small text, a small model, and a folder for a test's files.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
-
 use da_moe_train::data::prose_from_text;
 use da_moe_train::{Corpus, ModelConfig, Result, RunConfig, Schedule, Variant};
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! A grid as a whole: every run once, in any order, stopped and taken up again.
 
-mod common;
-
-use common::{Scratch, TestResult, model};
+use crate::common::{Scratch, TestResult, model};
 use da_moe_train::evaluate::{Event, Grid, Outcomes, Places, Plan, evaluate};
 use da_moe_train::{ModelConfig, TrainError};
 use serde_json::{Value, json};

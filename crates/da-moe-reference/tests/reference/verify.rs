@@ -1,8 +1,6 @@
 //! `check::verify` accepts what rounding explains and nothing else.
 
-mod common;
-
-use common::{Random, config, problem};
+use crate::common::{Random, config, problem};
 use da_moe_core::{
     Activation, AttentionSource, DType, Drop, ExpertsPerToken, ImportanceConfig, LayerConfig, Losses, Normalize,
     NormalizeWeights, NullExpert, Policy, RouterConfig, Scoring, Source, Threshold,

@@ -1,8 +1,6 @@
 //! `da-moe run` on small tensors: every policy and source, every optional tensor, every storage type.
 
-mod common;
-
-use common::{Case, D, E, F, T, Tensors, config, read, tensors};
+use crate::common::{Case, D, E, F, T, Tensors, config, read, tensors};
 use safetensors::tensor::Dtype;
 use serde_json::Value;
 

@@ -1,8 +1,6 @@
 //! Folders that `train` and `evaluate` write over time: one owner, one run, and whole lines whatever happens to the writer.
 
-mod common;
-
-use common::{assert_refused, program};
+use crate::common::{assert_refused, program};
 use da_moe_train::Owner;
 use std::fs;
 use std::path::Path;
@@ -59,7 +57,7 @@ fn write_text(folder: &Path, word: &str) -> String {
 
 /// The smallest plan, with its options; `steps` make it last.
 fn plan(folder: &Path, steps: u64) -> [&'static str; 3] {
-    let plan = include_str!("../plans/smoke.json");
+    let plan = include_str!("../../plans/smoke.json");
     let mut plan: serde_json::Value = serde_json::from_str(plan).expect("a plan");
     let group = &mut plan["groups"][0];
     group["schedule"]["steps"] = steps.into();
@@ -185,7 +183,7 @@ fn room_made_again_is_all_that_a_full_disk_asks_for() {
 fn what_cannot_be_written_in_the_end_is_refused_in_the_beginning() {
     let folder = folder();
     let text = write_text(folder.path(), "fox");
-    let plan = include_str!("../plans/smoke.json");
+    let plan = include_str!("../../plans/smoke.json");
     fs::write(folder.path().join("plan.json"), plan).expect("a written file");
     fs::create_dir_all(folder.path().join("taken/outcomes.jsonl")).expect("a folder");
     fs::create_dir_all(folder.path().join("data/prose.md")).expect("a folder");
@@ -305,7 +303,7 @@ fn a_git_lfs_pointer_is_named_wherever_training_reads() {
         let oid = "0".repeat(64);
         fs::write(path, format!("version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 12345\n"))
     };
-    let plan = include_str!("../plans/smoke.json").replace("\"documentation\"", "\"data\"");
+    let plan = include_str!("../../plans/smoke.json").replace("\"documentation\"", "\"data\"");
     fs::write(folder.path().join("data.json"), plan).expect("a written file");
     let model = "model/dynamic/checkpoint.safetensors";
     for file in ["text.txt", "plan.json", "data/prose/brown.jsonl", "evaluation/outcomes.jsonl", model] {

@@ -2,7 +2,6 @@
 
 #[path = "data/glue.rs"]
 mod glue_files;
-#[path = "data/tokenizer.rs"]
 mod tokenizer;
 
 use da_moe_train::Corpus;

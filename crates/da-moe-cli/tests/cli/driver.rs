@@ -1,9 +1,7 @@
 //! `--device cuda` on the emulator's `libcuda.so.1`: the program as it is, from the command line to the kernels.
 
-mod common;
-
+use crate::common::{Case, assert_refused, config, program, read, tensors};
 use assert_cmd::Command;
-use common::{Case, assert_refused, config, program, read, tensors};
 use da_moe::cuda::{BuildReport, Emulated, build_report};
 use da_moe_emulator::Libcuda;
 use predicates::prelude::*;

@@ -1,9 +1,7 @@
 //! One writer in a folder, and one run: whatever decides a run's results belongs to what it is.
 
-mod common;
-
+use crate::common::{LENGTH, Scratch, TestResult, config, corpus, text, variant};
 use candle_core::Device;
-use common::{LENGTH, Scratch, TestResult, config, corpus, text, variant};
 use da_moe_train::data::{Tokenizer, prose_from_text};
 use da_moe_train::{Checkpoint, Corpus, Folder, Line, Owner, Pace, Run, RunConfig, Schedule, TrainError, run};
 use serde_json::json;

@@ -1,8 +1,6 @@
 //! SPEC §1 by hand: every source, head reduction and normalisation.
 
-mod common;
-
-use common::{assert_close, config, problem};
+use crate::common::{assert_close, config, problem};
 use da_moe_core::{AttentionSource, Heads, ImportancePart, LayerConfig, Normalize, Source};
 use da_moe_reference::{Attention, Problem, attention_importance, forward, importance, measure, normalize};
 

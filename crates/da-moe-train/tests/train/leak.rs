@@ -1,9 +1,7 @@
 //! The leak rule in a whole model: a later token changes nothing of what came before it.
 
-mod common;
-
+use crate::common::{LENGTH, TestResult, model, variant};
 use candle_core::{Device, Tensor, Var};
-use common::{LENGTH, TestResult, model, variant};
 use da_moe_train::{Tokens, Transformer, Variables};
 use serde_json::{Value, json};
 

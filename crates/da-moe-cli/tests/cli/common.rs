@@ -1,5 +1,4 @@
 //! What the tests of the program share: building safetensors files, running the program, reading its answers.
-#![allow(dead_code)]
 
 use assert_cmd::Command;
 use safetensors::tensor::{Dtype, TensorView};

@@ -1,8 +1,6 @@
 //! Sizes that files claim: whatever they say, `run` answers or refuses, at once, and takes no memory for what is not there.
 
-mod common;
-
-use common::{D, E, F, T, Tensors};
+use crate::common::{D, E, F, T, Tensors, tensors};
 use da_moe_cli::run::{Options, run};
 use serde_json::{Value, json};
 
@@ -18,7 +16,7 @@ fn full() -> (Value, Tensors) {
         "router": { "routed_scaling": 1.5, "capacity_factor": 2, "n_group": 1, "topk_group": 1 },
         "losses": { "balance": 0.01, "z": 0.001 },
     });
-    let tensors = common::tensors()
+    let tensors = tensors()
         .i32("cu_seqlens", &[3], &[0, 2, T as i32])
         .i32("mask", &[T], &[1; T])
         .i32("token_ids", &[T], &[0; T])

@@ -1,8 +1,6 @@
 //! `demo`, `bench` and `doctor`, and what `--help` says.
 
-mod common;
-
-use common::{assert_refused, program};
+use crate::common::{assert_refused, program};
 use predicates::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -200,7 +198,7 @@ fn help_is_as_reviewed() {
         let lines: Vec<_> = text.lines().map(str::trim_end).collect();
         help += &format!("$ da-moe {}\n{}\n\n", [&command[..], &["--help"]].concat().join(" "), lines.join("\n"));
     }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/help.txt");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/help.txt");
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(path, &help).expect("a written file");
     }

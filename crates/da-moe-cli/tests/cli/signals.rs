@@ -1,8 +1,6 @@
 //! A process that trains ends when it is told to, and nothing goes on in its place.
-#![cfg(target_os = "linux")]
 
-mod common;
-
+use crate::common::{assert_refused, program};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -85,7 +83,7 @@ fn training_ends_by_the_signal_that_it_was_sent_and_leaves_a_checkpoint() {
     let checkpoint = "da-moe-model/dynamic/checkpoint.safetensors";
     for signal in [("TERM", 15), ("INT", 2), ("KILL", 9)] {
         let folder = ends_with(signal, &["train", "--steps", "60", "--vocabulary", "280"], checkpoint);
-        let mut explain = common::program();
+        let mut explain = program();
         explain.current_dir(folder.path()).args(["explain", "--text", "a bridge", "--model", checkpoint]);
         explain.assert().success();
     }
@@ -101,9 +99,9 @@ fn an_evaluation_ends_by_the_signal_that_it_was_sent() {
 fn what_is_wrong_is_told_once_whatever_number_of_threads_is_asked_for() {
     for threads in ["1", "2", "many"] {
         let folder = TempDir::new().expect("a temporary folder");
-        let mut command = common::program();
+        let mut command = program();
         command.current_dir(folder.path()).env("RAYON_NUM_THREADS", threads);
         let output = command.args(["train", "--text", "absent.txt"]).output().expect("a program that starts");
-        common::assert_refused(&output, "absent.txt");
+        assert_refused(&output, "absent.txt");
     }
 }

@@ -1,8 +1,6 @@
 //! SPEC §2 by hand: every policy, its bounds and its ties.
 
-mod common;
-
-use common::{config, problem};
+use crate::common::{config, problem};
 use da_moe_core::{ExpertsPerToken, LayerConfig, Policy, RouterConfig, Scoring, Threshold};
 use da_moe_reference::{Problem, forward, price};
 

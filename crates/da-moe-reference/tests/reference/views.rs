@@ -1,8 +1,6 @@
 //! `Problem::new` reads strided views of every type exactly, and refuses what does not fit.
 
-mod common;
-
-use common::config;
+use crate::common::config;
 use da_moe_core::{Attention, Error, Inputs, LayerConfig, Routing, TensorRef, Weights, bf16};
 use da_moe_reference::{Problem, forward};
 

@@ -1,9 +1,7 @@
 //! A run as a whole: it learns, and interrupted anywhere it ends with the same bits.
 
-mod common;
-
+use crate::common::{self, Scratch, TestResult, corpus};
 use candle_core::Device;
-use common::{Scratch, TestResult, corpus};
 use da_moe_train::{Folder, Line, Pace, RunConfig, TrainError, explain, run};
 use serde_json::json;
 use std::sync::Arc;

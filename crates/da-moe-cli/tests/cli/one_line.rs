@@ -1,8 +1,6 @@
 //! Whatever a file has in it, what is wrong with it is one line that a terminal shows as it is.
 
-mod common;
-
-use common::{Case, D, T, assert_refused, config, program, tensors};
+use crate::common::{Case, D, T, assert_refused, config, program, tensors};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 use std::path::Path;
