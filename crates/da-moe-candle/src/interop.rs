@@ -7,21 +7,21 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Shape, Storage, StorageRef, Tensor, bail};
 use da_moe::{Slice, SliceMut, TensorMut, TensorRef};
 
-/// A tensor whose storage cannot change meanwhile.
-pub(crate) struct Lent<'t> {
+/// A tensor whose storage is locked for reading.
+pub(crate) struct ReadGuard<'t> {
     name: &'static str,
     storage: StorageRef<'t>,
     layout: &'t Layout,
 }
 
-impl<'t> Lent<'t> {
+impl<'t> ReadGuard<'t> {
     pub fn new(name: &'static str, tensor: &'t Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         Ok(Self { name, storage, layout })
     }
 
     /// Its elements, from the first of the tensor on, where `engine` reaches them.
-    pub fn open<'s>(&'s self, engine: &'s Engine) -> Result<Opened<'s>> {
+    pub fn borrow<'s>(&'s self, engine: &'s Engine) -> Result<Borrowed<'s>> {
         let (name, first) = (self.name, self.layout.start_offset());
         let elements = match (&*self.storage, engine) {
             (Storage::Cpu(storage), Engine::Cpu { .. }) => Elements::Host(host(name, storage, first)?),
@@ -31,12 +31,12 @@ impl<'t> Lent<'t> {
             }
             _ => bail!("`{name}` is on another device than the layer's weights"),
         };
-        Ok(Opened { name, layout: self.layout, elements })
+        Ok(Borrowed { name, layout: self.layout, elements })
     }
 }
 
 /// The memory of a tensor, for the time of a call.
-pub(crate) struct Opened<'s> {
+pub(crate) struct Borrowed<'s> {
     name: &'static str,
     layout: &'s Layout,
     elements: Elements<'s>,
@@ -45,10 +45,10 @@ pub(crate) struct Opened<'s> {
 enum Elements<'s> {
     Host(Slice<'s>),
     #[cfg(feature = "cuda")]
-    Device(crate::cuda::Borrowed<'s>),
+    Device(crate::cuda::DeviceElements<'s>),
 }
 
-impl Opened<'_> {
+impl Borrowed<'_> {
     pub fn view<const R: usize>(&self) -> Result<TensorRef<'_, R>> {
         let (name, dims) = (self.name, self.layout.dims());
         let (Ok(shape), Ok(strides)) = (dims.try_into(), self.layout.stride().try_into()) else {
@@ -57,7 +57,7 @@ impl Opened<'_> {
         let elements = match &self.elements {
             Elements::Host(elements) => *elements,
             #[cfg(feature = "cuda")]
-            Elements::Device(borrowed) => borrowed.elements(),
+            Elements::Device(elements) => elements.elements(),
         };
         TensorRef::strided(elements, shape, strides).map_err(|error| Error::msg(format!("`{name}`: {error}")))
     }
@@ -78,19 +78,19 @@ fn host<'s>(name: &str, storage: &'s CpuStorage, first: usize) -> Result<Slice<'
 }
 
 /// Memory of candle's for a result, to be written by the library.
-pub(crate) struct Fresh {
+pub(crate) struct Output {
     name: &'static str,
     storage: Storage,
     shape: Shape,
 }
 
-impl Fresh {
+impl Output {
     /// For a tensor with the shape and type of `tensor`, beside it.
     pub fn like(name: &'static str, tensor: &Tensor, engine: &Engine) -> Result<Self> {
         let count = tensor.elem_count();
         let storage = match (tensor.dtype(), engine) {
             #[cfg(feature = "cuda")]
-            (dtype, Engine::Cuda(engine)) => Storage::Cuda(engine.gpu().room(name, dtype, count)?),
+            (dtype, Engine::Cuda(engine)) => Storage::Cuda(engine.gpu().uninitialised(name, dtype, count)?),
             (DType::F32, Engine::Cpu { .. }) => Storage::Cpu(CpuStorage::F32(vec![Default::default(); count])),
             (DType::BF16, Engine::Cpu { .. }) => Storage::Cpu(CpuStorage::BF16(vec![Default::default(); count])),
             (DType::F16, Engine::Cpu { .. }) => Storage::Cpu(CpuStorage::F16(vec![Default::default(); count])),
@@ -100,7 +100,7 @@ impl Fresh {
     }
 
     /// Its elements for writing.
-    pub fn open<'s>(&'s mut self, engine: &'s Engine) -> Result<OpenedMut<'s>> {
+    pub fn borrow_mut<'s>(&'s mut self, engine: &'s Engine) -> Result<BorrowedMut<'s>> {
         let name = self.name;
         let elements = match (&mut self.storage, engine) {
             (Storage::Cpu(CpuStorage::F32(elements)), Engine::Cpu { .. }) => ElementsMut::Host(elements.into()),
@@ -110,7 +110,7 @@ impl Fresh {
             (Storage::Cuda(storage), Engine::Cuda(engine)) => ElementsMut::Device(engine.gpu().write(name, storage)?),
             _ => bail!("the result `{name}` is in memory that the library does not write"),
         };
-        Ok(OpenedMut { name, shape: &self.shape, elements })
+        Ok(BorrowedMut { name, shape: &self.shape, elements })
     }
 
     pub fn into_tensor(self) -> Tensor {
@@ -122,8 +122,8 @@ impl Fresh {
     }
 }
 
-/// The memory of a result, for the time of a call.
-pub(crate) struct OpenedMut<'s> {
+/// The memory of a result, for the time of a call. A struct beside [`Borrowed`]: what is written has no strides and one view at a time.
+pub(crate) struct BorrowedMut<'s> {
     name: &'static str,
     shape: &'s Shape,
     elements: ElementsMut<'s>,
@@ -132,17 +132,17 @@ pub(crate) struct OpenedMut<'s> {
 enum ElementsMut<'s> {
     Host(SliceMut<'s>),
     #[cfg(feature = "cuda")]
-    Device(crate::cuda::Borrowed<'s>),
+    Device(crate::cuda::DeviceElements<'s>),
 }
 
-impl OpenedMut<'_> {
+impl BorrowedMut<'_> {
     pub fn view<const R: usize>(&mut self) -> Result<TensorMut<'_, R>> {
         let (name, dims) = (self.name, self.shape.dims());
         let Ok(shape) = dims.try_into() else { bail!("`{name}` has shape {dims:?}, {R} dimensions are expected") };
         let elements = match &mut self.elements {
             ElementsMut::Host(elements) => elements.reborrow(),
             #[cfg(feature = "cuda")]
-            ElementsMut::Device(borrowed) => borrowed.elements_mut(),
+            ElementsMut::Device(elements) => elements.elements_mut(),
         };
         TensorMut::new(elements, shape).map_err(|error| Error::msg(format!("`{name}`: {error}")))
     }

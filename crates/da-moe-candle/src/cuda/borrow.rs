@@ -1,5 +1,5 @@
-//! Slices and streams of cudarc, which candle's are, by address. Apart from candle, so that the library's tests can lend
-//! them without it.
+//! Slices and streams of cudarc, which candle's are, by address. Apart from candle, so that the library's tests can
+//! have them borrowed without it.
 
 use super::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, SyncOnDrop};
 use da_moe::DType;
