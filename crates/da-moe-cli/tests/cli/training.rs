@@ -40,7 +40,7 @@ fn train_then_explain() {
         let folder = folder();
         let (model, svg) = (folder.path().join("model"), folder.path().join("learned.svg"));
         let mut train = program();
-        train.args(["train", "--steps", "20", "--vocabulary", "280", "--text"]).arg(text(folder.path()));
+        train.args(["train", "--steps", "8", "--vocabulary", "280", "--text"]).arg(text(folder.path()));
         train.arg("--model").arg(&model).arg("--svg").arg(&svg);
         if causal {
             train.arg("--causal");
