@@ -61,7 +61,7 @@ const BUGS: &[Bug] = &[
         file: "attention/place.cuh",
         from: "sequences.start(middle) / OWN + middle <= index",
         to: "sequences.start(middle) / OWN <= index",
-        shows: BOUNDS,
+        shows: Report("out of bounds|uninitialised"),
         call: received_sum,
     },
     Bug {

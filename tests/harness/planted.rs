@@ -3,9 +3,10 @@
 use super::case::Case;
 use super::data::Data;
 use super::{Through, judge, kernels};
-use da_moe::cuda::{Emulated, Kernels, Staged};
+use da_moe::cuda::{Emulated, Kernels, Shim as StandIn, Staged};
 use da_moe::{Error, Keep};
 use da_moe_emulator::Schedule;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 
@@ -37,12 +38,27 @@ pub struct Bug {
     pub call: fn() -> Case,
 }
 
+impl Bug {
+    /// The call, with `keep` in place of what it keeps.
+    fn case(&self, keep: Option<Keep>) -> Case {
+        let case = (self.call)();
+        Case { keep: keep.unwrap_or(case.keep), ..case }
+    }
+}
+
+/// The kernels that a call launches: what has to be compiled to see a bug in it.
+fn launched(case: &Case) -> Result<BTreeSet<&'static str>, String> {
+    let device = StandIn::new(Arc::new(Emulated::new(kernels::module(), Schedule::from_seed(0))), None);
+    let kernels = Kernels::new(Arc::new(device));
+    let outcome = Through(Staged::new(kernels.clone())).run_with(&Data::new(case), case, None);
+    outcome.map_err(|error| format!("without the bug: {error}"))?;
+    Ok(kernels.device().kernels())
+}
+
 /// What a mutant shows in one order of execution; `None` when nothing is seen.
-fn shown(bug: &Bug, keep: Option<Keep>, device: Emulated) -> Option<(Shows, String)> {
-    let case = (bug.call)();
-    let case = Case { keep: keep.unwrap_or(case.keep), ..case };
-    let data = Data::new(&case);
-    match Through(Staged::new(Kernels::new(Arc::new(device)))).run_with(&data, &case, None) {
+fn shown(bug: &Bug, case: &Case, device: Emulated) -> Option<(Shows, String)> {
+    let data = Data::new(case);
+    match Through(Staged::new(Kernels::new(Arc::new(device)))).run_with(&data, case, None) {
         Err(Error::Kernel { problem, .. }) if problem.contains("were not written") => Some((Shows::Unwritten, problem)),
         Err(Error::Kernel { problem, .. }) => match bug.shows {
             Shows::Report(any) if any.split('|').any(|what| problem.contains(what)) => Some((bug.shows, problem)),
@@ -55,17 +71,18 @@ fn shown(bug: &Bug, keep: Option<Keep>, device: Emulated) -> Option<(Shows, Stri
 
 /// Fails unless the bug shows as expected under every schedule.
 fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
-    let place = format!("{}: `{}` for `{}`", bug.file, bug.to.trim(), bug.from.trim());
-    let compiler = match keep {
-        Some(Keep::Nothing) => Emulated::forward_compiler(kernels::CACHE),
-        _ => Emulated::compiler(kernels::CACHE),
-    };
-    let module = compiler.replace(bug.file, bug.from, bug.to).compile();
-    let module = module.map_err(|error| format!("{place}\n{error}"))?;
+    let place = |problem: String| format!("{}: `{}` for `{}`\n{problem}", bug.file, bug.to.trim(), bug.from.trim());
+    let case = bug.case(keep);
+    let compiler = Emulated::compiler(kernels::CACHE).replace(bug.file, bug.from, bug.to);
+    let module = launched(&case).and_then(|launched| {
+        let compiler = compiler.only(&kernels::module(), launched).map_err(|error| error.to_string())?;
+        compiler.compile().map_err(|error| error.to_string())
+    });
+    let module = module.map_err(place)?;
     for seed in 0..SCHEDULES {
-        let found = shown(bug, keep, Emulated::new(module.clone(), Schedule::from_seed(seed)));
+        let found = shown(bug, &case, Emulated::new(module.clone(), Schedule::from_seed(seed)));
         if found.as_ref().map(|(shows, _)| *shows) != Some(bug.shows) {
-            return Err(format!("{place}\nexpected {:?} under schedule {seed}, found {found:?}", bug.shows));
+            return Err(place(format!("expected {:?} under schedule {seed}, found {found:?}", bug.shows)));
         }
     }
     Ok(())

@@ -45,6 +45,7 @@ pub struct Compiler {
     defines: Vec<(String, String)>,
     files: Vec<PathBuf>,
     replacements: Vec<Replacement>,
+    only: Vec<String>,
 }
 
 impl Compiler {
@@ -57,6 +58,7 @@ impl Compiler {
             defines: Vec::new(),
             files: Vec::new(),
             replacements: Vec::new(),
+            only: Vec::new(),
         }
     }
 
@@ -96,11 +98,24 @@ impl Compiler {
         self
     }
 
-    /// Leaves out files by their names, without folder and extension.
-    pub fn without(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
-        let name = |file: &PathBuf| file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        self.files.retain(|file| !name(file).is_some_and(|name| is_left_out(&name)));
-        self
+    /// Of the kernels of `module`, which was made of the same files, these alone: to plant a bug in little time. Files without any
+    /// of them are left out; the others are compiled for them alone where something is replaced, and else whole, as the cache has them.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`].
+    pub fn only<'a>(mut self, module: &Module, kernels: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        for kernel in kernels {
+            files.push(sources::absolute(module.file(kernel)?)?);
+            self.only.push(kernel.into());
+        }
+        let mut kept = Vec::new();
+        for file in self.files {
+            if files.contains(&sources::absolute(&file)?) {
+                kept.push(file);
+            }
+        }
+        Ok(Self { files: kept, ..self })
     }
 
     /// Replaces `from` by `to` in the file whose path ends in `file_name`, for this module only: to plant a bug that
@@ -166,6 +181,10 @@ impl Compiler {
     ) -> Result<PathBuf, Error> {
         let mut arguments: Vec<String> = KERNEL_FLAGS.iter().map(|&flag| flag.into()).collect();
         arguments.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
+        if unit.is_replaced() && !self.only.is_empty() {
+            arguments.push("-DEMULATOR_ONLY".into());
+            arguments.extend(self.only.iter().map(|kernel| format!("-DEMULATOR_ONLY_{kernel}=1")));
+        }
         let mut hash = tool.hash();
         arguments.iter().for_each(|argument| hash.add(argument));
         includes.iter().for_each(|include| hash.add(include.as_os_str().as_encoded_bytes()));

@@ -1,7 +1,7 @@
 //! A compiled module: kernels, and the machine that runs them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libloading::{Library, Symbol};
 
@@ -39,6 +39,8 @@ pub(crate) struct Functions {
 
 pub(crate) struct Kernel {
     name: String,
+    /// Where it is written, as the compiler was given it.
+    file: PathBuf,
     /// Bytes of each parameter.
     pub(crate) parameters: Vec<usize>,
 }
@@ -89,6 +91,8 @@ impl Module {
         let kernels = unsafe {
             let name: unsafe extern "C" fn(usize) -> *const c_char =
                 function(&library, "emulator_kernel").map_err(failed)?;
+            let file: unsafe extern "C" fn(usize) -> *const c_char =
+                function(&library, "emulator_kernel_file").map_err(failed)?;
             let parameters: unsafe extern "C" fn(usize) -> usize =
                 function(&library, "emulator_kernel_parameters").map_err(failed)?;
             let sizes: unsafe extern "C" fn(usize) -> *const usize =
@@ -97,6 +101,7 @@ impl Module {
             names
                 .map(|(index, name)| Kernel {
                     name: CStr::from_ptr(name).to_string_lossy().into_owned(),
+                    file: CStr::from_ptr(file(index)).to_string_lossy().into_owned().into(),
                     parameters: std::slice::from_raw_parts(sizes(index), parameters(index)).to_vec(),
                 })
                 .collect()
@@ -117,6 +122,14 @@ impl Module {
     /// Bytes of each parameter of a kernel.
     pub fn parameter_sizes(&self, name: &str) -> Result<&[usize], Error> {
         self.find(name).map(|(_, kernel)| kernel.parameters.as_slice())
+    }
+
+    /// The file that a kernel is written in.
+    ///
+    /// # Errors
+    /// [`Error::NoKernel`].
+    pub fn file(&self, name: &str) -> Result<&Path, Error> {
+        self.find(name).map(|(_, kernel)| kernel.file.as_path())
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<(usize, &Kernel), Error> {

@@ -61,6 +61,10 @@ impl Sources {
         Ok(true)
     }
 
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced
+    }
+
     pub(crate) fn add_to(&self, hash: &mut Hash) {
         for (path, text) in &self.texts {
             hash.add(path.as_os_str().as_encoded_bytes());

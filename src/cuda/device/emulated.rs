@@ -33,12 +33,6 @@ impl Emulated {
         emulator::Compiler::new(cache).include(Self::sources()).folder(Self::sources())
     }
 
-    /// The same without the kernels that forward does not launch: less to compile where a header of both is changed.
-    pub fn forward_compiler(cache: impl Into<PathBuf>) -> emulator::Compiler {
-        let is_not_launched = |name: &str| NOT_IN_FORWARD.contains(&name);
-        Self::compiler(cache).without(is_not_launched)
-    }
-
     /// A device that runs the kernels of `module` in the order of `schedule`.
     pub fn new(module: Arc<emulator::Module>, schedule: emulator::Schedule) -> Self {
         static DEVICES: AtomicU64 = AtomicU64::new(0);
@@ -89,19 +83,6 @@ impl Emulated {
         }
     }
 }
-
-/// Files of kernels that forward does not launch.
-const NOT_IN_FORWARD: &[&str] = &[
-    "combine_backward",
-    "conformance",
-    "experts_backward",
-    "gate_backward",
-    "gate_dx",
-    "grouped_gemm_back",
-    "permute_backward",
-    "routing_backward",
-    "weight_gradient",
-];
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {
     Error::Kernel { kernel: kernel.into(), problem: error.to_string() }

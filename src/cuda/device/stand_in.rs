@@ -4,9 +4,10 @@
 
 use crate::cuda::device::{Device, Launch};
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::ffi::c_void;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What was asked of a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,7 @@ pub struct Shim<D> {
     graphs: AtomicI64,
     captures: AtomicUsize,
     replays: AtomicUsize,
+    kernels: Mutex<BTreeSet<&'static str>>,
 }
 
 impl<D: Device> Shim<D> {
@@ -87,6 +89,7 @@ impl<D: Device> Shim<D> {
             graphs: AtomicI64::default(),
             captures: AtomicUsize::default(),
             replays: AtomicUsize::default(),
+            kernels: Mutex::default(),
         }
     }
 
@@ -112,6 +115,11 @@ impl<D: Device> Shim<D> {
             captures: read(&self.captures),
             replays: read(&self.replays),
         }
+    }
+
+    /// The kernels that were launched so far.
+    pub fn kernels(&self) -> BTreeSet<&'static str> {
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The device's own error once it is lost.
@@ -256,6 +264,7 @@ impl<D: Device> Device for Shim<D> {
 
     unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
         let number = count(&self.launches);
+        self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(launch.kernel);
         match self.failing {
             Some(Failing::Launch(failing)) if failing == number => {
                 Err(Error::Cuda { call: "shim", problem: format!("launch {number} fails") })

@@ -85,6 +85,10 @@ const char* emulator_kernel(size_t index) {
     return index < count ? __start_emulator_kernels[index].name : nullptr;
 }
 
+const char* emulator_kernel_file(size_t index) {
+    return __start_emulator_kernels[index].file;
+}
+
 size_t emulator_kernel_parameters(size_t index) {
     return __start_emulator_kernels[index].parameter_count;
 }

@@ -87,6 +87,31 @@ fn replacements_must_fit_exactly_once() {
 }
 
 #[test]
+fn a_bug_is_planted_in_the_kernels_that_are_asked_for_alone() {
+    let files = compiler("block.cu").file("tests/kernels/gemm_sm80.cu");
+    let whole = compile(&files);
+    assert!(whole.file("reverse").unwrap().ends_with("tests/kernels/block.cu"));
+
+    let bug = files.clone().replace("block.cu", "__syncthreads();  // reverse", "");
+    let bug = compile(&bug.only(&whole, ["reverse", "warp_sums"]).unwrap());
+    assert!(bug.has("reverse") && bug.has("warp_sums") && bug.kernels().len() == 2, "{bug:?}");
+    let device = Device::new(bug, Schedule::from_seed(1));
+    let (at, out) = (input(&device, "in", &[0i32; 64]), output::<i32>(&device, "out", 64));
+    // SAFETY: two addresses, as the kernels take them.
+    let launch =
+        |kernel| unsafe { device.launch(kernel, [1, 1, 1], [64, 1, 1], 0, &[parameter(&at), parameter(&out)]) };
+    let kind = launch("reverse").unwrap_err().report().map(|report| report.kind);
+    assert!(matches!(kind, Some(Kind::Race | Kind::Uninitialised)), "{kind:?}");
+    launch("warp_sums").unwrap();
+    assert!(matches!(launch("histogram"), Err(Error::NoKernel { .. })));
+
+    // Where nothing is replaced, files are as they were, and those that nobody asked for are not there.
+    let same = compile(&files.clone().only(&whole, ["gemm_sm80"]).unwrap());
+    assert_eq!(same.kernels(), ["gemm_sm80"]);
+    assert!(matches!(files.only(&whole, ["nobody"]), Err(Error::NoKernel { .. })));
+}
+
+#[test]
 fn launches_that_do_not_fit_are_refused() {
     let device = Device::new(compile(&compiler("block.cu")), Schedule::from_seed(1));
     let (at, out) = (input(&device, "in", &[0i32; 64]), output::<i32>(&device, "out", 64));

@@ -46,8 +46,9 @@ void* dynamic_shared(const char* name, size_t align);
 
 // What the launcher finds: `call` takes one pointer for each parameter, as cuLaunchKernel's kernelParams. Aligned to
 // its own size, so that the linker puts no gap between the entries of one array.
-struct alignas(32) Entry {
+struct alignas(64) Entry {
     const char* name;
+    const char* file;
     void (*call)(void** parameters);
     size_t parameter_count;
     const size_t* parameter_sizes;
@@ -83,10 +84,27 @@ struct Trampoline<Kernel> {
 constexpr int warpSize = 32;
 
 // Registers an `extern "C"` kernel. The linker gathers the entries of all files into one array.
-#define GPU_KERNEL(kernel) \
+#define EMULATOR_ENTRY_1(kernel) \
     __attribute__((section("emulator_kernels"), used)) static ::emu::Entry emulator_entry_##kernel = { \
-        #kernel, &::emu::Trampoline<&kernel>::call, ::emu::Trampoline<&kernel>::count, \
+        #kernel, __FILE__, &::emu::Trampoline<&kernel>::call, ::emu::Trampoline<&kernel>::count, \
         ::emu::Trampoline<&kernel>::sizes};
+#define EMULATOR_ENTRY_0(kernel)
+
+// With EMULATOR_ONLY a file has the kernels for which EMULATOR_ONLY_<kernel> is 1. The others are inline functions that nobody
+// calls, for which no code is made. A name that is no macro pastes to nothing that has a comma, and the second argument is the 0.
+#if defined(EMULATOR_ONLY)
+#define EMULATOR_COMMA_1 ,1
+#define EMULATOR_PASTE(a, b) EMULATOR_PASTE_(a, b)
+#define EMULATOR_PASTE_(a, b) a##b
+#define EMULATOR_SECOND(...) EMULATOR_SECOND_(__VA_ARGS__, 0, 0)
+#define EMULATOR_SECOND_(first, second, ...) second
+#define GPU_KERNEL(kernel) \
+    EMULATOR_PASTE(EMULATOR_ENTRY_, EMULATOR_SECOND(EMULATOR_PASTE(EMULATOR_COMMA_, EMULATOR_ONLY_##kernel)))(kernel)
+#define __global__ inline
+#else
+#define GPU_KERNEL(kernel) EMULATOR_ENTRY_1(kernel)
+#define __global__
+#endif
 
 // `SHARED_ARRAY(float, sums, 32);` declares what CUDA writes as `__shared__ float sums[32];`.
 #define SHARED_ARRAY(T, name, n) \
@@ -97,7 +115,6 @@ constexpr int warpSize = 32;
 #define DYN_SMEM(name, align) unsigned char* name = static_cast<unsigned char*>(::emu::dynamic_shared(#name, align))
 
 #define __shared__ Write_SHARED_ARRAY_or_DYN_SMEM_instead_of___shared__
-#define __global__
 #define __device__
 #define __host__
 #define __constant__ const
