@@ -2,7 +2,7 @@
 //! code of `da-moe-candle` that lends them; candle itself links CUDA's libraries, which a machine without a GPU does not have.
 
 extern crate cudarc;
-#[path = "../../crates/da-moe-candle/src/cuda/lent.rs"]
+#[path = "../../crates/da-moe-candle/src/cuda/borrow.rs"]
 mod lent;
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, SyncOnDrop};

@@ -87,7 +87,11 @@ fn fuzz(seconds: u64) -> Result<(), String> {
     while Instant::now() < end {
         let environment = [("PROPTEST_CASES", cases.to_string())];
         let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
-        run("cargo", &["test", "--quiet", "--release", "--package", "da-moe-cli", "--test", "fuzz"], &environment)?;
+        run(
+            "cargo",
+            &["test", "--quiet", "--release", "--package", "da-moe-cli", "--test", "cli", "fuzz"],
+            &environment,
+        )?;
         run(
             "cargo",
             &["test", "--quiet", "--release", "--package", "da-moe", "--test", "properties", "agreement::any"],

@@ -7,7 +7,7 @@
 //! collected needs no link: [`Record::collect_gradients`](crate::Record::collect_gradients) takes it from there.
 
 use crate::call::Call;
-use crate::lend::Fresh;
+use crate::interop::Output;
 use crate::lock;
 use crate::weights::Parts;
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -30,7 +30,7 @@ pub(crate) fn linked_and_collected(weights: &Parts<Tensor>, collected: bool) -> 
 }
 
 /// `y[T, D]` with its way back to `x` and to the weights `linked`.
-pub(crate) fn attach(y: Fresh, call: &Arc<Call>, x: &Tensor, linked: Vec<Numbered<'_>>) -> Result<Tensor> {
+pub(crate) fn attach(y: Output, call: &Arc<Call>, x: &Tensor, linked: Vec<Numbered<'_>>) -> Result<Tensor> {
     let mut chain = Tensor::zeros(1, DType::F32, x.device())?;
     for (weight, tensor) in linked {
         chain = chain.apply_op2(tensor, Link { call: call.clone(), weight })?;
@@ -41,7 +41,7 @@ pub(crate) fn attach(y: Fresh, call: &Arc<Call>, x: &Tensor, linked: Vec<Numbere
 struct Operation {
     call: Arc<Call>,
     /// Computed already; until candle asks for it.
-    y: Mutex<Option<Fresh>>,
+    y: Mutex<Option<Output>>,
 }
 
 impl Operation {

@@ -4,7 +4,7 @@ use crate::carried::Carried;
 use crate::engine::Engine;
 use crate::how::How;
 use crate::inputs::Flat;
-use crate::lend::{Fresh, Lent, Opened, OpenedMut};
+use crate::interop::{Borrowed, BorrowedMut, Output, ReadGuard};
 use crate::lock;
 use crate::weights::Parts;
 use candle_core::{Result, Tensor, bail};
@@ -24,10 +24,10 @@ pub(crate) struct Call {
 
 impl Call {
     /// `y[T, D]`, and what was carried before.
-    pub fn forward(&self) -> Result<(Fresh, Carried)> {
-        let mut y = Fresh::like("y", &self.inputs.x, &self.engine)?;
+    pub fn forward(&self) -> Result<(Output, Carried)> {
+        let mut y = Output::like("y", &self.inputs.x, &self.engine)?;
         let carried = self.with_views(|inputs, weights| {
-            let y = &mut y.open(&self.engine)?;
+            let y = &mut y.borrow_mut(&self.engine)?;
             self.engine.forward(self.how.start, inputs, weights, &mut lock(&self.step), y.view()?)
         })?;
         Ok((y, carried))
@@ -36,17 +36,17 @@ impl Call {
     /// `dx[T, D]`; the weights' gradients are left for [`Call::take_gradient`].
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         let dy = dy.contiguous()?;
-        let dy = Lent::new("dy", &dy)?;
-        let mut dx = Fresh::like("d.x", &self.inputs.x, &self.engine)?;
-        let mut fresh = self.weights.try_map(|name, weight| Fresh::like(name, weight, &self.engine))?;
+        let dy = ReadGuard::new("dy", &dy)?;
+        let mut dx = Output::like("d.x", &self.inputs.x, &self.engine)?;
+        let mut outputs = self.weights.try_map(|name, weight| Output::like(name, weight, &self.engine))?;
         self.with_views(|inputs, weights| {
-            let dy = dy.open(&self.engine)?;
-            let mut dx = dx.open(&self.engine)?;
-            let mut opened = fresh.try_map_mut(|fresh| fresh.open(&self.engine))?;
-            let mut gradients = Gradients { loss_scale: self.how.loss_scale, ..views_mut(&mut dx, &mut opened)? };
+            let dy = dy.borrow(&self.engine)?;
+            let mut dx = dx.borrow_mut(&self.engine)?;
+            let mut borrowed = outputs.try_map_mut(|output| output.borrow_mut(&self.engine))?;
+            let mut gradients = Gradients { loss_scale: self.how.loss_scale, ..views_mut(&mut dx, &mut borrowed)? };
             self.engine.backward(inputs, weights, dy.view()?, &mut lock(&self.step), &mut gradients)
         })?;
-        *lock(&self.gradients) = fresh.into_vec().into_iter().map(|fresh| Some(fresh.into_tensor())).collect();
+        *lock(&self.gradients) = outputs.into_vec().into_iter().map(|output| Some(output.into_tensor())).collect();
         Ok(dx.into_tensor())
     }
 
@@ -59,14 +59,14 @@ impl Call {
     }
 
     fn with_views<R>(&self, call: impl FnOnce(&Inputs<'_>, &Weights<'_>) -> Result<R>) -> Result<R> {
-        let (inputs, weights) = (self.inputs.try_map(Lent::new)?, self.weights.try_map(Lent::new)?);
-        let inputs = inputs.try_map(|_, lent| lent.open(&self.engine))?;
-        let weights = weights.try_map(|_, lent| lent.open(&self.engine))?;
+        let (inputs, weights) = (self.inputs.try_map(ReadGuard::new)?, self.weights.try_map(ReadGuard::new)?);
+        let inputs = inputs.try_map(|_, guard| guard.borrow(&self.engine))?;
+        let weights = weights.try_map(|_, guard| guard.borrow(&self.engine))?;
         call(&inputs.views(self.how.training)?, &weights.views()?)
     }
 }
 
-impl Flat<Opened<'_>> {
+impl Flat<Borrowed<'_>> {
     fn views(&self, training: bool) -> Result<Inputs<'_>> {
         let attention = match (&self.query_key, &self.probabilities) {
             (Some([q, k]), _) => Some(Attention::QueryKey { q: q.view()?, k: k.view()?, lse: optional(&self.lse)? }),
@@ -88,7 +88,7 @@ impl Flat<Opened<'_>> {
     }
 }
 
-impl Parts<Opened<'_>> {
+impl Parts<Borrowed<'_>> {
     fn views(&self) -> Result<Weights<'_>> {
         Ok(Weights {
             shared: match &self.shared {
@@ -103,26 +103,26 @@ impl Parts<Opened<'_>> {
     }
 }
 
-fn optional<'s, const R: usize>(opened: &'s Option<Opened<'_>>) -> Result<Option<TensorRef<'s, R>>> {
-    opened.as_ref().map(Opened::view).transpose()
+fn optional<'s, const R: usize>(borrowed: &'s Option<Borrowed<'_>>) -> Result<Option<TensorRef<'s, R>>> {
+    borrowed.as_ref().map(Borrowed::view).transpose()
 }
 
-fn views_mut<'s>(dx: &'s mut OpenedMut<'_>, opened: &'s mut Parts<OpenedMut<'_>>) -> Result<Gradients<'s>> {
+fn views_mut<'s>(dx: &'s mut BorrowedMut<'_>, borrowed: &'s mut Parts<BorrowedMut<'_>>) -> Result<Gradients<'s>> {
     Ok(Gradients {
         x: dx.view()?,
-        router: Some(opened.router.view()?),
-        experts: experts_mut(&mut opened.w_in, &mut opened.w_out)?,
-        shared: match &mut opened.shared {
+        router: Some(borrowed.router.view()?),
+        experts: experts_mut(&mut borrowed.w_in, &mut borrowed.w_out)?,
+        shared: match &mut borrowed.shared {
             Some([w_in, w_out]) => Some(experts_mut(w_in, w_out)?),
             None => None,
         },
-        constants: opened.constants.as_mut().map(OpenedMut::view).transpose()?,
+        constants: borrowed.constants.as_mut().map(BorrowedMut::view).transpose()?,
         routing: None,
         accumulate: false,
         loss_scale: 1.0,
     })
 }
 
-fn experts_mut<'s>(w_in: &'s mut OpenedMut<'_>, w_out: &'s mut OpenedMut<'_>) -> Result<ExpertGradients<'s>> {
+fn experts_mut<'s>(w_in: &'s mut BorrowedMut<'_>, w_out: &'s mut BorrowedMut<'_>) -> Result<ExpertGradients<'s>> {
     Ok(ExpertGradients { w_in: w_in.view()?, w_out: w_out.view()?, b_in: None, b_out: None })
 }

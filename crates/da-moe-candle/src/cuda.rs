@@ -1,13 +1,17 @@
 //! NVIDIA GPUs: the library's kernels on candle's stream, in candle's memory. **Not yet run on a GPU.**
 
-#![allow(unsafe_code, reason = "candle's memory and stream are lent by address; each block names what it relies on")]
+#![allow(
+    unsafe_code,
+    reason = "candle's memory and stream are borrowed by address; each block names what it relies on"
+)]
 
-mod lent;
+mod borrow;
 
 use crate::carried::Carried;
 use crate::how::Start;
 use crate::lock;
 use crate::types::unknown;
+use borrow::{Range, on};
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, cudarc};
 use candle_core::{CudaDevice, CudaStorage, DeviceLocation, Error, Result, bail};
@@ -17,7 +21,6 @@ use da_moe::{
     DType, Gradients, Inputs, Keep, Layer, LayerConfig, Normalize, Policy, STATE_LEN, Slice, SliceMut, State, Step,
     TensorMut, TensorRef, Weights,
 };
-use lent::{Range, on};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::ThreadId;
 
@@ -65,8 +68,8 @@ impl Gpu {
         Ok(Self { work: Mutex::new(work), cuda, device: device.clone(), stream })
     }
 
-    /// Lends a tensor's elements from number `first` on, for reading.
-    pub fn read<'s>(&'s self, name: &str, storage: &'s CudaStorage, first: usize) -> Result<Borrowed<'s>> {
+    /// Borrows a tensor's elements from number `first` on, for reading.
+    pub fn read<'s>(&'s self, name: &str, storage: &'s CudaStorage, first: usize) -> Result<DeviceElements<'s>> {
         self.expect_own(name, storage)?;
         let stream = &*self.stream;
         let (dtype, range) = match &storage.slice {
@@ -77,11 +80,11 @@ impl Gpu {
             CudaStorageSlice::U8(slice) => (DType::U8, Range::read(slice, stream, first)),
             _ => return unknown(name, storage.dtype()),
         };
-        self.lend(name, dtype, range)
+        self.borrow(name, dtype, range)
     }
 
-    /// Lends a result's elements, for writing.
-    pub fn write<'s>(&'s self, name: &str, storage: &'s mut CudaStorage) -> Result<Borrowed<'s>> {
+    /// Borrows a result's elements, for writing.
+    pub fn write<'s>(&'s self, name: &str, storage: &'s mut CudaStorage) -> Result<DeviceElements<'s>> {
         self.expect_own(name, storage)?;
         let (stream, found) = (&*self.stream, storage.dtype());
         let (dtype, range) = match &mut storage.slice {
@@ -90,20 +93,20 @@ impl Gpu {
             CudaStorageSlice::F16(slice) => (DType::F16, Range::write(slice, stream)),
             _ => return unknown(name, found),
         };
-        self.lend(name, dtype, range)
+        self.borrow(name, dtype, range)
     }
 
-    fn lend<'s>(&'s self, name: &str, dtype: DType, range: Range<'s>) -> Result<Borrowed<'s>> {
+    fn borrow<'s>(&'s self, name: &str, dtype: DType, range: Range<'s>) -> Result<DeviceElements<'s>> {
         // SAFETY: the range is of a live slice, which stays borrowed, shared or exclusively, for as long as the result is
         // there; candle's devices use the primary context, as the library does; kernels are started on the stream that the
         // slice was made ready for.
         let memory = unsafe { self.cuda.borrow(dtype, range.address, range.count) };
         let memory = memory.map_err(|error| Error::msg(format!("`{name}`: {error}")))?;
-        Ok(Borrowed { memory, _order: range.order })
+        Ok(DeviceElements { memory, _order: range.order })
     }
 
-    /// Room for a result, uninitialised.
-    pub fn room(&self, name: &str, dtype: candle_core::DType, count: usize) -> Result<CudaStorage> {
+    /// Memory for a result, uninitialised.
+    pub fn uninitialised(&self, name: &str, dtype: candle_core::DType, count: usize) -> Result<CudaStorage> {
         // SAFETY: every result of the library's is written whole before candle sees it, or is dropped unread.
         let slice = unsafe {
             match dtype {
@@ -142,13 +145,13 @@ impl Gpu {
 }
 
 /// Memory of candle's, until the kernels that use it are queued.
-pub(crate) struct Borrowed<'s> {
+pub(crate) struct DeviceElements<'s> {
     memory: DeviceMemory<Driver>,
     /// Tells candle, when dropped, that what was queued by then uses the memory.
     _order: SyncOnDrop<'s>,
 }
 
-impl Borrowed<'_> {
+impl DeviceElements<'_> {
     pub fn elements(&self) -> Slice<'_> {
         (&self.memory).into()
     }
@@ -201,13 +204,13 @@ impl Engine {
         };
         match start {
             Start::Told if self.carries() => {
-                let before = told(&carried)?;
+                let before = read_state(&carried)?;
                 call(&mut carried)?;
                 Ok(before)
             }
             Start::Earlier(before) if self.carries() => {
                 let mut state = self.layer.state()?;
-                put(&mut state, before)?;
+                write_state(&mut state, before)?;
                 call(&mut state)?;
                 Ok(before)
             }
@@ -237,11 +240,11 @@ impl Engine {
     }
 
     pub fn state(&self) -> da_moe::Result<Carried> {
-        told(&lock(&self.carried))
+        read_state(&lock(&self.carried))
     }
 
     pub fn set_state(&self, values: Carried) -> da_moe::Result<()> {
-        put(&mut lock(&self.carried), values)
+        write_state(&mut lock(&self.carried), values)
     }
 
     /// Enough for forward and backward of such a call.
@@ -251,12 +254,12 @@ impl Engine {
 }
 
 /// What a state holds, after everything that was started before.
-fn told(state: &State) -> da_moe::Result<Carried> {
+fn read_state(state: &State) -> da_moe::Result<Carried> {
     let mut values = [0.0; STATE_LEN];
-    values.iter_mut().zip(state.values.to_host()?.to_f32()).for_each(|(value, told)| *value = told);
+    values.iter_mut().zip(state.values.to_host()?.to_f32()).for_each(|(value, read)| *value = read);
     Ok(Carried::new(values))
 }
 
-fn put(state: &mut State, carried: Carried) -> da_moe::Result<()> {
+fn write_state(state: &mut State, carried: Carried) -> da_moe::Result<()> {
     state.values.write(&carried.values().to_vec().into())
 }

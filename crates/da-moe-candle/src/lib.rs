@@ -10,7 +10,7 @@ mod engine;
 mod how;
 mod inputs;
 mod integers;
-mod lend;
+mod interop;
 mod module;
 mod record;
 mod steps;

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use da_moe::{LayerConfig, NullExpert};
 
-/// One `T` for each weight: the weight itself, its loan, its gradient.
+/// One `T` for each weight: the weight itself, its memory while it is borrowed, its gradient.
 pub(crate) struct Parts<T> {
     pub router: T,
     pub w_in: T,

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use da_moe::cuda::{self, Copies, Kernels, Most};
-use da_moe::{Backend, Buffer, Cpu, Inputs, Keep, LayerConfig, Memory, TensorRef, Weights};
+use da_moe::{Backend, Cpu, Inputs, Keep, LayerConfig, TensorRef, Weights};
 
 /// How the rate of dense products is found, beside which a layer's is told.
 pub(crate) enum Ceiling {
@@ -31,11 +31,6 @@ pub(crate) trait Target: Backend<Stream: Sized> + Clone {
 
     /// A matrix where this backend reaches it.
     fn matrix<'a>(held: &'a Self::Held, matrix: &TensorRef<'a, 2>) -> Result<TensorRef<'a, 2>>;
-
-    /// Room for results like `buffer`.
-    fn room(&self, buffer: &Buffer) -> Result<Memory> {
-        Ok(self.allocate(buffer.dtype(), buffer.len())?)
-    }
 
     /// A stream for calls with these inputs.
     fn stream_for(&self, config: &LayerConfig, inputs: &Inputs<'_>, keep: Keep) -> Result<Self::Stream>;

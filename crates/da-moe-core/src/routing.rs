@@ -1,4 +1,7 @@
 //! What the gate decides and what the dispatch plan says: the integers between the stages.
+//!
+//! What is read and what is written are two structs of the same fields, as [`TensorRef`] and [`TensorMut`] are two types: a generic over
+//! them would put a trait and a lifetime bound into every signature of [`Backend`](crate::Backend). A field is described once.
 
 use crate::{DType, Error, Result, TensorMut, TensorRef};
 

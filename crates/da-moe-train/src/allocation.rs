@@ -77,7 +77,7 @@ impl Allocation {
     }
 
     fn control(&self, tokens: &Tokens, index: u64) -> Vec<f32> {
-        let drawn = |t: usize| random::unit(&[tokens.place, index, t as u64]) as f32;
+        let drawn = |t: usize| random::unit(&[tokens.key, index, t as u64]) as f32;
         let of_token = |(t, &id): (usize, &u32)| match self.signal {
             Signal::Type => random::unit(&[random::name("type"), u64::from(id)]) as f32,
             Signal::Frequency => self.rarity.get(id as usize).copied().unwrap_or(0.0),
@@ -98,7 +98,7 @@ fn ranks(values: &[f32], tokens: &Tokens, group: impl Fn(usize) -> bool, index: 
         for side in [false, true] {
             let sequence = first..(first + tokens.length).min(count);
             let mut members: Vec<usize> = sequence.filter(|&t| tokens.is_present(t) && group(t) == side).collect();
-            let tie = |t: usize| bits(&[tokens.place, index, t as u64, random::name("tie")]);
+            let tie = |t: usize| bits(&[tokens.key, index, t as u64, random::name("tie")]);
             members.sort_by(|&a, &b| values[a].total_cmp(&values[b]).then_with(|| tie(a).cmp(&tie(b))));
             let size = members.len() as f32;
             members.iter().enumerate().for_each(|(place, &t)| ranked[t] = (place + 1) as f32 / size);

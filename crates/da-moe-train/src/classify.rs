@@ -63,8 +63,8 @@ pub(crate) fn fine_tune(trained: &Trainer, set: &Labelled, tuning: &FineTuning) 
 }
 
 impl Classifier<'_> {
-    /// `[B, classes]`. `place` is what random decisions depend on.
-    fn logits(&self, examples: &[&Example], place: u64, training: bool) -> Result<Tensor> {
+    /// `[B, classes]`. Random decisions are a function of `key`.
+    fn logits(&self, examples: &[&Example], key: u64, training: bool) -> Result<Tensor> {
         let mut ids = Vec::with_capacity(examples.len() * self.length);
         for example in examples {
             let mut text = vec![Tokenizer::START];
@@ -80,8 +80,8 @@ impl Classifier<'_> {
         }
         let present: Vec<bool> = ids.iter().map(|&id| id != Tokenizer::PAD).collect();
         let counted: Vec<f32> = present.iter().map(|&there| f32::from(u8::from(there))).collect();
-        let place = random::bits(&[self.seed, place]);
-        let tokens = Tokens::new(&ids, self.length, place, &self.device)?.with_present(present)?;
+        let key = random::bits(&[self.seed, key]);
+        let tokens = Tokens::new(&ids, self.length, key, &self.device)?.with_present(present)?;
         let hidden = self.model.forward(&tokens, training)?.hidden;
         let there = Tensor::from_vec(counted, (examples.len(), self.length, 1), &self.device)?;
         let mean = hidden.broadcast_mul(&there)?.sum(1)?.broadcast_div(&there.sum(1)?)?;
@@ -103,6 +103,6 @@ struct Order {
 
 impl Order {
     fn batch(&self, step: u64, size: u64) -> impl Iterator<Item = usize> {
-        (0..size).map(move |place| (random::bits(&[self.seed, step, place]) % self.count) as usize)
+        (0..size).map(move |index| (random::bits(&[self.seed, step, index]) % self.count) as usize)
     }
 }

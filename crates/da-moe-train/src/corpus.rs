@@ -24,8 +24,8 @@ pub struct Corpus {
 pub struct Batch {
     /// What the model sees.
     pub tokens: Tokens,
-    /// U32 `[N]`: places among all tokens whose hidden states are asked.
-    pub places: Tensor,
+    /// U32 `[N]`: positions among all tokens whose hidden states are asked.
+    pub positions: Tensor,
     /// U32 `[N]`: the tokens that they should name.
     pub targets: Tensor,
 }
@@ -97,22 +97,23 @@ impl Corpus {
     }
 
     fn prepare(&self, ids: &[u32], model: &ModelConfig, at: Step, device: &Device) -> Result<Batch> {
-        let place = random::bits(&[at.seed, at.step]);
+        let key = random::bits(&[at.seed, at.step]);
         let list = |values: Vec<u32>| -> Result<Tensor> {
             let count = values.len();
             Ok(Tensor::from_vec(values, count, device)?)
         };
         if model.causal {
             // The last token of a sequence has nothing to predict.
-            let places: Vec<u32> = (0..ids.len()).filter(|t| (t + 1) % model.length != 0).map(|t| t as u32).collect();
-            let targets = places.iter().map(|&t| ids[t as usize + 1]).collect();
-            let tokens = Tokens::new(ids, model.length, place, device)?;
-            return Ok(Batch { tokens, places: list(places)?, targets: list(targets)? });
+            let positions: Vec<u32> =
+                (0..ids.len()).filter(|t| (t + 1) % model.length != 0).map(|t| t as u32).collect();
+            let targets = positions.iter().map(|&t| ids[t as usize + 1]).collect();
+            let tokens = Tokens::new(ids, model.length, key, device)?;
+            return Ok(Batch { tokens, positions: list(positions)?, targets: list(targets)? });
         }
-        let masked = mask_tokens(ids, at.mask_rate, at.seed, at.step, self.tokenizer.vocabulary()).or_one(place);
+        let masked = mask_tokens(ids, at.mask_rate, at.seed, at.step, self.tokenizer.vocabulary()).or_one(key);
         let visible = masked.ids.iter().map(|&id| id == Tokenizer::MASK).collect();
-        let tokens = Tokens::new(&masked.ids, model.length, place, device)?.with_masked(visible);
-        Ok(Batch { tokens, places: list(masked.positions)?, targets: list(masked.targets)? })
+        let tokens = Tokens::new(&masked.ids, model.length, key, device)?.with_masked(visible);
+        Ok(Batch { tokens, positions: list(masked.positions)?, targets: list(masked.targets)? })
     }
 }
 

@@ -61,6 +61,8 @@ impl Drop for Owner {
     fn drop(&mut self) {
         // The next one should not find this one's name between its taking the lock and its writing into it.
         let _ = self.lock.set_len(0);
+        // A process that another thread is starting has the file open too for a moment, and the lock ends with the last of them.
+        let _ = self.lock.unlock();
     }
 }
 

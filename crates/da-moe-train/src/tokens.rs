@@ -17,16 +17,16 @@ pub struct Tokens {
     pub(crate) host_present: Option<Vec<bool>>,
     /// `S`.
     pub(crate) length: usize,
-    /// What random decisions about this batch depend on: it is the same whenever the batch is.
-    pub(crate) place: u64,
+    /// What random decisions about this batch are a function of: it is the same whenever the batch is.
+    pub(crate) key: u64,
 }
 
 impl Tokens {
-    /// Sequences of `length` tokens, one after another in `ids`.
+    /// Sequences of `length` tokens, one after another in `ids`; random decisions about them are a function of `key`.
     ///
     /// # Errors
     /// Ids that are not whole sequences.
-    pub fn new(ids: &[u32], length: usize, place: u64, device: &Device) -> Result<Self> {
+    pub fn new(ids: &[u32], length: usize, key: u64, device: &Device) -> Result<Self> {
         let sequences = ids.len() / length.max(1);
         Ok(Self {
             ids: Tensor::from_slice(ids, (sequences, length), device)?,
@@ -35,7 +35,7 @@ impl Tokens {
             masked: vec![false; ids.len()],
             host_present: None,
             length,
-            place,
+            key,
         })
     }
 

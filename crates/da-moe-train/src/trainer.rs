@@ -206,6 +206,6 @@ impl Trainer {
     /// Logits of the tokens that are to be predicted.
     fn asked(&self, pass: &Pass, batch: &Batch) -> Result<candle_core::Tensor> {
         let hidden = pass.hidden.flatten_to(D::Minus2)?;
-        Ok(self.model.logits(&hidden.index_select(&batch.places, 0)?)?)
+        Ok(self.model.logits(&hidden.index_select(&batch.positions, 0)?)?)
     }
 }

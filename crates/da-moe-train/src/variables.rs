@@ -56,9 +56,9 @@ impl Variables {
                 _ => bail!("variable `{name}`: first values are constant or normal here"),
             };
         };
-        let place = random::bits(&[self.seed, random::name(name)]);
+        let key = random::bits(&[self.seed, random::name(name)]);
         let values: Vec<f32> =
-            (0..shape.elem_count() as u64).map(|i| (mean + stdev * random::normal(place, i)) as f32).collect();
+            (0..shape.elem_count() as u64).map(|i| (mean + stdev * random::normal(key, i)) as f32).collect();
         Var::from_tensor(&Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
     }
 }

@@ -6,12 +6,11 @@ pub(crate) mod shapes;
 
 use crate::args::BenchArgs;
 use crate::device::{Opened, Why};
+use crate::gradient_buffers::GradientBuffers;
+use crate::result_buffer::ResultBuffer;
 use crate::target::{Ceiling, Target};
 use crate::{Result, memory};
-use da_moe::{
-    Activation, Backend, DType, ExpertGradients, Gradients, Inputs, Keep, Layer, Memory, StageTimes, State, Step,
-    TensorMut, TensorRef, Timed, Weights,
-};
+use da_moe::{Activation, Backend, DType, Inputs, Keep, Layer, StageTimes, Step, TensorRef, Timed, Weights};
 use indicatif::{ProgressBar, ProgressStyle};
 use problem::Problem;
 use report::{Measurement, Times};
@@ -167,37 +166,10 @@ struct Call<'a, B: Target> {
     dy: TensorRef<'a, 2>,
     stream: B::Stream,
     step: Step,
-    y: Memory,
+    y: ResultBuffer<2>,
     gradients: Option<GradientBuffers>,
     /// Bytes on a device that the call has beside inputs and weights.
     device_bytes: Option<usize>,
-}
-
-struct GradientBuffers {
-    x: Memory,
-    router: Memory,
-    w_in: Memory,
-    w_out: Memory,
-}
-
-impl GradientBuffers {
-    fn views(&mut self, x: [usize; 2], weights: &Weights<'_>) -> Result<Gradients<'_>> {
-        Ok(Gradients {
-            x: TensorMut::new(&mut self.x, x)?,
-            router: Some(TensorMut::new(&mut self.router, weights.router.shape())?),
-            experts: ExpertGradients {
-                w_in: TensorMut::new(&mut self.w_in, weights.experts.w_in.shape())?,
-                w_out: TensorMut::new(&mut self.w_out, weights.experts.w_out.shape())?,
-                b_in: None,
-                b_out: None,
-            },
-            shared: None,
-            constants: None,
-            routing: None,
-            accumulate: false,
-            loss_scale: 1.0,
-        })
-    }
 }
 
 impl<'a, B: Target> Call<'a, B> {
@@ -214,21 +186,14 @@ impl<'a, B: Target> Call<'a, B> {
         if device_bytes.is_none() {
             memory::expect_room("the layer's buffers", bytes)?;
         }
-        let gradients = || -> Result<GradientBuffers> {
-            Ok(GradientBuffers {
-                x: target.room(&problem.x)?,
-                router: target.room(&problem.router)?,
-                w_in: target.room(&problem.w_in)?,
-                w_out: target.room(&problem.w_out)?,
-            })
-        };
+        let gradients = (keep != Keep::Nothing).then(|| GradientBuffers::new(target, &inputs, &weights)).transpose()?;
         Ok(Self {
             layers,
             stream,
             dy: B::matrix(held, &TensorRef::new(&problem.dy, inputs.x.shape())?)?,
             step: layer.step(problem.tokens(), dtype, keep)?,
-            y: target.room(&problem.x)?,
-            gradients: (keep != Keep::Nothing).then(gradients).transpose()?,
+            y: ResultBuffer::like(target, inputs.x)?,
+            gradients,
             inputs,
             weights,
             device_bytes,
@@ -253,13 +218,12 @@ impl<'a, B: Target> Call<'a, B> {
     /// A forward, and a backward if there is one.
     fn timed<L: Backend<Stream = B::Stream>>(&mut self, layer: &Layer<L>) -> Result<(Duration, Duration)> {
         let Self { inputs, weights, dy, stream, step, y, gradients, .. } = self;
-        let (shape, mut state): (_, State) = (inputs.x.shape(), layer.state()?);
+        let mut state = layer.state()?;
         let clock = self.layers.whole.backend();
-        let forward = clock.time(stream, &mut || {
-            layer.forward(stream, inputs, weights, &mut state, step, TensorMut::new(&mut *y, shape)?)
-        })?;
+        let forward =
+            clock.time(stream, &mut || layer.forward(stream, inputs, weights, &mut state, step, y.view_mut()?))?;
         let Some(buffers) = gradients else { return Ok((forward, Duration::ZERO)) };
-        let mut gradients = buffers.views(shape, weights)?;
+        let mut gradients = buffers.views()?;
         let backward =
             clock.time(stream, &mut || layer.backward(stream, inputs, weights, *dy, step, &mut gradients))?;
         Ok((forward, backward))

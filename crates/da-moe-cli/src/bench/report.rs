@@ -46,18 +46,11 @@ pub(super) struct Measurement<'a> {
     pub(super) repeats: u32,
 }
 
-/// What `--json` prints; the letters of the specification name the sizes.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Object<'a> {
-    shape: &'a str,
-    #[serde(rename = "T")]
-    tokens: usize,
-    #[serde(rename = "D")]
-    hidden: usize,
-    #[serde(rename = "F")]
-    width: usize,
-    #[serde(rename = "E")]
-    experts: usize,
+    #[serde(flatten)]
+    shape: &'a ShapeArg,
     dtype: &'a str,
     device: &'a str,
     rows: usize,
@@ -104,11 +97,7 @@ impl Measurement<'_> {
     fn json(&self) -> Object<'_> {
         let (shape, stages) = (self.shape, &self.stages);
         Object {
-            shape: &shape.name,
-            tokens: shape.tokens,
-            hidden: shape.hidden,
-            width: shape.width,
-            experts: shape.experts,
+            shape,
             dtype: self.dtype.name(),
             device: &self.device,
             rows: self.rows,

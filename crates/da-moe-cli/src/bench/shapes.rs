@@ -2,6 +2,7 @@
 
 use crate::Error;
 use da_moe::{Activation, Shape};
+use serde::Serialize;
 use std::str::FromStr;
 
 /// How many experts tokens get.
@@ -37,15 +38,22 @@ impl Experts {
     }
 }
 
-/// Sizes of one benchmark.
-#[derive(Clone, Debug, PartialEq)]
+/// Sizes of one benchmark, which objects for programs have by the letters of the specification.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ShapeArg {
+    #[serde(rename = "shape")]
     pub(crate) name: String,
+    #[serde(rename = "T")]
     pub(crate) tokens: usize,
+    #[serde(rename = "D")]
     pub(crate) hidden: usize,
+    #[serde(rename = "F")]
     pub(crate) width: usize,
+    #[serde(rename = "E")]
     pub(crate) experts: usize,
+    #[serde(skip)]
     pub(crate) usual: Experts,
+    #[serde(skip)]
     pub(crate) activation: Activation,
 }
 

@@ -148,11 +148,10 @@ fn words(tokens: &[Token], importance: &[f32], k: &[usize]) -> Vec<Word> {
 
 /// Holds every figure of the call against the oracle.
 fn check(setup: &Setup, computed: &mut Computed) -> Result<Verdict> {
-    let (inputs, weights, dy) = (setup.inputs()?, setup.weights()?, setup.dy()?);
+    let (inputs, weights) = (setup.inputs()?, setup.weights()?);
     let problem = Problem::new(setup.config.clone(), &inputs, &weights, &[0.0; STATE_LEN])?;
-    let y = da_moe::TensorRef::new(&computed.y, dy.shape())?;
-    let gradients = computed.gradients.views(&weights, dy.shape())?;
-    let outcome = Outcome::from_step(&computed.step, y, Some(&gradients))?;
+    let gradients = computed.gradients.views()?;
+    let outcome = Outcome::from_step(&computed.step, computed.y.view()?, Some(&gradients))?;
     let dy: Vec<f64> = setup.dy.iter().map(|v| f64::from(*v)).collect();
     Ok(verify(&problem, &outcome, DType::F32, Some(&dy)))
 }

@@ -4,11 +4,13 @@ use super::text::Text;
 use super::vectors::{HEADS, Vectors, WIDTH};
 use crate::device::Opened;
 use crate::draw::Draw;
+use crate::gradient_buffers::GradientBuffers;
+use crate::result_buffer::ResultBuffer;
 use crate::target::Target;
 use crate::{Device, Error, Result};
 use da_moe::{
-    Attention, Backend, Buffer, DType, Element, ExpertGradients, Gradients, Inputs, Keep, Layer, LayerConfig, Memory,
-    Report, StageTimes, Step, TensorMut, TensorRef, Timed, Weights,
+    Attention, Backend, Buffer, DType, Element, Inputs, Keep, Layer, LayerConfig, Report, StageTimes, Step, TensorRef,
+    Timed, Weights,
 };
 
 /// `E`.
@@ -39,16 +41,8 @@ pub(super) struct Computed {
     pub(super) times: StageTimes,
     pub(super) device: String,
     pub(super) step: Step,
-    pub(super) y: Memory,
+    pub(super) y: ResultBuffer<2>,
     pub(super) gradients: GradientBuffers,
-}
-
-/// Where backward writes.
-pub(super) struct GradientBuffers {
-    pub(super) x: Memory,
-    pub(super) router: Memory,
-    pub(super) w_in: Memory,
-    pub(super) w_out: Memory,
 }
 
 impl Setup {
@@ -120,44 +114,18 @@ impl Setup {
         })
     }
 
-    fn call<B: Target>(&self, layer: &Layer<Timed<B>>) -> Result<(Step, Memory, GradientBuffers)> {
+    fn call<B: Target>(&self, layer: &Layer<Timed<B>>) -> Result<(Step, ResultBuffer<2>, GradientBuffers)> {
         let target = layer.backend().inner();
         let held = target.held();
         let (inputs, weights) = (B::inputs(&held, &self.inputs()?)?, B::weights(&held, &self.weights()?)?);
-        let (dy, shape) = (B::matrix(&held, &self.dy()?)?, [self.tokens, WIDTH]);
+        let dy = B::matrix(&held, &self.dy()?)?;
         let stream = target.stream_for(layer.config(), &inputs, Keep::Hidden)?;
         let mut step = layer.step(self.tokens, DType::F32, Keep::Hidden)?;
-        let zeros = |len| target.allocate(DType::F32, len);
-        let mut y = zeros(self.x.len())?;
-        let mut buffers = GradientBuffers {
-            x: zeros(self.x.len())?,
-            router: zeros(self.router.len())?,
-            w_in: zeros(self.w_in.len())?,
-            w_out: zeros(self.w_out.len())?,
-        };
-        layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, TensorMut::new(&mut y, shape)?)?;
-        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut buffers.views(&weights, shape)?)?;
+        let mut y = ResultBuffer::like(target, inputs.x)?;
+        let mut buffers = GradientBuffers::new(target, &inputs, &weights)?;
+        layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, y.view_mut()?)?;
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut buffers.views()?)?;
         Ok((step, y, buffers))
-    }
-}
-
-impl GradientBuffers {
-    pub(super) fn views(&mut self, weights: &Weights<'_>, x: [usize; 2]) -> Result<Gradients<'_>> {
-        Ok(Gradients {
-            x: TensorMut::new(&mut self.x, x)?,
-            router: Some(TensorMut::new(&mut self.router, weights.router.shape())?),
-            experts: ExpertGradients {
-                w_in: TensorMut::new(&mut self.w_in, weights.experts.w_in.shape())?,
-                w_out: TensorMut::new(&mut self.w_out, weights.experts.w_out.shape())?,
-                b_in: None,
-                b_out: None,
-            },
-            shared: None,
-            constants: None,
-            routing: None,
-            accumulate: false,
-            loss_scale: 1.0,
-        })
     }
 }
 

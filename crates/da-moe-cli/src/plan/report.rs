@@ -2,7 +2,7 @@
 
 use super::launches::{HEAD_WIDTH, SEQUENCE};
 use super::{Direction, Plan, Priced};
-use crate::bench::shapes::Experts;
+use crate::bench::shapes::{Experts, ShapeArg};
 use crate::{Error, Result};
 use da_moe::cuda::Bytes;
 use da_moe::cuda::cost::{Bound, Machine, Unit};
@@ -145,7 +145,7 @@ fn model(machine: &Machine) -> String {
     )
 }
 
-/// What `--json` prints; the letters of the specification name the sizes.
+/// What `--json` prints.
 #[derive(Serialize)]
 struct Object<'a> {
     model: Model,
@@ -167,15 +167,8 @@ struct Model {
 
 #[derive(Serialize)]
 struct ShapePlan<'a> {
-    shape: &'a str,
-    #[serde(rename = "T")]
-    tokens: usize,
-    #[serde(rename = "D")]
-    hidden: usize,
-    #[serde(rename = "F")]
-    width: usize,
-    #[serde(rename = "E")]
-    experts: usize,
+    #[serde(flatten)]
+    shape: &'a ShapeArg,
     activation: da_moe::Activation,
     dtype: &'a str,
     mean_k: f64,
@@ -249,11 +242,7 @@ pub(super) fn json(plans: &[Plan], machine: &Machine) -> Result<String> {
 fn shape_plan(plan: &Plan) -> ShapePlan<'_> {
     let shape = &plan.shape;
     ShapePlan {
-        shape: &shape.name,
-        tokens: shape.tokens,
-        hidden: shape.hidden,
-        width: shape.width,
-        experts: shape.experts,
+        shape,
         activation: plan.activation,
         dtype: plan.dtype.name(),
         mean_k: plan.rows as f64 / shape.tokens as f64,

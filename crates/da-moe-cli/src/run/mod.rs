@@ -9,12 +9,13 @@ pub use output::Output;
 
 use crate::args::RunArgs;
 use crate::device::{Opened, Why};
+use crate::gradient_buffers::GradientBuffers;
+use crate::result_buffer::ResultBuffer;
 use crate::target::Target;
 use crate::{Device, Error, Result, ahead, memory};
 use da_moe::{DType, Keep, Layer, LayerConfig, Step};
 use da_moe_train::pointer;
 use file::InputFile;
-use gradients::{OwnedGradients, Room};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
@@ -116,15 +117,15 @@ fn run_on<B: Target>(
     let held = target.held();
     let (inputs, weights) = (B::inputs(&held, &tensors.inputs()?)?, B::weights(&held, &tensors.weights()?)?);
     let stream = target.stream_for(layer.config(), &inputs, keep)?;
-    let mut y = Room::like(target, &tensors.x)?;
+    let mut y = ResultBuffer::like(target, inputs.x)?;
     layer.forward(&stream, &inputs, &weights, &mut layer.state()?, &mut step, y.view_mut()?)?;
 
     let mut outputs = forward_outputs(&step, y, tensors.routing.is_some())?;
     if let Some(dy) = &tensors.dy {
-        let mut gradients = OwnedGradients::new(target, &tensors)?;
+        let mut buffers = GradientBuffers::new(target, &inputs, &weights)?;
         let dy = B::matrix(&held, &dy.view()?)?;
-        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut gradients.views()?)?;
-        outputs.extend(gradients.outputs(&tensors)?);
+        layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut buffers.views()?)?;
+        outputs.extend(gradients::outputs(buffers, &tensors)?);
     }
     let report = step.report()?;
     let summary = Summary {
@@ -138,11 +139,11 @@ fn run_on<B: Target>(
     Ok(Outcome { tensors: outputs, summary, unread: file.unread() })
 }
 
-fn forward_outputs(step: &Step, y: Room<2>, routed_outside: bool) -> Result<Vec<Output>> {
+fn forward_outputs(step: &Step, y: ResultBuffer<2>, routed_outside: bool) -> Result<Vec<Output>> {
     let sizes = step.sizes()?;
     let (plan, rows) = (step.plan()?, step.report()?.rows);
     let mut outputs = vec![
-        y.into_output("y")?,
+        Output::of("y", y)?,
         Output::copy::<i32, 1, 1>("experts_per_token", step.selection()?.k, [sizes.tokens])?,
         Output::copy::<i32, 1, 1>("expert.counts", plan.counts, [sizes.candidates])?,
         Output::copy::<i32, 1, 1>("expert.offsets", plan.offsets, [sizes.experts + 1])?,

@@ -1,5 +1,6 @@
 //! Writing tensors to a safetensors file, whole or not at all.
 
+use crate::result_buffer::ResultBuffer;
 use crate::{Error, Result};
 use da_moe::{Buffer, DType, Element, TensorRef};
 use safetensors::{Dtype, View};
@@ -20,8 +21,12 @@ pub struct Output {
 }
 
 impl Output {
-    pub(super) fn new(name: &'static str, shape: &[usize], data: Buffer) -> Self {
+    fn new(name: &'static str, shape: &[usize], data: Buffer) -> Self {
         Self { name, shape: shape.to_vec(), data }
+    }
+
+    pub(super) fn of<const R: usize>(name: &'static str, result: ResultBuffer<R>) -> Result<Self> {
+        Ok(Self::new(name, &result.shape, result.memory.to_host()?))
     }
 
     /// The first `shape` elements behind a view of the layer's buffers.

@@ -19,21 +19,21 @@ pub(super) struct Tensors {
     token_frequency: Option<Owned<1>>,
     k_given: Option<Owned<1>>,
     pub(super) routing: Option<(Owned<2>, Owned<2>)>,
-    pub(super) router: Owned<2>,
+    router: Owned<2>,
     router_bias: Option<Owned<1>>,
-    pub(super) w_in: Owned<3>,
-    pub(super) w_out: Owned<3>,
-    pub(super) b_in: Option<Owned<2>>,
-    pub(super) b_out: Option<Owned<2>>,
+    w_in: Owned<3>,
+    w_out: Owned<3>,
+    b_in: Option<Owned<2>>,
+    b_out: Option<Owned<2>>,
     pub(super) shared: Option<Shared>,
-    pub(super) constants: Option<Owned<2>>,
+    constants: Option<Owned<2>>,
     pub(super) dy: Option<Owned<2>>,
 }
 
 /// The shared expert as one expert, and the rank its tensors had in the file.
 pub(super) struct Shared {
-    pub(super) w_in: Owned<3>,
-    pub(super) w_out: Owned<3>,
+    w_in: Owned<3>,
+    w_out: Owned<3>,
     pub(super) w_in_rank: usize,
     pub(super) w_out_rank: usize,
 }

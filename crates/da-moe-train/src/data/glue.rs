@@ -94,8 +94,8 @@ pub fn load(folder: &Path, name: &str) -> Result<Labelled, DataError> {
     })
 }
 
-/// The columns' places in a file.
-struct Places {
+/// Which columns of a file are read, by number.
+struct Numbers {
     text: usize,
     pair: Option<usize>,
     label: usize,
@@ -106,27 +106,27 @@ struct Places {
 impl Task {
     fn examples(&self, path: &Path) -> Result<Vec<Example>, DataError> {
         let lines = lines::read(path)?;
-        let places = self.places(path, lines.first().map_or("", String::as_str))?;
+        let numbers = self.numbers(path, lines.first().map_or("", String::as_str))?;
         let header = usize::from(matches!(self.columns, Columns::Named { .. }));
         let mut examples = Vec::new();
         for (line, number) in lines.iter().zip(1..).skip(header) {
             let fields: Vec<&str> = line.split('\t').collect();
-            if fields.len() < places.count {
+            if fields.len() < numbers.count {
                 if self.torn_rows {
                     continue;
                 }
-                let problem = format!("has {} columns, {} are needed", fields.len(), places.count);
+                let problem = format!("has {} columns, {} are needed", fields.len(), numbers.count);
                 return Err(DataError::line(path, number, problem));
             }
-            let field = |place: usize| fields.get(place).map_or("", |field| field.trim());
-            let label = field(places.label);
+            let field = |number: usize| fields.get(number).map_or("", |field| field.trim());
+            let label = field(numbers.label);
             let Some(label) = self.labels.iter().position(|(written, _)| *written == label) else {
                 let known: Vec<&str> = self.labels.iter().map(|(written, _)| *written).collect();
                 let problem = format!("has the label `{label}`, known are {}", known.join(", "));
                 return Err(DataError::line(path, number, problem));
             };
-            let pair = places.pair.map(|place| field(place).into());
-            examples.push(Example { text: field(places.text).into(), pair, label });
+            let pair = numbers.pair.map(|number| field(number).into());
+            examples.push(Example { text: field(numbers.text).into(), pair, label });
         }
         if examples.is_empty() {
             return Err(DataError::File { path: path.into(), problem: "has no examples".into() });
@@ -134,19 +134,24 @@ impl Task {
         Ok(examples)
     }
 
-    fn places(&self, path: &Path, header: &str) -> Result<Places, DataError> {
+    fn numbers(&self, path: &Path, header: &str) -> Result<Numbers, DataError> {
         let (text, pair, label) = match self.columns {
             Columns::Numbered { text, label } => {
-                return Ok(Places { text, pair: None, label, count: text.max(label) + 1 });
+                return Ok(Numbers { text, pair: None, label, count: text.max(label) + 1 });
             }
             Columns::Named { text, pair, label } => (text, pair, label),
         };
         let names: Vec<&str> = header.split('\t').map(str::trim).collect();
-        let place = |wanted: &str| {
+        let number = |wanted: &str| {
             let problem = || format!("is a header without the column `{wanted}`");
-            let place = names.iter().position(|name| *name == wanted);
-            place.ok_or_else(|| DataError::line(path, 1, problem()))
+            let number = names.iter().position(|name| *name == wanted);
+            number.ok_or_else(|| DataError::line(path, 1, problem()))
         };
-        Ok(Places { text: place(text)?, pair: pair.map(place).transpose()?, label: place(label)?, count: names.len() })
+        Ok(Numbers {
+            text: number(text)?,
+            pair: pair.map(number).transpose()?,
+            label: number(label)?,
+            count: names.len(),
+        })
     }
 }
