@@ -85,8 +85,8 @@ impl<D: Device> Kernels<D> {
     /// An engine's own stream, by its handle (a `CUstream` as a number), with U8 memory to work in.
     ///
     /// # Errors
-    /// [`crate::Error::Place`] for a stream of another context; [`crate::Error::Workspace`], [`crate::Error::DType`] or
-    /// [`crate::Error::Place`] for memory that cannot be its workspace.
+    /// [`crate::Error::Location`] for a stream of another context; [`crate::Error::Workspace`], [`crate::Error::DType`] or
+    /// [`crate::Error::Location`] for memory that cannot be its workspace.
     ///
     /// # Safety
     /// The handle is of a stream that is still there when the result is dropped; should somebody record on it then, what was
@@ -112,7 +112,7 @@ impl<D: Device> Kernels<D> {
     /// A copy of elements in host memory. Waits for that alone.
     ///
     /// # Errors
-    /// When the memory cannot be had, or [`crate::Error::Place`] for elements that are not in host memory.
+    /// When the memory cannot be had, or [`crate::Error::Location`] for elements that are not in host memory.
     pub fn upload<'a>(&self, elements: impl Into<Slice<'a>>) -> Result<DeviceMemory<D>> {
         let elements = elements.into();
         let mut memory = DeviceMemory::alloc(&self.device, "upload", elements.dtype(), elements.len())?;
@@ -125,7 +125,7 @@ impl<D: Device> Kernels<D> {
     ///
     /// # Errors
     /// [`crate::Error::Value`] for an address that is null or misaligned, [`crate::Error::Overflow`], and
-    /// [`crate::Error::Place`] for memory that is known to be of another context.
+    /// [`crate::Error::Location`] for memory that is known to be of another context.
     ///
     /// # Safety
     /// There are `count` elements of type `dtype`, in memory that this device's context reaches, until the result is
@@ -194,7 +194,7 @@ impl<D: Device> Backend for Kernels<D> {
         memory_plan::intermediate(storage)
     }
 
-    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+    fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
         on_device(&self.device, op, argument, memory).map(drop)
     }
 

@@ -24,18 +24,18 @@ pub fn kernels(file: &str) -> Compiler {
 }
 
 /// Bytes on a device.
-pub fn place(device: &Device, name: &str, bytes: &[u8]) -> u64 {
+pub fn upload(device: &Device, name: &str, bytes: &[u8]) -> u64 {
     let address = device.alloc(name, bytes.len()).unwrap();
     device.upload(address, bytes).unwrap();
     address
 }
 
 pub fn zeros(device: &Device, name: &str, bytes: usize) -> u64 {
-    place(device, name, &vec![0; bytes])
+    upload(device, name, &vec![0; bytes])
 }
 
 pub fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
-    place(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
+    upload(device, name, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>())
 }
 
 pub fn run<P>(device: &Device, launch: &Launch, mut p: P) {

@@ -126,8 +126,8 @@ impl Backend for Strange {
         self.kernels.intermediate(storage)
     }
 
-    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
-        self.kernels.check_place(op, argument, memory)
+    fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        self.kernels.check_location(op, argument, memory)
     }
 
     fn check_contents(&self, _: &LayerConfig, _: &Inputs<'_>, _: usize) -> Result<()> {

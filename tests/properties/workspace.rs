@@ -57,8 +57,8 @@ impl<D: Device> Backend for Watched<D> {
         self.kernels.intermediate(storage)
     }
 
-    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
-        self.kernels.check_place(op, argument, memory)
+    fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        self.kernels.check_location(op, argument, memory)
     }
 
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {

@@ -31,7 +31,7 @@ fn refuses<D: Device>(kernels: &Kernels<StandIn<D>>, expected: &str, call: impl 
     assert!(error.to_string().contains(expected), "{error}");
     let is_typed = matches!(
         error,
-        Error::Place { .. }
+        Error::Location { .. }
             | Error::DType { .. }
             | Error::Workspace { .. }
             | Error::Shape { .. }
@@ -85,7 +85,7 @@ fn check_forward<D: Device>(device: &Arc<D>) {
     let mut y = poison(data.dtype, data.tokens * data.config.hidden_size);
     let y = TensorMut::new(&mut y, inputs.x.shape()).unwrap();
     let error = layer.forward(&(), &inputs, &host_weights, &mut state, &mut step, y).unwrap_err();
-    assert!(matches!(error, Error::Place { argument: "x", .. }), "{error}");
+    assert!(matches!(error, Error::Location { argument: "x", .. }), "{error}");
 
     // Whatever was refused, the engine goes on.
     engine.forward(&inputs, &weights).unwrap();
@@ -182,7 +182,7 @@ fn check_workspaces<D: Device>(device: &Arc<D>) {
     // SAFETY: as in `lend`.
     let far = unsafe { kernels.borrow_stream(0, other.borrow(DType::U8, room.address(), bytes).unwrap()) };
     let error = refused(far, "`workspace` is in memory of");
-    assert!(matches!(error, Error::Place { op: "stream", .. }), "{error:?}");
+    assert!(matches!(error, Error::Location { op: "stream", .. }), "{error:?}");
     assert_eq!(kernels.device().counts(), before, "nothing is started");
     lend(&kernels, DType::U8, room.address(), bytes).unwrap();
     assert_eq!(kernels.device().counts(), Counts { fills: before.fills + 1, ..before }, "the header is set");
@@ -213,7 +213,7 @@ fn streams_and_memory_of_another_device_are_refused() {
     // SAFETY: stream and memory outlive what borrows them, and nothing is called on them.
     let lend = |handle| unsafe { own.borrow_stream(handle, own.borrow(DType::U8, room.address(), room.len())?) };
     let error = lend(stream.handle()).map(drop).unwrap_err();
-    assert!(matches!(error, Error::Place { op: "stream", argument: "handle", .. }), "{error:?}");
+    assert!(matches!(error, Error::Location { op: "stream", argument: "handle", .. }), "{error:?}");
     assert!(error.to_string().contains("`handle` is in another device, expected a stream of emulated"), "{error}");
     let alive = own.stream(0).unwrap();
     lend(alive.handle()).unwrap();
@@ -223,7 +223,7 @@ fn streams_and_memory_of_another_device_are_refused() {
     let borrow = |address, count| unsafe { own.borrow(DType::U8, address, count) };
     for (address, count) in [(far.address(), 8), (room.address(), room.len() + 1)] {
         let error = borrow(address, count).unwrap_err();
-        assert!(matches!(error, Error::Place { op: "borrow", argument: "address", .. }), "{error:?}");
+        assert!(matches!(error, Error::Location { op: "borrow", argument: "address", .. }), "{error:?}");
     }
     borrow(room.address() + 1, room.len() - 1).unwrap();
 }

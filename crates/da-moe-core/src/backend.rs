@@ -44,15 +44,15 @@ pub trait Backend: Send + Sync {
     /// Refuses memory that this backend cannot reach. [`Layer`](crate::Layer) asks for every tensor before it writes any.
     ///
     /// # Errors
-    /// [`Error::Place`](crate::Error::Place) naming `op` and `argument`.
-    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+    /// [`Error::Location`](crate::Error::Location) naming `op` and `argument`.
+    fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
         expect_host(op, argument, memory)
     }
 
     /// Refuses a stream that cannot carry a call of these sizes: another device's, or one without room to work in.
     ///
     /// # Errors
-    /// [`Error::Place`](crate::Error::Place) or [`Error::Workspace`](crate::Error::Workspace).
+    /// [`Error::Location`](crate::Error::Location) or [`Error::Workspace`](crate::Error::Workspace).
     fn check_stream(
         &self,
         _op: &'static str,

@@ -81,7 +81,7 @@ pub enum Error {
 
     /// A tensor is not where the backend can reach it.
     #[error("{op}: `{argument}` is in {found}, expected {expected}")]
-    Place {
+    Location {
         /// The operation that refused.
         op: &'static str,
         /// The tensor's name.

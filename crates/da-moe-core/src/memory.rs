@@ -13,7 +13,7 @@ pub trait ForeignMemory: Any + Debug + Send + Sync {
     fn count(&self) -> usize;
 
     /// Where the elements are, for people.
-    fn place(&self) -> String;
+    fn location(&self) -> String;
 
     /// A copy in host memory, after everything that was started before. Waits.
     ///
@@ -24,7 +24,7 @@ pub trait ForeignMemory: Any + Debug + Send + Sync {
     /// Overwrites every element, after everything that was started before. Waits.
     ///
     /// # Errors
-    /// [`Error::DType`] or [`Error::Shape`] when `elements` are of another type or number, [`Error::Place`] when they are not
+    /// [`Error::DType`] or [`Error::Shape`] when `elements` are of another type or number, [`Error::Location`] when they are not
     /// in host memory, or the device's error.
     fn write(&mut self, elements: Slice<'_>) -> Result<()>;
 }

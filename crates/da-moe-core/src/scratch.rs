@@ -87,7 +87,7 @@ impl Scratch {
         keep: Keep,
     ) -> Result<()> {
         let buffers = self.0.as_ref().ok_or_else(|| none(op))?;
-        backend.check_place(op, "scratch", (&buffers.d_weights).into())?;
+        backend.check_location(op, "scratch", (&buffers.d_weights).into())?;
         let needed = Counts::new(sizes, backend.stage_scratch(sizes, keep), keep);
         let intermediate = backend.intermediate(dtype);
         let all = [

@@ -249,8 +249,8 @@ impl Step {
 }
 
 impl Step {
-    /// A buffer of every call, which is where all others are.
-    pub(crate) fn place(&self) -> Slice<'_> {
+    /// A buffer that every call has: the others are on the same device.
+    pub(crate) fn any_buffer(&self) -> Slice<'_> {
         (&self.saved.load).into()
     }
 }

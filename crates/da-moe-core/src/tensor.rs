@@ -75,7 +75,7 @@ impl<'a, const R: usize> TensorRef<'a, R> {
     /// As [`TensorRef::elements`], or what is wrong.
     ///
     /// # Errors
-    /// [`Error::Place`] when they are on a device, [`Error::DType`] when they are of another type.
+    /// [`Error::Location`] when they are on a device, [`Error::DType`] when they are of another type.
     pub fn host_elements<T: Element>(&self, op: &'static str, argument: &'static str) -> Result<&'a [T]> {
         expect_host(op, argument, self.data)?;
         let expected = || T::DTYPE.to_string();
@@ -142,7 +142,7 @@ impl<'a, const R: usize> TensorMut<'a, R> {
     /// As [`TensorMut::into_elements`], or what is wrong.
     ///
     /// # Errors
-    /// [`Error::Place`] when they are on a device, [`Error::DType`] when they are of another type.
+    /// [`Error::Location`] when they are on a device, [`Error::DType`] when they are of another type.
     pub fn into_host_elements<T: Element>(self, op: &'static str, argument: &'static str) -> Result<&'a mut [T]> {
         let found = self.data.as_ref().dtype();
         expect_host(op, argument, self.data.as_ref())?;
@@ -189,11 +189,11 @@ impl<'a, const R: usize> TensorMut<'a, R> {
 /// Refuses memory that only a device can reach.
 ///
 /// # Errors
-/// [`Error::Place`] naming `op` and `argument`.
+/// [`Error::Location`] naming `op` and `argument`.
 pub fn expect_host(op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
     match memory {
         Slice::Foreign(memory) => {
-            Err(Error::Place { op, argument, expected: "host memory".into(), found: memory.place() })
+            Err(Error::Location { op, argument, expected: "host memory".into(), found: memory.location() })
         }
         _ => Ok(()),
     }

@@ -112,8 +112,8 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.allocate(dtype, len)
     }
 
-    fn check_place(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
-        self.backend.check_place(op, argument, memory)
+    fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
+        self.backend.check_location(op, argument, memory)
     }
 
     fn check_stream(

@@ -159,7 +159,7 @@ impl Compiler {
             }
         }
 
-        let headers = place_headers(cache)?;
+        let headers = write_headers(cache)?;
         std::thread::scope(|scope| {
             let machine = scope.spawn(|| compile_runtime(tool, cache, &headers));
             let kernels: Vec<_> = units
@@ -193,7 +193,7 @@ impl Compiler {
 
         let name = format!("{}-{}", unit.name(), hash.name());
         cache::entry(cache, &format!("{name}.o"), |output| {
-            let (file, includes) = unit.place(&cache.join(&name), includes)?;
+            let (file, includes) = unit.write_below(&cache.join(&name), includes)?;
             let mut command = tool.command();
             command.args(&arguments).arg("-c").arg(file).arg("-o").arg(output);
             for include in includes.iter().map(PathBuf::as_path).chain([headers]) {
@@ -205,7 +205,7 @@ impl Compiler {
 }
 
 /// The headers that kernels include, below a name of their own.
-fn place_headers(cache: &Path) -> Result<PathBuf, Error> {
+fn write_headers(cache: &Path) -> Result<PathBuf, Error> {
     let mut hash = Hash::new();
     for (name, text) in runtime::HEADERS {
         hash.add(name);

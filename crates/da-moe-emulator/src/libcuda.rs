@@ -61,7 +61,7 @@ impl Libcuda {
     }
 
     /// Copies the library to another folder, with an `env.sh` for shells, which says where it is.
-    pub fn place(&self, folder: impl AsRef<Path>) -> Result<Self, Error> {
+    pub fn copy_to(&self, folder: impl AsRef<Path>) -> Result<Self, Error> {
         let folder = crate::sources::absolute(folder.as_ref())?;
         cache::create_directory(&folder)?;
         let (from, to) = (self.folder.join(NAME), folder.join(NAME));

@@ -76,7 +76,7 @@ impl Sources {
     ///
     /// With replacements, all files are written below `directory`, at their own paths, so that includes mean what they
     /// meant. `#line` keeps the original name for reports.
-    pub(crate) fn place(&self, directory: &Path, includes: &[PathBuf]) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+    pub(crate) fn write_below(&self, directory: &Path, includes: &[PathBuf]) -> Result<(PathBuf, Vec<PathBuf>), Error> {
         if !self.replaced {
             return Ok((self.main.clone(), includes.to_vec()));
         }

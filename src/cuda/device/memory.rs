@@ -53,7 +53,7 @@ impl<D: Device> DeviceMemory<D> {
     ///
     /// # Errors
     /// [`Error::Value`] for an address that is null or that no element of the type can have, [`Error::Overflow`], and
-    /// [`Error::Place`] for memory that the device is known not to reach.
+    /// [`Error::Location`] for memory that the device is known not to reach.
     ///
     /// # Safety
     /// They stay there, in memory that `device` reaches, until the result is dropped. While a view of the result is in use
@@ -69,7 +69,7 @@ impl<D: Device> DeviceMemory<D> {
         let bytes = bytes(dtype, count)?;
         if let Some(found) = if bytes == 0 { None } else { device.memory_elsewhere(address, bytes)? } {
             let expected = format!("memory of {}", device.describe());
-            return Err(Error::Place { op: "borrow", argument: "address", expected, found });
+            return Err(Error::Location { op: "borrow", argument: "address", expected, found });
         }
         Ok(Self { device: device.clone(), address, dtype, count, owned: false })
     }
@@ -118,7 +118,7 @@ impl<D: Device> ForeignMemory for DeviceMemory<D> {
         self.count
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         format!("memory of {}", self.device.describe())
     }
 

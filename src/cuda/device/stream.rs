@@ -49,11 +49,11 @@ impl<D: Device> Stream<D> {
         // SAFETY: the caller's.
         if let Some(found) = unsafe { device.stream_elsewhere(handle) }? {
             let expected = format!("a stream of {}", device.describe());
-            return Err(Error::Place { op: "stream", argument: "handle", expected, found });
+            return Err(Error::Location { op: "stream", argument: "handle", expected, found });
         }
         if workspace.device().id() != device.id() {
             let found = format!("memory of {}", workspace.device().describe());
-            return Err(Error::Place { op: "stream", argument: "workspace", expected: device.describe(), found });
+            return Err(Error::Location { op: "stream", argument: "workspace", expected: device.describe(), found });
         }
         if workspace.dtype() != DType::U8 {
             let (expected, found) = (DType::U8.to_string(), workspace.dtype());
@@ -100,7 +100,7 @@ impl<D: Device> Stream<D> {
     /// Overwrites every element, in this stream's order; waits for this stream alone.
     ///
     /// # Errors
-    /// [`Error::DType`], [`Error::Shape`] or [`Error::Place`] for elements that cannot take their place, or the device's.
+    /// [`Error::DType`], [`Error::Shape`] or [`Error::Location`] for elements that cannot take their place, or the device's.
     pub fn write<'a>(&self, to: &mut DeviceMemory<D>, from: impl Into<Slice<'a>>) -> Result<()> {
         self.expect_device("write", to.device())?;
         to.write_on(self.handle, from.into())
@@ -109,7 +109,7 @@ impl<D: Device> Stream<D> {
     /// A copy in host memory, in this stream's order; waits for this stream alone.
     ///
     /// # Errors
-    /// [`Error::Place`] for memory of another device, or the device's.
+    /// [`Error::Location`] for memory of another device, or the device's.
     pub fn read(&self, from: &DeviceMemory<D>) -> Result<Buffer> {
         self.expect_device("read", from.device())?;
         from.read_on(self.handle)
@@ -118,7 +118,7 @@ impl<D: Device> Stream<D> {
     /// What is started here from now on waits, on the device, for what was started on `earlier` so far.
     ///
     /// # Errors
-    /// [`Error::Place`] for a stream of another device, or the device's.
+    /// [`Error::Location`] for a stream of another device, or the device's.
     pub fn wait_for(&self, earlier: &Self) -> Result<()> {
         self.expect_device("wait_for", &earlier.device)?;
         // SAFETY: the device's own streams.
@@ -182,7 +182,7 @@ impl<D: Device> Stream<D> {
             return Ok(());
         }
         let found = self.device.describe();
-        Err(Error::Place { op, argument: "stream", expected: format!("a stream of {}", device.describe()), found })
+        Err(Error::Location { op, argument: "stream", expected: format!("a stream of {}", device.describe()), found })
     }
 
     /// Address of a workspace that is as large as a stage needs.
@@ -227,7 +227,7 @@ impl<D: Device> Graph<D> {
     /// Starts everything that was recorded.
     ///
     /// # Errors
-    /// [`Error::Place`] for a stream of another device, or the device's.
+    /// [`Error::Location`] for a stream of another device, or the device's.
     ///
     /// # Safety
     /// Every tensor and buffer of the recorded calls, the workspace of the stream that they were recorded on included, is

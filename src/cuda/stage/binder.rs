@@ -290,12 +290,12 @@ pub(in crate::cuda) fn on_device<D: Device>(
             let any: &dyn Any = memory;
             match any.downcast_ref::<DeviceMemory<D>>() {
                 Some(memory) if memory.device().id() == device.id() => return Ok(memory.address()),
-                _ => memory.place(),
+                _ => memory.location(),
             }
         }
         _ => "host memory".into(),
     };
-    Err(Error::Place { op, argument, expected: format!("memory of {}", device.describe()), found })
+    Err(Error::Location { op, argument, expected: format!("memory of {}", device.describe()), found })
 }
 
 /// Elements from a view's first to its last.

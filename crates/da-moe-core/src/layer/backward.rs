@@ -26,9 +26,9 @@ impl<B: Backend> Layer<B> {
         let sizes = self.check_call(op, stream, inputs, weights, step)?;
         dy.expect_shape(op, "dy", inputs.x.shape())?;
         dy.expect_dtype(op, "dy", &[inputs.x.dtype()])?;
-        self.backend.check_place(op, "dy", dy.data())?;
+        self.backend.check_location(op, "dy", dy.data())?;
         gradients.check(op, inputs, weights)?;
-        gradients.visit(&mut |argument, memory| self.backend.check_place(op, argument, memory))?;
+        gradients.visit(&mut |argument, memory| self.backend.check_location(op, argument, memory))?;
         if step.keep == Keep::Nothing {
             return Err(Error::Workspace { op, problem: "the step was made with Keep::Nothing".into() });
         }

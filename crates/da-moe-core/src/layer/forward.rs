@@ -25,10 +25,10 @@ impl<B: Backend> Layer<B> {
         let sizes = self.check_call(op, stream, inputs, weights, step)?;
         y.expect_shape(op, "y", inputs.x.shape())?;
         y.expect_dtype(op, "y", &[inputs.x.dtype()])?;
-        self.backend.check_place(op, "y", y.as_ref().data())?;
+        self.backend.check_location(op, "y", y.as_ref().data())?;
         let carried = TensorRef::new(&state.values, [STATE_LEN])?;
         carried.expect_dtype(op, "state", &[DType::F32])?;
-        self.backend.check_place(op, "state", carried.data())?;
+        self.backend.check_location(op, "state", carried.data())?;
         state.check(op)?;
         step.last = None;
         match inputs.routing {

@@ -102,7 +102,7 @@ impl<B: Backend> Layer<B> {
     ) -> Result<()> {
         bias.expect_shape("update_bias", "router.bias", [self.config.candidates()])?;
         bias.expect_dtype("update_bias", "router.bias", &[DType::F32])?;
-        self.backend.check_place("update_bias", "router.bias", bias.as_ref().data())?;
+        self.backend.check_location("update_bias", "router.bias", bias.as_ref().data())?;
         self.backend.update_bias(stream, update, step.load()?, bias)
     }
 
@@ -117,10 +117,10 @@ impl<B: Backend> Layer<B> {
     ) -> Result<Sizes> {
         let sizes = inputs.check(op, &self.config)?;
         weights.check(op, &self.config, inputs.x.dtype())?;
-        let mut see = |argument, memory: Slice<'_>| self.backend.check_place(op, argument, memory);
+        let mut see = |argument, memory: Slice<'_>| self.backend.check_location(op, argument, memory);
         inputs.visit(&mut see)?;
         weights.visit(&mut see)?;
-        see("step", step.place())?;
+        see("step", step.any_buffer())?;
         let most = step.made_for.tokens;
         if sizes.tokens > most {
             let problem = format!("{} tokens, but the step was made for {most}", sizes.tokens);

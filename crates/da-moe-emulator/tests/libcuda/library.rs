@@ -103,7 +103,7 @@ impl Cuda {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = Path::new(TEMPORARY).join(format!("libcuda-{}-{number}", std::process::id()));
-        let copy = compiled().place(&folder).expect("a copy");
+        let copy = compiled().copy_to(&folder).expect("a copy");
         // SAFETY: the library does nothing when it is loaded. It is never unloaded, so its functions stay.
         let library = unsafe { Library::new(copy.folder().join("libcuda.so.1")) }.expect("a library");
         fs::remove_dir_all(&folder).expect("what is loaded needs no file");

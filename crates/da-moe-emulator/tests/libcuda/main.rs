@@ -16,7 +16,7 @@ use std::{env, fs};
 fn a_shell_is_told_where_the_library_is() {
     let temporary = env!("CARGO_TARGET_TMPDIR");
     let folder = format!("{temporary}/it's a folder {}", std::process::id());
-    library::compiled().place(&folder).expect("a copy");
+    library::compiled().copy_to(&folder).expect("a copy");
     let mut shell = Command::new("sh");
     let script = format!(". \"{folder}/env.sh\" && ls \"$LD_LIBRARY_PATH\"");
     let output = shell.args(["-euc", &script]).env_remove("LD_LIBRARY_PATH").output().expect("a shell");
