@@ -263,8 +263,8 @@ fn what_a_causal_mask_hides_is_neither_copied_nor_multiplied() {
 #[test]
 fn waste_is_found() {
     let attention = [
-        ["place.cuh", "keeps_keys(p) ? Span{place.row, place.length}", "keeps_keys(p) ? Span{0, place.length}"],
-        ["place.cuh", "Span{0, min(place.row + OWN, place.length)}", "Span{0, place.length}"],
+        ["sequence_tile.cuh", "keeps_keys(p) ? Span{place.row, place.length}", "keeps_keys(p) ? Span{0, place.length}"],
+        ["sequence_tile.cuh", "Span{0, min(place.row + OWN, place.length)}", "Span{0, place.length}"],
         ["walk.cuh", "last_column < row ? Sight::None : column < last_row", "column < last_row"],
         ["walk.cuh", "column > last_row ? Sight::None : last_column > row", "last_column > row"],
     ];
