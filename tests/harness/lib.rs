@@ -51,11 +51,11 @@ impl Subject for Oracle {
         "oracle".into()
     }
 
-    fn run(&self, data: &Data, _: &Case) -> Result<Outcome, Error> {
+    fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
         let problem = Problem::new(data.config.clone(), &data.inputs()?, &data.weights()?, &[0.0; 4])?;
         let forward = da_moe_reference::forward(&problem);
-        let gradients = backward(&problem, &forward, &data.dy_values());
-        Ok(Outcome::from_forward(&problem, &forward, Some(gradients)))
+        let gradients = (case.keep != Keep::Nothing).then(|| backward(&problem, &forward, &data.dy_values()));
+        Ok(Outcome::from_forward(&problem, &forward, gradients))
     }
 }
 

@@ -5,9 +5,9 @@ use super::data::Data;
 use super::{Through, judge, kernels};
 use da_moe::cuda::{Emulated, Kernels, Staged, StandIn};
 use da_moe::{Error, Keep};
-use da_moe_emulator::Schedule;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use da_moe_emulator::{Module, Schedule};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 /// Orders of execution that each bug must be found in.
@@ -46,13 +46,35 @@ impl Bug {
     }
 }
 
-/// The kernels that a call launches: what has to be compiled to see a bug in it.
-fn launched(case: &Case) -> Result<BTreeSet<&'static str>, String> {
-    let device = StandIn::new(Arc::new(Emulated::new(kernels::module(), Schedule::from_seed(0))), None);
-    let kernels = Kernels::new(Arc::new(device));
-    let outcome = Through(Staged::new(kernels.clone())).run_with(&Data::new(case), case, None);
+/// The kernels that `run` launches: what has to be compiled to see a bug in it.
+pub fn launched<T>(run: impl FnOnce(Kernels<StandIn<Emulated>>) -> T) -> (BTreeSet<&'static str>, T) {
+    let device = Arc::new(StandIn::new(Arc::new(Emulated::new(kernels::module(), Schedule::from_seed(0))), None));
+    let result = run(Kernels::new(device.clone()));
+    (device.kernels(), result)
+}
+
+/// The same for a call, which is found to pass; many bugs are looked for in one call.
+fn launched_by(case: &Case) -> Result<BTreeSet<&'static str>, String> {
+    static KNOWN: Mutex<BTreeMap<String, BTreeSet<&str>>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().expect("nothing panics while it is held");
+    let name = format!("{case:?}");
+    if let Some(kernels) = known().get(&name) {
+        return Ok(kernels.clone());
+    }
+    let data = Data::new(case);
+    let (kernels, outcome) = launched(|kernels| Through(Staged::new(kernels)).run_with(&data, case, None));
     outcome.map_err(|error| format!("without the bug: {error}"))?;
-    Ok(kernels.device().kernels())
+    known().insert(name, kernels.clone());
+    Ok(kernels)
+}
+
+/// The kernels with one text replaced, those alone that are named.
+pub fn mutant<'a>(
+    [file, from, to]: [&str; 3],
+    kernels: impl IntoIterator<Item = &'a str>,
+) -> Result<Arc<Module>, String> {
+    let compiler = Emulated::compiler(kernels::CACHE).replace(file, from, to).only(&kernels::module(), kernels);
+    compiler.and_then(|compiler| compiler.compile()).map_err(|error| error.to_string())
 }
 
 /// What a mutant shows in one order of execution; `None` when nothing is seen.
@@ -73,12 +95,7 @@ fn shown(bug: &Bug, case: &Case, device: Emulated) -> Option<(Shows, String)> {
 fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
     let place = |problem: String| format!("{}: `{}` for `{}`\n{problem}", bug.file, bug.to.trim(), bug.from.trim());
     let case = bug.case(keep);
-    let compiler = Emulated::compiler(kernels::CACHE).replace(bug.file, bug.from, bug.to);
-    let module = launched(&case).and_then(|launched| {
-        let compiler = compiler.only(&kernels::module(), launched).map_err(|error| error.to_string())?;
-        compiler.compile().map_err(|error| error.to_string())
-    });
-    let module = module.map_err(place)?;
+    let module = launched_by(&case).and_then(|kernels| mutant([bug.file, bug.from, bug.to], kernels)).map_err(place)?;
     for seed in 0..SCHEDULES {
         let found = shown(bug, &case, Emulated::new(module.clone(), Schedule::from_seed(seed)));
         if found.as_ref().map(|(shows, _)| *shows) != Some(bug.shows) {

@@ -23,6 +23,12 @@ pub fn kernels(file: &str) -> Compiler {
     compiler(&Emulated::sources().join(file))
 }
 
+/// One of these kernels with a text replaced in its file, or in a header of that.
+pub fn mutant(compiler: &Compiler, [file, from, to]: [&str; 3], kernel: &str) -> Arc<Module> {
+    let mutant = compiler.clone().replace(file, from, to).only(&compile(compiler), [kernel]);
+    compile(&mutant.unwrap_or_else(|error| panic!("{error}")))
+}
+
 /// Bytes on a device.
 pub fn upload(device: &Device, name: &str, bytes: &[u8]) -> u64 {
     let address = device.alloc(name, bytes.len()).unwrap();

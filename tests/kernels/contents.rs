@@ -1,7 +1,7 @@
 //! What integer tensors on the device hold is the caller's word, and nobody reads it on the host. Whatever a stage finds in
 //! one it touches nothing but its own memory, reads nothing that nobody wrote, and no two of its threads write one place.
 
-use da_moe::cuda::{Copies, DeviceMemory, Emulated, GradientCopies, Kernels, Most, Stream};
+use da_moe::cuda::{Copies, Device, DeviceMemory, Emulated, GradientCopies, Kernels, Most, Stream};
 use da_moe::{
     AttentionSource, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, Layer, LayerConfig, Memory,
@@ -11,7 +11,8 @@ use da_moe::{
 use da_moe_emulator::Schedule;
 use da_moe_harness::case::{Attend, Case, attention_source, case, small_config};
 use da_moe_harness::data::{Data, Numbers, poison};
-use da_moe_harness::kernels::{CACHE, emulated, is_emulator_wanted};
+use da_moe_harness::kernels::{emulated, is_emulator_wanted};
+use da_moe_harness::planted::{launched, mutant};
 use proptest::prelude::*;
 use std::sync::{Arc, Mutex};
 
@@ -266,7 +267,7 @@ fn so_do_those_of_large_calls() {
 }
 
 /// Importance of a case's tokens, cut into sequences as `bounds` says.
-fn importance(kernels: &Kernels<Emulated>, case: &Case, bounds: &[i32]) -> Result<Vec<f32>> {
+fn importance<D: Device>(kernels: &Kernels<D>, case: &Case, bounds: &[i32]) -> Result<Vec<f32>> {
     let mut data = Data::new(case);
     data.cu_seqlens = Some(bounds.to_vec().into());
     let copies = Copies::new(kernels);
@@ -346,9 +347,11 @@ fn memory_that_is_not_left_alone_is_seen() {
         ("attention/walk.cuh", "sequences_of(p).of(token) != place.index", "false", Attend::QueryKey, BOUNDS[4]),
     ];
     for (file, from, to, attend, bounds) in bugs.into_iter().filter(|_| is_emulator_wanted()) {
-        let module = Emulated::compiler(CACHE).replace(file, from, to).compile().unwrap();
+        let case = attention(AttentionSource::ReceivedSum, attend);
+        let (launched, _) = launched(|kernels| importance(&kernels, &case, &bounds));
+        let module = mutant([file, from, to], launched).unwrap();
         let kernels = Kernels::new(Arc::new(Emulated::new(module, Schedule::from_seed(2))));
-        let found = importance(&kernels, &attention(AttentionSource::ReceivedSum, attend), &bounds);
+        let found = importance(&kernels, &case, &bounds);
         assert!(matches!(found, Err(Error::Kernel { .. })), "{file}, `{to}` for `{from}`: {found:?}");
     }
 }

@@ -3,10 +3,10 @@
 //! speed goals are stated for, so that a loop that stopped skipping what is not there fails here although its results
 //! would be right.
 
-use super::alone::{Asked, Done, compile, compiler, gradient, integers, kernels, offsets, product, run, zeros};
+use super::alone::{Asked, Done, compile, compiler, gradient, integers, kernels, mutant, offsets, product, run, zeros};
 use da_moe::DType;
 use da_moe::cuda::{Launch, abi};
-use da_moe_emulator::{Compiler, Device, Module, Schedule, Work};
+use da_moe_emulator::{Device, Module, Schedule, Work};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 use std::sync::Arc;
@@ -269,27 +269,26 @@ fn waste_is_found() {
         ["walk.cuh", "column > last_row ? Sight::None : last_column > row", "last_column > row"],
     ];
     for [file, from, to] in attention {
-        let module =
-            compile(&kernels("importance/importance_attention.cu").replace(&format!("attention/{file}"), from, to));
+        let walks = kernels("importance/importance_attention.cu");
+        let module = mutant(&walks, [&format!("attention/{file}"), from, to], "importance_query_key_bf16_64");
         let masks = [Mask::CausalKeys, Mask::CausalQueries];
         assert!(masks.iter().any(|mask| walked(&module, *mask, &[300]) != least_walk(*mask, &[300])), "{to}");
     }
     for [from, to] in [["(first + APART < vectors ? 1 : 0)", "1"], ["min(depth - step, STEP));", "STEP);"]] {
-        let module =
-            compile(&kernels("experts/portable/grouped_gemm.cu").replace("experts/f32/f32_loop.cuh", from, to));
+        let products = kernels("experts/portable/grouped_gemm.cu");
+        let module = mutant(&products, ["experts/f32/f32_loop.cuh", from, to], "grouped_gemm_f32_plain");
         assert!(F32_SIZES.iter().any(|sizes| f32_read(&module, *sizes) != f32_needed(*sizes)), "{to} for {from}");
     }
     let gradients = kernels("experts/portable/weight_gradient.cu");
     let area = STEP * STEP;
-    let multiplied =
-        |compiler: &Compiler| work(gradient(&compile(compiler), false, &[40], [STEP, STEP])).multiply_adds as usize;
-    assert_eq!(multiplied(&gradients), 64 * area);
+    let multiplied = |module: &Arc<Module>| work(gradient(module, false, &[40], [STEP, STEP])).multiply_adds as usize;
+    assert_eq!(multiplied(&compile(&gradients)), 64 * area);
     for (file, from, to, times) in [
         ("mma_loop.cuh", "if (i < rows_) {", "if (rows_ > 0) {", 4),
         ("mma_loop.cuh", "if (j < columns_) {", "if (columns_ > 0) {", 3),
         ("mma_operands.cuh", "- warp + WARPS - 1) / WARPS", "+ WARPS - 1) / WARPS", 8),
     ] {
-        let wasteful = gradients.clone().replace(file, from, to);
+        let wasteful = mutant(&gradients, [file, from, to], "grouped_gemm_bf16_tn");
         assert_eq!(multiplied(&wasteful), times * 64 * area, "{to}");
     }
 }

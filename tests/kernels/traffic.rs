@@ -1,7 +1,7 @@
 //! How products use shared memory and L2, counted by the emulator: no bank conflict, no more wavefronts than leave the
 //! tensor cores their rate, and as many as the cost model says.
 
-use super::alone::{Asked, Done, compile, gradient, kernels, product};
+use super::alone::{Asked, Done, compile, gradient, kernels, mutant, product};
 use da_moe::DType;
 use da_moe::cuda::abi;
 use da_moe::cuda::cost::Contents;
@@ -92,7 +92,8 @@ fn conflicts_are_found() {
         ("mma_operands.cuh", "(chunk ^ (row / 2 % CHUNKS)) * 16", "chunk * 16"),
         ("product_tile.cuh", "chunk ^ (chunk / 8 % 2) ^ (row % 4) ^ (4 * h)", "chunk"),
     ] {
-        let module = compile(&kernels("experts/portable/grouped_gemm.cu").replace(file, from, to));
+        let products = kernels("experts/portable/grouped_gemm.cu");
+        let module = mutant(&products, [file, from, to], "grouped_gemm_bf16_plain");
         let traffic = product(&module, asked(DType::Bf16), &[TILE[0]], [64, TILE[1]]).device.traffic();
         assert!(traffic.wavefronts > traffic.ideal_wavefronts, "{to} for {from}");
     }

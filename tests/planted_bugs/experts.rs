@@ -6,9 +6,11 @@ use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, P
 use da_moe_emulator::{Module, Schedule};
 use da_moe_harness::case::Case;
 use da_moe_harness::data::Data;
-use da_moe_harness::kernels::{CACHE, emulated, module};
+use da_moe_harness::kernels::{emulated, module};
 use da_moe_harness::planted::Shows::{Report, Unwritten, Wrong};
-use da_moe_harness::planted::{BOUNDS, Bug, RACE, SCHEDULES, UNINITIALISED, assert_all_found, assert_clean};
+use da_moe_harness::planted::{
+    BOUNDS, Bug, RACE, SCHEDULES, UNINITIALISED, assert_all_found, assert_clean, launched, mutant,
+};
 use da_moe_harness::{Subject, Through};
 use std::sync::Arc;
 
@@ -327,8 +329,9 @@ fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
     };
     let swapped = "ptx::round_tf32(a[0]), ptx::round_tf32(a[2]), ptx::round_tf32(a[1])";
     let straight = "ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2])";
-    let mutant =
-        Emulated::compiler(CACHE).replace("experts/portable/mma_loop.cuh", straight, swapped).compile().unwrap();
+    let run = |kernels: Kernels<_>| Through(Staged::new(kernels.factors(Factors::Tf32))).run(&data, &case);
+    let (kernels, _) = launched(run);
+    let mutant = mutant(["experts/portable/mma_loop.cuh", straight, swapped], kernels).unwrap();
     for seed in 0..SCHEDULES {
         assert!(!is_far(module(), seed), "schedule {seed}, without a bug");
         assert!(is_far(mutant.clone(), seed), "schedule {seed}");

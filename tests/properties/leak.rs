@@ -1,8 +1,8 @@
 //! SPEC §1, the leak rule: under a causal mask nothing that decides `k_t` may depend on tokens after `t`.
 
 use da_moe::{
-    AttentionSource, Buffer, Cpu, Error, ExpertsPerToken, Heads, ImportancePart, Layer, LayerConfig, Normalize, Policy,
-    Source, Threshold,
+    AttentionSource, Buffer, Cpu, Error, ExpertsPerToken, Heads, ImportancePart, Keep, Layer, LayerConfig, Normalize,
+    Policy, Source, Threshold,
 };
 use da_moe_harness::case::{Attend, Case, attention_source, small_config};
 use da_moe_harness::data::{Data, Numbers};
@@ -200,7 +200,9 @@ prop_compose! {
         length in prop_oneof![4 => 2usize..40, 1 => 120usize..150],
         training in any::<bool>(),
     ) -> Case {
-        Case { attend, seed, lengths: vec![length], training, ..Case::plain(causal(source, rule, policy)) }
+        // What is decided is decided on the way there.
+        let keep = Keep::Nothing;
+        Case { attend, seed, lengths: vec![length], training, keep, ..Case::plain(causal(source, rule, policy)) }
     }
 }
 
@@ -233,7 +235,7 @@ proptest! {
 
 /// Tokens before `from` whose `k` another future changes.
 fn changed_k(subject: &dyn Subject, config: LayerConfig, from: usize) -> usize {
-    let case = Case { lengths: vec![30], ..Case::plain(config) };
+    let case = Case { lengths: vec![30], keep: Keep::Nothing, ..Case::plain(config) };
     let data = Data::new(&case);
     let mut changed = data.clone();
     change_later(&mut changed, from, 77);

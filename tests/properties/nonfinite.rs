@@ -239,7 +239,7 @@ fn attention_that_is_not_finite_leaves_y_finite() {
             (config.importance.causal, config.importance.allow_future) = (causal, true);
             for (policy, value) in policies.iter().flat_map(|policy| BAD.map(|value| (policy.clone(), value))) {
                 config.experts_per_token = ExpertsPerToken::between(policy, 1, 4);
-                let case = Case { attend, ..Case::plain(config.clone()) };
+                let case = Case { attend, keep: Keep::Nothing, ..Case::plain(config.clone()) };
                 let data = Data::new(&case);
                 let q = Data { q: with(&data.q, 11, value), ..data.clone() };
                 let k = Data { k: with(&data.k, 6, value), ..data.clone() };

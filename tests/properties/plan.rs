@@ -1,6 +1,6 @@
 //! SPEC §2 to §4 as invariants of the numbers themselves, without the oracle's plan.
 
-use da_moe::{DType, ExpertsPerToken, LayerConfig, Policy};
+use da_moe::{DType, ExpertsPerToken, Keep, LayerConfig, Policy};
 use da_moe_harness::case::{Case, case};
 use da_moe_harness::data::Data;
 use da_moe_harness::routing::RoutingData;
@@ -90,6 +90,7 @@ proptest! {
 
     #[test]
     fn every_plan_is_a_stable_counting_sort(case in case()) {
+        let case = Case { keep: Keep::Nothing, ..case };
         let data = Data::new(&case);
         let mask: Vec<bool> = match &data.mask {
             Some(mask) => mask.as_slice::<u8>().unwrap().iter().map(|m| *m != 0).collect(),
@@ -118,7 +119,7 @@ proptest! {
         // Any mean that fits.
         let mean_k = min as f64 + share * (max - min) as f64;
         config.experts_per_token = ExpertsPerToken::between(Policy::Budget { mean_k }, min, max);
-        let case = Case { config, dtype, routing: 0, ..case };
+        let case = Case { config, dtype, routing: 0, keep: Keep::Nothing, ..case };
         let data = Data::new(&case);
         let tokens = match &data.mask {
             Some(mask) => mask.as_slice::<u8>().unwrap().iter().filter(|m| **m != 0).count(),

@@ -2,6 +2,8 @@
 
 use da_moe_harness::machine_code::{cuobjdump, readable_images};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{iter, thread};
 
 /// One instruction: `@!P0 LDG.E.128.CONSTANT R8, [R2.64]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,12 +105,20 @@ pub fn matches(name: &str, pattern: &str) -> bool {
     }
 }
 
-/// The instructions of every kernel, read once for all tests; none where there is nothing to read.
+/// The instructions of every kernel, in any order, read once for all tests; none where there is nothing to read.
 pub fn machine_code() -> Option<&'static [Listing]> {
     static ALL: OnceLock<Option<Vec<Listing>>> = OnceLock::new();
     let read = || {
         let (images, program) = readable_images()?;
-        Some(images.iter().flat_map(|image| listings(&cuobjdump(&program, "-sass", image))).collect())
+        let read = |image| listings(&cuobjdump(&program, "-sass", image));
+        // Each takes a core, and the last of them a minute.
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let some = || iter::from_fn(|| images.get(next.fetch_add(1, Ordering::Relaxed))).flat_map(read).collect();
+        Some(thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads).map(|_| scope.spawn(some)).collect();
+            readers.into_iter().flat_map(|reader| -> Vec<Listing> { reader.join().expect("a listing") }).collect()
+        }))
     };
     ALL.get_or_init(read).as_deref()
 }

@@ -256,8 +256,10 @@ fn planted_bugs_are_found() {
     if !da_moe_harness::kernels::is_emulator_wanted() {
         return;
     }
+    let whole = compiler().compile().unwrap_or_else(|error| panic!("{error}"));
     for [file, from, to, kernel] in BUGS {
-        let module = compiler().replace(file, from, to).compile().unwrap_or_else(|error| panic!("{error}"));
+        let mutant = compiler().replace(file, from, to).only(&whole, [*kernel]).and_then(|mutant| mutant.compile());
+        let module = mutant.unwrap_or_else(|error| panic!("{error}"));
         let case = Case::named(kernel);
         for schedule in 0..SCHEDULES / 2 {
             let device = Arc::new(Emulated::new(module.clone(), Schedule::from_seed(schedule)));

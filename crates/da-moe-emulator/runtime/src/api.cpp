@@ -50,7 +50,7 @@ public:
         return machine;
     }
     void give(Machine* machine) {
-        machine->global = emu::GlobalMemory();
+        machine->global.clear();
         machine->message.clear();
         machine->work = {};
         machine->traffic = {};

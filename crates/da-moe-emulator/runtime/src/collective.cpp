@@ -23,10 +23,10 @@ Collective& find_collective(Thread& self, const char* name, uint32_t mask, Locat
                                open.name, open.mask, open.at.file, open.at.line);
         }
     }
-    for (const Thread* lane : warp.lanes) {
-        const bool awaited = lane && mask >> lane->lane & 1 && lane->wait == Wait::Barrier;
-        const Barrier& barrier = self.block->barriers[0];
-        if (awaited && lane->waits_barrier == 0 && barrier.whole_block) {
+    const Barrier& barrier = self.block->barriers[0];
+    for (unsigned i = 0; i < WARP && barrier.arrived > 0 && barrier.whole_block; i++) {
+        const Thread* lane = warp.lanes[i];
+        if (lane && mask >> i & 1 && lane->wait == Wait::Barrier && lane->waits_barrier == 0) {
             self.machine->fail(Kind::Divergence, site, "%s with mask 0x%x, of which lane %u waits in %s at %s:%d", name,
                                mask, lane->lane, lane->waits_in, barrier.at.file, barrier.at.line);
         }
@@ -68,7 +68,9 @@ void warp_collective(Thread& self, const char* name, uint32_t mask, void* record
     if (action) {
         action(warp, collective.records, mask);
     }
-    collective = warp.collectives[--warp.collective_count];
+    if (&collective != &warp.collectives[--warp.collective_count]) {
+        collective = warp.collectives[warp.collective_count];
+    }
     machine.progress();
     const uint32_t others = mask & ~me;
     for (uint32_t rest = others; rest != 0; rest &= rest - 1) {

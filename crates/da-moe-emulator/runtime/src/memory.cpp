@@ -47,12 +47,42 @@ uintptr_t GlobalMemory::allocate(const char* name, size_t bytes, unsigned char p
 bool GlobalMemory::release(uintptr_t base) {
     for (auto it = allocations.begin(); it != allocations.end(); ++it) {
         if ((*it)->base == base) {
+            keep((*it)->shadow);
             allocations.erase(it);
             std::fill(std::begin(recent), std::end(recent), nullptr);
             return true;
         }
     }
     return false;
+}
+
+void GlobalMemory::shadow(Allocation& allocation) {
+    if (!allocation.shadow.empty()) {
+        return;
+    }
+    const auto fits = [&](const Shadow& shadow) { return shadow.has_room(allocation.bytes); };
+    const auto found = std::find_if(spare.begin(), spare.end(), fits);
+    if (found != spare.end()) {
+        std::swap(allocation.shadow, *found);
+        std::swap(*found, spare.back());
+        spare.pop_back();
+    }
+    allocation.shadow.resize(allocation.bytes);
+}
+
+void GlobalMemory::keep(Shadow& shadow) {
+    constexpr size_t most = 64, most_bytes = 1 << 20;
+    if (!shadow.empty() && spare.size() < most && !shadow.has_room(most_bytes)) {
+        spare.push_back(std::move(shadow));
+    }
+}
+
+void GlobalMemory::clear() {
+    for (const auto& allocation : allocations) {
+        keep(allocation->shadow);
+    }
+    allocations.clear();
+    std::fill(std::begin(recent), std::end(recent), nullptr);
 }
 
 Allocation* GlobalMemory::find(uintptr_t address) const {
@@ -127,9 +157,7 @@ void access_global(Machine& machine, uintptr_t address, size_t bytes, const Acce
     if (allocation->read_only) {
         return;  // nobody writes it, so nothing can race
     }
-    if (allocation->shadow.empty()) {
-        allocation->shadow.resize(allocation->bytes);
-    }
+    machine.global.shadow(*allocation);
     Conflict conflict;
     if (!allocation->shadow.access(machine.pool, machine.launch_generation, static_cast<uint32_t>(offset),
                                    static_cast<uint32_t>(bytes), access.who, access.kind, access.site, conflict)) {

@@ -43,10 +43,19 @@ public:
     Allocation* find(uintptr_t address) const;
     // The allocation that ends closest before the address, or null: what an access probably meant.
     const Allocation* before(uintptr_t address) const;
+    // Gives the allocation a shadow of its size, if it has none.
+    void shadow(Allocation& allocation);
+    // Forgets every allocation.
+    void clear();
 
 private:
+    void keep(Shadow& shadow);
+
     std::vector<std::unique_ptr<Allocation>> allocations;  // by base
     mutable Allocation* recent[64] = {};                   // by page
+    // Of former allocations. Cells of earlier launches count as none, so that they need not be cleared, which would take
+    // longer than most launches: a shadow has twelve times the bytes of what it is of.
+    std::vector<Shadow> spare;
 };
 
 constexpr uint32_t SHARED_ARENA = 256 << 10;

@@ -100,6 +100,10 @@ public:
     bool empty() const {
         return cells.empty();
     }
+    // Whether it takes no memory to have a size of so many bytes.
+    bool has_room(size_t bytes) const {
+        return cells.capacity() >= (bytes + 3) / 4;
+    }
     // Checks and records an access. False: it is a race, described in `conflict`.
     bool access(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
                 AccessKind kind, Site site, Conflict& conflict);
