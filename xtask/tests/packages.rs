@@ -35,6 +35,16 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// What the build script and the emulator look for is all in the package, as it is in the project.
+fn holds_sources(project: &Path, package: &Path) {
+    for part in ["kernels", "build", "runtime", "libcuda"].into_iter().filter(|part| project.join(part).is_dir()) {
+        for file in files(&project.join(part)).iter().map(|file| Path::new(part).join(file)) {
+            let packed = fs::read(package.join(&file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert!(packed == fs::read(project.join(&file)).expect("its source"), "{} is another", file.display());
+        }
+    }
+}
+
 /// The packages, unpacked side by side with a workspace around them: they find each other there, as they would in a registry, and
 /// the compiler's settings are the project's, so that what others wrote is not compiled again.
 #[test]
@@ -66,19 +76,7 @@ fn every_published_package_builds_from_its_own_files() {
         let folder = format!("{name}-{version}");
         names += &format!("\"{folder}\",");
         patches += &format!("{name} = {{ path = \"{folder}\" }}\n");
-        // What the build script and the emulator look for is all there.
-        for part in ["kernels", "build", "runtime", "libcuda"].map(Path::new) {
-            let here = source.join(part);
-            for file in if here.is_dir() { files(&here) } else { Vec::new() } {
-                let packed = fs::read(unpacked.join(&folder).join(part).join(&file));
-                assert!(
-                    packed.is_ok_and(|bytes| bytes == fs::read(here.join(&file)).expect("its source")),
-                    "{name}: {}/{}",
-                    part.display(),
-                    file.display()
-                );
-            }
-        }
+        holds_sources(source, &unpacked.join(&folder));
     }
     let workspace =
         format!("[workspace]\nmembers = [{names}]\nresolver = \"3\"\n\n[patch.crates-io]\n{patches}\n{profiles}");
