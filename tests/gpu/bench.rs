@@ -109,7 +109,7 @@ impl Bench {
         let copy = || unsafe { self.gpu.device().copy(stream.handle(), from.address(), to.address(), bytes) };
         let [median, min, max] = self.spread(&stream, copy)?;
         let rate = 2.0 * bytes as f64 / median * 1e3;
-        let dense = figures::dense(&self.gpu.describe(), self.gpu.device().multiprocessors());
+        let dense = figures::dense(&self.gpu.describe(), self.gpu.target().multiprocessors);
         let told = dense.map_or("not known".into(), |dense| format!("{:.0} TFLOP/s", dense / 1e12));
         let (clock, rates) = (self.smi.since(start), format!("{:.2} TB/s", rate / 1e12));
         println!("{:<12} device copy {median:.3} ms ({min:.3} to {max:.3}) {rates}; dense {told}  {clock}", "ceilings");
