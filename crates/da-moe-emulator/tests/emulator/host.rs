@@ -39,6 +39,31 @@ fn modules_list_their_kernels() {
     assert!(module.has("histogram") && !module.has("histogra"));
 }
 
+/// The README's example is compiled where it stands and run here, in the cache of all tests.
+#[test]
+fn the_readme_tells_what_happens() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("r#\"").expect("a kernel");
+    let (kernel, _) = rest.split_once("\"#").expect("its end");
+    let right = Compiler::new(cache()).file(source("reverse.cu", kernel));
+    let wrong = right.clone().replace("reverse.cu", "__syncthreads();", "");
+    for (compiler, is_right) in [(right, true), (wrong, false)] {
+        let module = compile(&compiler);
+        for seed in 0..20 {
+            let device = Device::new(module.clone(), Schedule::from_seed(seed));
+            let values = input(&device, "values", &[7i32; 64]);
+            // SAFETY: an address, as the kernel takes it.
+            let result = unsafe { device.launch("reverse", [1, 1, 1], [64, 1, 1], 0, &[parameter(&values)]) };
+            let told = result.map_err(|error| {
+                let report = error.report().expect("the checker's word");
+                assert_eq!(report.kind, Kind::Race, "{report}");
+                assert!(report.message.contains("reverse.cu:6"), "{report}");
+            });
+            assert_eq!(told.is_ok(), is_right, "schedule {seed}");
+        }
+    }
+}
+
 #[test]
 fn defines_and_changed_headers_are_seen() {
     let file = source("changing.cu", &KERNEL.replace("*out", "*out = 0; *out").replace("VALUE", "VALUE + EXTRA"));
