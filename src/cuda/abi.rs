@@ -387,7 +387,7 @@ pub const STATE_PRICE: StateIndex = 2;
 /// A [`StateIndex`].
 pub const STATE_STEPS: StateIndex = 3;
 
-/// Places in the state carried between steps.
+/// Of the values in the state carried between steps.
 pub type StateIndex = i32;
 
 /// The exact `budget` (SPEC §2): `budget_digit`, `budget_ties`, `budget_assign`.

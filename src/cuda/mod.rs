@@ -3,11 +3,11 @@
 //! Rooms, from the ground up; none names one above it:
 //!
 //! - [`abi`]: what a kernel takes, one struct each, generated from `kernels/abi.h`.
+//! - [`cost`]: what work is, and how long a machine takes for it at least, by arithmetic.
 //! - [`device`]: what kernels run on. A [`Device`] starts launches: the driver, or an emulator on machines without a GPU; with it come
 //!   [`DeviceMemory`], [`Stream`] and [`Workspace`].
-//! - [`launch`]: which kernels a stage starts, with how many threads and how much workspace, pure functions of sizes, types and
-//!   addresses.
-//! - [`cost`]: what launches cost at least, by arithmetic.
+//! - [`launch`]: which kernels a stage starts, with how many threads and how much workspace, and what each costs: pure functions of
+//!   sizes, types, addresses and the [`Target`].
 //! - `stage`: from checked tensors to launches.
 //!
 //! Above them [`Kernels`] is the backend: [`Layer`](crate::Layer)`<Cuda>` calls it. [`Staged`] runs the kernels on host tensors, stage by

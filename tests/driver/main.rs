@@ -1,4 +1,4 @@
-//! The driver backend without a GPU: everything in `src/cuda/driver`, unmodified, on the emulator's `libcuda.so.1`, which keeps
+//! The driver backend without a GPU: everything in `src/cuda/device/driver`, unmodified, on the emulator's `libcuda.so.1`, which keeps
 //! the driver's rules and runs the kernels on the CPU.
 //!
 //! The loader looks for libraries where `LD_LIBRARY_PATH` says when a program starts, so this program starts itself again

@@ -3,7 +3,6 @@
 //! kernel moves and multiplies is said in `launch`, where it is chosen.
 
 mod machine;
-pub(in crate::cuda) mod tiles;
 
 pub use crate::cuda::cost::machine::{Bound, Machine};
 

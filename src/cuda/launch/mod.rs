@@ -1,5 +1,5 @@
-//! Which kernels a stage starts, with how many threads and how much workspace: pure functions of sizes, types and addresses. One
-//! file a stage, its way back beside its way there.
+//! Which kernels a stage starts, with how many threads and how much workspace, and what each costs at least: pure functions of sizes,
+//! types, addresses and the [`Target`](crate::cuda::Target). One file a stage, its way back beside its way there.
 
 pub mod attention;
 pub mod combine;
@@ -12,6 +12,7 @@ pub mod gradient_products;
 pub mod importance;
 pub mod permute;
 pub mod permute_backward;
+mod product_tiles;
 mod product_work;
 pub mod routing_backward;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! What tiles of products cost the multiprocessors that have them: bytes that come from L2 or go there, wavefronts of shared
-//! memory, instructions that are issued. Counted as the kernels are written (`kernels/gemm`); tests hold the wavefronts
+//! memory, instructions that are issued. Counted as the kernels are written (`kernels/experts/portable`, `kernels/experts/f32`); tests hold the wavefronts
 //! against the emulator and the instructions against the machine code.
 
 use crate::cuda::abi;
@@ -29,7 +29,7 @@ const F32_OVERHEAD: usize = 8;
 
 /// Tiles of one shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::cuda) struct Tiles {
+pub(super) struct Tiles {
     pub count: f64,
     pub rows: usize,
     pub columns: usize,
@@ -37,7 +37,7 @@ pub(in crate::cuda) struct Tiles {
 
 /// Of some tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(in crate::cuda) struct TileWork {
+pub(super) struct TileWork {
     /// Factors alone.
     pub l2_bytes: f64,
     pub wavefronts: f64,
@@ -45,12 +45,7 @@ pub(in crate::cuda) struct TileWork {
 }
 
 /// `sizes` are bytes of an element of the rows and of the columns.
-pub(in crate::cuda) fn tile_work(
-    unit: Unit,
-    tiles: impl IntoIterator<Item = Tiles>,
-    depth: f64,
-    sizes: [f64; 2],
-) -> TileWork {
+pub(super) fn tile_work(unit: Unit, tiles: impl IntoIterator<Item = Tiles>, depth: f64, sizes: [f64; 2]) -> TileWork {
     tiles.into_iter().fold(TileWork::default(), |sum, tiles| {
         let [wavefronts, instructions] = match unit {
             Unit::Scalar => in_f32(tiles, depth),
@@ -66,7 +61,7 @@ pub(in crate::cuda) fn tile_work(
 }
 
 /// Tiles of a matrix, by the size of its own.
-pub(in crate::cuda) fn tiles_of(count: f64, [rows, columns]: [usize; 2], [height, width]: [usize; 2]) -> Vec<Tiles> {
+pub(super) fn tiles_of(count: f64, [rows, columns]: [usize; 2], [height, width]: [usize; 2]) -> Vec<Tiles> {
     let sides = |all: usize, tile: usize| [(all / tile, tile), (usize::from(!all.is_multiple_of(tile)), all % tile)];
     let mut tiles = Vec::new();
     for (high, rows) in sides(rows, height) {

@@ -1,10 +1,10 @@
 //! What products cost at least, on the way forward and back: bytes, operations and tiles (see [`cost`](crate::cuda::cost)).
 
 use crate::cuda::abi;
-use crate::cuda::cost::tiles::{TileWork, Tiles, tile_work, tiles_of};
 use crate::cuda::cost::{Contents, Unit, Work, element_size, written};
 use crate::cuda::device::{Launch, Parameters};
 use crate::cuda::launch::experts;
+use crate::cuda::launch::product_tiles::{TileWork, Tiles, tile_work, tiles_of};
 
 /// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
 /// product may be of such a type.
