@@ -31,7 +31,7 @@ enum Divisor {
     DIVISOR_CANDIDATES = 2,
 };
 
-/** Places in the state carried between steps. */
+/** Of the values in the state carried between steps. */
 enum StateIndex {
     STATE_MINIMUM = 0,
     STATE_MAXIMUM = 1,

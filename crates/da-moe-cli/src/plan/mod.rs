@@ -15,7 +15,7 @@ use std::io::{self, Write};
 
 /// The machine of the model, and what kernels are chosen for.
 const MACHINE: Machine = Machine::H100;
-const TARGET: Target = Target::H100;
+const TARGET: Target = Target { multiprocessors: MACHINE.multiprocessors, ..Target::H100 };
 
 pub(crate) fn execute(arguments: &PlanArgs) -> Result<()> {
     let shapes = match &arguments.shape {
