@@ -131,8 +131,9 @@ fn compile(compiler: &Compiler, names: &[String], out: &Path) -> Result<(), Stri
 /// What `src/cuda/device/images.rs` includes.
 fn built(names: &[String], compiler: &Compiler) -> String {
     let mut text = String::from("static IMAGES: Option<&[Image]> = Some(&[\n");
-    for name in names.iter().map(|name| nvcc::stem(name)) {
-        writeln!(text, "    image!({name:?}),").expect("a string takes every line");
+    for name in names {
+        let architecture = if nvcc::is_for_hopper(name) { "Hopper" } else { "Portable" };
+        writeln!(text, "    image!({:?}, {architecture}),", nvcc::stem(name)).expect("a string takes every line");
     }
     let compiler = format!("nvcc {}", compiler.version);
     text + &format!(

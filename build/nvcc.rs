@@ -9,9 +9,22 @@ use std::process::{Command, Output};
 
 /// Machine code for Ampere and Hopper, and portable code that drivers translate for everything newer. Code for sm_90a
 /// may use the instructions of that one architecture, so nothing newer could run a translation of it.
-pub const TARGETS: [&str; 2] = ["arch=compute_80,code=[sm_80,compute_80]", "arch=compute_90a,code=sm_90a"];
+const TARGETS: [&str; 2] = ["arch=compute_80,code=[sm_80,compute_80]", "arch=compute_90a,code=sm_90a"];
 
-/// The architectures of [`TARGETS`], as `BuildReport` names them.
+/// Folders of files with instructions that Hopper alone has.
+const HOPPER: &str = "hopper";
+
+/// Whether a file below `kernels/` is for Hopper alone.
+pub fn is_for_hopper(name: &str) -> bool {
+    name.split('/').any(|folder| folder == HOPPER)
+}
+
+/// What a file below `kernels/` is compiled for.
+fn targets(name: &str) -> &'static [&'static str] {
+    if is_for_hopper(name) { &TARGETS[1..] } else { &TARGETS }
+}
+
+/// The architectures of all targets, as `BuildReport` names them.
 pub const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90a", "compute_80"];
 
 /// Variables that nvcc itself, or this module, reads.
@@ -55,7 +68,6 @@ impl Compiler {
             return Err(format!("{} --version failed:\n{text}{}", nvcc.display(), said(&output)));
         };
         let mut flags = vec!["-fatbin", "-std=c++17", "-O3", "-Xptxas", "-v", "-I", "kernels"];
-        flags.extend(TARGETS.iter().flat_map(|target| ["-gencode", target]));
         if line_info {
             flags.push("-lineinfo");
         }
@@ -83,7 +95,7 @@ impl Compiler {
         let source = PathBuf::from(format!("kernels/{name}.cu"));
         if let (Ok(before), Some(read)) = (fs::read_to_string(&stamp), self.read_files(&depfile))
             && fatbin.is_file()
-            && before == self.stamp(&read)
+            && before == self.stamp(name, &read)
         {
             let warnings = warnings(&fs::read_to_string(&report).unwrap_or_default());
             return Ok(Compiled { read, warnings });
@@ -92,6 +104,7 @@ impl Compiler {
         let _ = fs::remove_file(&stamp);
         let mut command = Command::new(&self.nvcc);
         command.current_dir(&self.project).args(&self.flags).arg("-MD").arg("-MF").arg(&depfile);
+        command.args(targets(name).iter().flat_map(|target| ["-gencode", target]));
         let output = output_of(command.arg("-o").arg(&fatbin).arg(&source))?;
         let text = said(&output);
         if !output.status.success() {
@@ -103,7 +116,7 @@ impl Compiler {
         }
         let read = self.read_files(&depfile).ok_or_else(|| format!("nvcc wrote no {}", depfile.display()))?;
         write(&report, &without_times(&text))?;
-        write(&stamp, &self.stamp(&read))?;
+        write(&stamp, &self.stamp(name, &read))?;
         Ok(Compiled { read, warnings: warnings(&text) })
     }
 
@@ -127,9 +140,9 @@ impl Compiler {
     }
 
     /// Changes when the compiler, a flag, or the contents of a file change.
-    fn stamp(&self, files: &BTreeSet<PathBuf>) -> String {
+    fn stamp(&self, name: &str, files: &BTreeSet<PathBuf>) -> String {
         let mut hasher = DefaultHasher::new();
-        (&self.nvcc, &self.version, &self.flags).hash(&mut hasher);
+        (&self.nvcc, &self.version, &self.flags, targets(name)).hash(&mut hasher);
         VARIABLES.map(std::env::var_os).hash(&mut hasher);
         for file in files {
             (file, fs::read(self.project.join(file)).ok()).hash(&mut hasher);

@@ -1,5 +1,6 @@
 /* Stage 4, the experts' products (SPEC §5, §6): see abi.h. */
 #pragma once
+#include <stdalign.h>
 #include <stdint.h>
 
 /** The function between an expert's two matrices (SPEC §5). */
@@ -71,6 +72,45 @@ struct GroupedGemm {
     int32_t out_f32;
     /** Whether `hidden` is f32 instead of the storage type. */
     int32_t hidden_f32;
+};
+
+/** Columns of a unit of the grouped product on Hopper; when gated, half of them are the gate's. */
+#define HOPPER_TILE_COLUMNS 256
+
+/** Its rows, which a cluster of two blocks divides. */
+#define HOPPER_TILE_ROWS 256
+
+/** Dynamic shared memory of a block: four stages of 128 rows and 256 columns of 128 bytes, four planes of 64 rows, two
+ * mbarriers a stage. */
+#define HOPPER_SHARED_BYTES 229440
+
+/** Counts of clocks of a block. */
+#define HOPPER_CLOCKS 5
+
+/** What the tensor memory accelerator is told of a tensor: a `CUtensorMap`, encoded by the driver. */
+struct TensorMap {
+    /** Nobody's but the driver's. */
+    alignas(64) uint64_t words[16];
+};
+
+/** As `GroupedGemm` on Hopper: `grouped_gemm_*_hopper`. Maps come first, each at a multiple of its 128 bytes. Boxes are 128 bytes
+ * wide, with the 128-byte swizzle. */
+struct HopperGemm {
+    /** `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows. */
+    struct TensorMap b;
+    /** `a` as `[rows, depth]`, where rows are not gathered; boxes of 64 rows. */
+    struct TensorMap a;
+    /** `out` as `[rows, 1, columns]`; boxes of 64 rows. */
+    struct TensorMap out;
+    /** `hidden` as `[rows, halves, columns]`, if there is one; boxes of 64 rows. */
+    struct TensorMap hidden;
+    /** The same product. `a`, `b`, `out`, `hidden` and the distances between their rows are multiples of 16 bytes. */
+    struct GroupedGemm product;
+    /** Out: `[blocks, HOPPER_CLOCKS]` clocks, where the kernel's name ends in `_clocked`: of the warpgroup that brings, all and those of
+     * waiting for a free stage; of one that multiplies, all, those of waiting for a full one, and those of leaving. */
+    int64_t* clocks;
+    /** Keeps the struct free of padding. */
+    uint64_t reserved[6];
 };
 
 /** Gradient through the experts' second product and their activation (SPEC §6): `grouped_gemm_*_dh*`. */

@@ -80,14 +80,14 @@ struct PermuteBackward {
     int64_t weights_stride;
     /** Distance between rows of `token_row`. */
     int64_t token_row_stride;
-    /** `[rows, D]` f32. */
-    const float* dx_rows;
+    /** `[rows, D]` of the row type. */
+    const void* dx_rows;
     /** Distance between its rows. */
     int64_t dx_rows_stride;
     /** `[rows]`. */
     const float* d_row_weight;
-    /** `[T, D]` f32, or null. */
-    const float* shared_dx;
+    /** `[T, D]` of the row type, or null. */
+    const void* shared_dx;
     /** Distance between its rows. */
     int64_t shared_stride;
     /** `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t. */

@@ -3,9 +3,10 @@
 //   combine_{f32,bf16,f16}[_f32rows][_wide]   storage of x, constants and y; rows in the same type, or in f32
 //
 // Grid (T / 8, D / (64·VEC)), block 8 warps: a warp has one token and 2·32·VEC of its columns; no barriers. The token's
-// slots are read by the lanes at once, 32 of them, and handed round. Bytes: (R + T)·D·s + 12·T·K (+ T·D·s for shared and for
-// each null expert used); floor: that over the memory bandwidth, 0.4 ms at 3 TB/s for T 32768, K 8, D 2048 in bf16 with
-// every slot used. `_wide` kernels move 128 bits at once and need D, every stride and every address to be multiples of that.
+// slots are read by the lanes at once, 32 of them, and handed round. Bytes: (R·r + T·s)·D + 12·T·K, of rows in r bytes (+ T·D·r
+// for shared, T·D·s for each null expert used); floor: that over the memory bandwidth, 0.4 ms at 3 TB/s for T 32768, K 8, D 2048
+// in bf16 with every slot used. `_wide` kernels move 128 bits at once and need D, every stride and every address to be multiples
+// of that.
 
 #include "combine/slots.cuh"
 #include "device/columns.cuh"

@@ -17,7 +17,10 @@ __device__ __forceinline__ bool is_gated(int activation) { return activation >= 
 // Φ(h): the normal distribution function, without cancellation for negative h.
 __device__ __forceinline__ float normal_distribution(float h) { return 0.5f * erfcf(-0.70710678f * h); }
 
-__device__ __forceinline__ float sigmoid(float h) { return 1.0f / (1.0f + expf(-h)); }
+// How a sigmoid is computed: to the last place but one.
+struct Accurate {
+    __device__ __forceinline__ static float sigmoid(float h) { return 1.0f / (1.0f + expf(-h)); }
+};
 
 __device__ __forceinline__ Curve relu(float h) { return {h <= 0.0f ? 0.0f : h, h > 0.0f ? 1.0f : 0.0f}; }
 
@@ -27,17 +30,33 @@ __device__ __forceinline__ Curve gelu(float h) {
 }
 
 // (1 + tanh u) / 2 = σ(2u), which is exactly 0 or 1 long before h³ could overflow.
+template <class Precision>
 __device__ __forceinline__ Curve gelu_tanh(float h) {
     const float c = h > 64.0f ? 64.0f : h < -64.0f ? -64.0f : h;
-    const float s = sigmoid(1.59576912f * (c + 0.044715f * c * c * c));
+    const float s = Precision::sigmoid(1.59576912f * (c + 0.044715f * c * c * c));
     return {h * s, s + c * s * (1.0f - s) * (1.59576912f * (1.0f + 0.134145f * c * c))};
 }
 
+template <class Precision>
 __device__ __forceinline__ Curve silu(float h) {
-    const float s = sigmoid(h);
+    const float s = Precision::sigmoid(h);
     return {h * s, s + h * s * (1.0f - s)};
 }
 
+// Of the gated kinds alone.
+template <class Precision>
+__device__ __forceinline__ Curve gate_curve(int activation, float h) {
+    switch (activation) {
+        case ACTIVATION_REGLU:
+            return relu(h);
+        case ACTIVATION_GEGLU:
+            return gelu(h);
+        default:
+            return silu<Precision>(h);
+    }
+}
+
+template <class Precision = Accurate>
 __device__ __forceinline__ Curve curve(int activation, float h) {
     switch (activation) {
         case ACTIVATION_RELU:
@@ -47,10 +66,10 @@ __device__ __forceinline__ Curve curve(int activation, float h) {
         case ACTIVATION_GEGLU:
             return gelu(h);
         case ACTIVATION_GELU_TANH:
-            return gelu_tanh(h);
+            return gelu_tanh<Precision>(h);
         case ACTIVATION_SILU:
         case ACTIVATION_SWIGLU:
-            return silu(h);
+            return silu<Precision>(h);
         default:
             return {h, 1.0f};
     }

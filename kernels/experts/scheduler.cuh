@@ -40,17 +40,26 @@ struct Tile {
     int column;
 };
 
-template <int TILE_ROWS, int TILE_COLUMNS>
-class TileScheduler {
+// A tile among those of its expert.
+struct ExpertTile {
+    int expert;
+    Segment rows;
+    int index;
+};
+
+// Walks over the tiles of all experts, as many for each as its rows need times a number of columns: the `first`-th, and every
+// `step`-th from there.
+template <int TILE_ROWS>
+class ExpertTiles {
 public:
-    __device__ __forceinline__ explicit TileScheduler(const GroupedGemm& p)
-        : p_(p), column_tiles_((p.columns + TILE_COLUMNS - 1) / TILE_COLUMNS), next_(blockIdx.x) {}
+    __device__ __forceinline__ ExpertTiles(const GroupedGemm& p, unsigned first, unsigned step)
+        : p_(p), next_(first), step_(step) {}
 
     // False when no tile is left. Called by whole warps, which all get the same answer.
-    __device__ __forceinline__ bool next(Tile& tile) {
+    __device__ __forceinline__ bool next(int columns, ExpertTile& tile) {
         while (group_ < p_.experts) {
             const Segment rows = rows_of(group_ + lane_index());
-            const int tiles = row_tiles(rows) * column_tiles_;
+            const int tiles = of(rows) * columns;
             int through = tiles;
 #pragma unroll
             for (int distance = 1; distance < WARP; distance *= 2) {
@@ -62,8 +71,8 @@ public:
                 const int lane = __ffs(static_cast<int>(holds)) - 1;
                 const int first = __shfl_sync(FULL_WARP, through - tiles, lane);
                 const Segment of_tile = {__shfl_sync(FULL_WARP, rows.first, lane), __shfl_sync(FULL_WARP, rows.count, lane)};
-                tile = place(group_ + lane, of_tile, static_cast<int>(next_) - first);
-                next_ += gridDim.x;
+                tile = {group_ + lane, of_tile, static_cast<int>(next_) - first};
+                next_ += step_;
                 return true;
             }
             next_ -= __shfl_sync(FULL_WARP, through, WARP - 1);
@@ -72,6 +81,9 @@ public:
         }
         return false;
     }
+
+    // Tiles that rows need.
+    __device__ __forceinline__ static int of(const Segment& rows) { return (rows.count + TILE_ROWS - 1) / TILE_ROWS; }
 
 private:
     // The rows of each lane's expert, none past the last. One that ends before an earlier one has none: no row is of two
@@ -91,23 +103,37 @@ private:
         return {first, end - first};
     }
 
-    __device__ __forceinline__ static int row_tiles(const Segment& rows) {
-        return (rows.count + TILE_ROWS - 1) / TILE_ROWS;
-    }
-
-    __device__ __forceinline__ static Tile place(int expert, const Segment& rows, int tile) {
-        const int tiles = row_tiles(rows);
-        const int row = tile % tiles * TILE_ROWS;
-        return {expert, rows.first + row, min(rows.count - row, TILE_ROWS), tile / tiles * TILE_COLUMNS};
-    }
-
     const GroupedGemm& p_;
-    const int column_tiles_;
     // The next tile, counted from the first of the group of 32 experts that is looked at.
     unsigned next_;
+    const unsigned step_;
     // Of the group of 32 experts that is looked at, the first, and the rows before it.
     int group_ = 0;
     int rows_before_group_ = 0;
+};
+
+// The tiles of a block, column by column and within a column row by row.
+template <int TILE_ROWS, int TILE_COLUMNS>
+class TileScheduler {
+public:
+    __device__ __forceinline__ explicit TileScheduler(const GroupedGemm& p)
+        : experts_(p, blockIdx.x, gridDim.x), column_tiles_((p.columns + TILE_COLUMNS - 1) / TILE_COLUMNS) {}
+
+    // As `ExpertTiles::next`.
+    __device__ __forceinline__ bool next(Tile& tile) {
+        ExpertTile at;
+        if (!experts_.next(column_tiles_, at)) {
+            return false;
+        }
+        const int tiles = ExpertTiles<TILE_ROWS>::of(at.rows);
+        const int row = at.index % tiles * TILE_ROWS;
+        tile = {at.expert, at.rows.first + row, min(at.rows.count - row, TILE_ROWS), at.index / tiles * TILE_COLUMNS};
+        return true;
+    }
+
+private:
+    ExpertTiles<TILE_ROWS> experts_;
+    const int column_tiles_;
 };
 
 }  // namespace da_moe

@@ -17,6 +17,14 @@ pub const GEMM_TILE_COLUMNS: i32 = 256;
 pub const GEMM_F32_TILE: i32 = 128;
 /// `GEMM_SHARED_BYTES` of the kernels.
 pub const GEMM_SHARED_BYTES: i32 = 98304;
+/// `HOPPER_TILE_COLUMNS` of the kernels.
+pub const HOPPER_TILE_COLUMNS: i32 = 256;
+/// `HOPPER_TILE_ROWS` of the kernels.
+pub const HOPPER_TILE_ROWS: i32 = 256;
+/// `HOPPER_SHARED_BYTES` of the kernels.
+pub const HOPPER_SHARED_BYTES: i32 = 229440;
+/// `HOPPER_CLOCKS` of the kernels.
+pub const HOPPER_CLOCKS: i32 = 5;
 /// A [`Measure`].
 pub const MEASURE_RECEIVED_MAX: Measure = 0;
 /// A [`Measure`].
@@ -991,14 +999,14 @@ pub struct PermuteBackward {
     pub weights_stride: i64,
     /// Distance between rows of `token_row`.
     pub token_row_stride: i64,
-    /// `[rows, D]` f32.
-    pub dx_rows: *const f32,
+    /// `[rows, D]` of the row type.
+    pub dx_rows: *const ::core::ffi::c_void,
     /// Distance between its rows.
     pub dx_rows_stride: i64,
     /// `[rows]`.
     pub d_row_weight: *const f32,
-    /// `[T, D]` f32, or null.
-    pub shared_dx: *const f32,
+    /// `[T, D]` of the row type, or null.
+    pub shared_dx: *const ::core::ffi::c_void,
     /// Distance between its rows.
     pub shared_stride: i64,
     /// `[T]`: row of `shared_dx` of each token, negative of none; null where row t is token t.
@@ -1146,6 +1154,58 @@ impl Default for GroupedGemm {
             activation: 0,
             out_f32: 0,
             hidden_f32: 0,
+        }
+    }
+}
+
+/// What the tensor memory accelerator is told of a tensor: a `CUtensorMap`, encoded by the driver.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct TensorMap {
+    /// Nobody's but the driver's.
+    pub words: [u64; 16usize],
+}
+
+impl Default for TensorMap {
+    fn default() -> Self {
+        Self { words: [0; 16usize] }
+    }
+}
+
+/** As `GroupedGemm` on Hopper: `grouped_gemm_*_hopper`. Maps come first, each at a multiple of its 128 bytes. Boxes are 128 bytes
+wide, with the 128-byte swizzle.*/
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct HopperGemm {
+    /// `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows.
+    pub b: TensorMap,
+    /// `a` as `[rows, depth]`, where rows are not gathered; boxes of 64 rows.
+    pub a: TensorMap,
+    /// `out` as `[rows, 1, columns]`; boxes of 64 rows.
+    pub out: TensorMap,
+    /// `hidden` as `[rows, halves, columns]`, if there is one; boxes of 64 rows.
+    pub hidden: TensorMap,
+    /// The same product. `a`, `b`, `out`, `hidden` and the distances between their rows are multiples of 16 bytes.
+    pub product: GroupedGemm,
+    /** Out: `[blocks, HOPPER_CLOCKS]` clocks, where the kernel's name ends in `_clocked`: of the warpgroup that brings, all and those of
+    waiting for a free stage; of one that multiplies, all, those of waiting for a full one, and those of leaving.*/
+    pub clocks: *mut i64,
+    /// Keeps the struct free of padding.
+    pub reserved: [u64; 6usize],
+}
+
+impl Default for HopperGemm {
+    fn default() -> Self {
+        Self {
+            b: <TensorMap>::default(),
+            a: <TensorMap>::default(),
+            out: <TensorMap>::default(),
+            hidden: <TensorMap>::default(),
+            product: <GroupedGemm>::default(),
+            clocks: ::core::ptr::null_mut(),
+            reserved: [0; 6usize],
         }
     }
 }
@@ -2014,7 +2074,11 @@ pub const LAYOUTS: &[Layout] = &[
                 offset: offset_of!(PermuteBackward, token_row_stride),
                 size: size_of::<i64>(),
             },
-            Field { name: "dx_rows", offset: offset_of!(PermuteBackward, dx_rows), size: size_of::<*const f32>() },
+            Field {
+                name: "dx_rows",
+                offset: offset_of!(PermuteBackward, dx_rows),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
             Field {
                 name: "dx_rows_stride",
                 offset: offset_of!(PermuteBackward, dx_rows_stride),
@@ -2025,7 +2089,11 @@ pub const LAYOUTS: &[Layout] = &[
                 offset: offset_of!(PermuteBackward, d_row_weight),
                 size: size_of::<*const f32>(),
             },
-            Field { name: "shared_dx", offset: offset_of!(PermuteBackward, shared_dx), size: size_of::<*const f32>() },
+            Field {
+                name: "shared_dx",
+                offset: offset_of!(PermuteBackward, shared_dx),
+                size: size_of::<*const ::core::ffi::c_void>(),
+            },
             Field { name: "shared_stride", offset: offset_of!(PermuteBackward, shared_stride), size: size_of::<i64>() },
             Field {
                 name: "shared_row",
@@ -2082,6 +2150,26 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "activation", offset: offset_of!(GroupedGemm, activation), size: size_of::<i32>() },
             Field { name: "out_f32", offset: offset_of!(GroupedGemm, out_f32), size: size_of::<i32>() },
             Field { name: "hidden_f32", offset: offset_of!(GroupedGemm, hidden_f32), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "TensorMap",
+        size: size_of::<TensorMap>(),
+        align: align_of::<TensorMap>(),
+        fields: &[Field { name: "words", offset: offset_of!(TensorMap, words), size: size_of::<[u64; 16usize]>() }],
+    },
+    Layout {
+        name: "HopperGemm",
+        size: size_of::<HopperGemm>(),
+        align: align_of::<HopperGemm>(),
+        fields: &[
+            Field { name: "b", offset: offset_of!(HopperGemm, b), size: size_of::<TensorMap>() },
+            Field { name: "a", offset: offset_of!(HopperGemm, a), size: size_of::<TensorMap>() },
+            Field { name: "out", offset: offset_of!(HopperGemm, out), size: size_of::<TensorMap>() },
+            Field { name: "hidden", offset: offset_of!(HopperGemm, hidden), size: size_of::<TensorMap>() },
+            Field { name: "product", offset: offset_of!(HopperGemm, product), size: size_of::<GroupedGemm>() },
+            Field { name: "clocks", offset: offset_of!(HopperGemm, clocks), size: size_of::<*mut i64>() },
+            Field { name: "reserved", offset: offset_of!(HopperGemm, reserved), size: size_of::<[u64; 6usize]>() },
         ],
     },
     Layout {
@@ -2315,6 +2403,10 @@ pub const CONSTANTS: &[(&str, i32)] = &[
     ("GEMM_TILE_COLUMNS", GEMM_TILE_COLUMNS),
     ("GEMM_F32_TILE", GEMM_F32_TILE),
     ("GEMM_SHARED_BYTES", GEMM_SHARED_BYTES),
+    ("HOPPER_TILE_COLUMNS", HOPPER_TILE_COLUMNS),
+    ("HOPPER_TILE_ROWS", HOPPER_TILE_ROWS),
+    ("HOPPER_SHARED_BYTES", HOPPER_SHARED_BYTES),
+    ("HOPPER_CLOCKS", HOPPER_CLOCKS),
     ("MEASURE_RECEIVED_MAX", MEASURE_RECEIVED_MAX),
     ("MEASURE_RECEIVED_SUM", MEASURE_RECEIVED_SUM),
     ("MEASURE_RECEIVED_MEAN", MEASURE_RECEIVED_MEAN),

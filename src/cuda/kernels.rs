@@ -194,6 +194,10 @@ impl<D: Device> Backend for Kernels<D> {
         memory_plan::intermediate(storage)
     }
 
+    fn row_type(&self, storage: DType) -> DType {
+        memory_plan::row_type(storage)
+    }
+
     fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
         on_device(&self.device, op, argument, memory).map(drop)
     }

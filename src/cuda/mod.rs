@@ -13,6 +13,7 @@
 //! Above them [`Kernels`] is the backend: [`Layer`](crate::Layer)`<Cuda>` calls it. [`Staged`] runs the kernels on host tensors, stage by
 //! stage, for tests.
 
+#[allow(clippy::derivable_impls, reason = "long arrays have no default, so that none of the structs derives it")]
 pub mod abi;
 #[cfg(feature = "emulator")]
 pub mod conformance;
@@ -45,5 +46,5 @@ pub use device::emulated::Emulated;
 pub use device::stand_in::{Counts, Failing, StandIn};
 pub use grouped_products::{BiasGradientArgs, Gathered, WeightGradientArgs};
 pub use kernels::Kernels;
-pub use memory_plan::{Bytes, Most, bytes};
+pub use memory_plan::{Bytes, Most, bytes, row_type};
 pub use staged::Staged;

@@ -56,6 +56,10 @@ impl<D: Device> Backend for Staged<D> {
         self.kernels.intermediate(storage)
     }
 
+    fn row_type(&self, storage: DType) -> DType {
+        self.kernels.row_type(storage)
+    }
+
     fn check_contents(&self, config: &LayerConfig, inputs: &Inputs<'_>, tokens: usize) -> Result<()> {
         self.host.check_contents(config, inputs, tokens)
     }

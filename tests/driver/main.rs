@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "memory and streams that are lent are their owner's word")]
 
 mod borrowing;
+mod hopper;
 #[path = "../kernels"]
 mod kernels {
     mod conformance;

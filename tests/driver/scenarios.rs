@@ -59,6 +59,15 @@ fn hopper_is_what_hopper_is_told_by() {
 }
 
 #[test]
+fn other_gpus_are_asked_for_nothing_of_hoppers() {
+    for architecture in ["80", "100"] {
+        let text = passes("hopper::", &[("EMULATED_CUDA_ARCHITECTURE", architecture)]);
+        assert!(!text.contains("it has no code for"), "an image for another GPU was loaded: {text}");
+        assert!(!text.contains("_hopper\""), "a kernel for another GPU was launched: {text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_opened_is_told_why() {
     for (setting, value, problem) in [
         ("EMULATED_CUDA_DEVICES", "0", "NoDevice"),
@@ -110,6 +119,7 @@ fn every_refusal_of_the_driver_is_told() {
         "cuMemcpyHtoDAsync",
         "cuMemcpyDtoHAsync",
         "cuMemsetD8Async",
+        "cuTensorMapEncodeTiled",
         "cuLaunchKernel",
         "cuStreamBeginCapture",
         "cuStreamEndCapture",

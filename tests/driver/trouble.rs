@@ -1,5 +1,6 @@
 //! What the processes of `scenarios` run: a layer on a driver that was told to fail.
 
+use super::hopper::aligned;
 use da_moe::cuda::{Device, Driver, GradientCopies, Kernels};
 use da_moe::{DType, Error, Keep, TensorMut, TensorRef};
 use da_moe_emulator::Counts;
@@ -17,7 +18,7 @@ fn kernels() -> Result<Kernels<Driver>, Error> {
 /// Opens the GPU, calls a layer forward and backward, records a call and starts what was recorded.
 fn everything() -> Result<(), Error> {
     let kernels = kernels()?;
-    let case = rich();
+    let case = aligned();
     let data = Data::new(&case);
     let outcome = OnDevice(kernels.clone()).run(&data, &case)?;
     judge(&data, &outcome).expect("the oracle's numbers");

@@ -11,10 +11,13 @@ mod shapes;
 mod smi;
 mod tensors;
 
-use da_moe::cuda::{Device, DeviceMemory, Driver, Graph, Listed, Most, Stream};
+use da_moe::cuda::cost::Contents;
+use da_moe::cuda::cost::hopper::Hopper;
+use da_moe::cuda::launch::{clocked, prediction};
+use da_moe::cuda::{Architecture, Call, Device, DeviceMemory, Driver, Graph, Listed, Most, Stream, abi};
 use da_moe::{Backend, Cuda, DType, Error, Inputs, Keep, Layer, TensorMut, TensorRef};
 use drawn::{expect_rows, random};
-use figures::{Ceilings, Measured, Pass};
+use figures::{Ceilings, Clocks, Measured, Pass, Predicted};
 use shapes::{Experts, Plan, Shape};
 use smi::Smi;
 use std::env;
@@ -146,10 +149,72 @@ impl Bench {
     }
 
     /// One direction: its kernels, its call, and its recording.
-    fn pass(&self, stream: &Stream<Driver>, mut call: impl FnMut() -> std::result::Result<(), Error>) -> Result<Pass> {
-        let kernels = self.each(stream, &stream.list(&mut call)?)?;
+    fn pass(
+        &self,
+        stream: &Stream<Driver>,
+        rows: usize,
+        mut call: impl FnMut() -> std::result::Result<(), Error>,
+    ) -> Result<Pass> {
+        let listed = stream.list(&mut call)?;
+        let kernels = self.each(stream, &listed)?;
         let (eager, graph) = (self.spread(stream, &mut call)?, stream.capture(&mut call)?);
-        Ok(Pass { graph: self.replayed(stream, &graph)?, eager, kernels })
+        let predicted = self.predicted(stream, rows, &listed, &kernels)?;
+        Ok(Pass { graph: self.replayed(stream, &graph)?, eager, kernels, predicted })
+    }
+
+    /// The launches that a model has a prediction for, and where their clocks go, where they can tell.
+    fn predicted(
+        &self,
+        stream: &Stream<Driver>,
+        rows: usize,
+        listed: &[Listed],
+        times: &[(&'static str, f64)],
+    ) -> Result<Vec<Predicted>> {
+        let contents = Contents { rows, pairs: 0.0 };
+        let mut all = Vec::new();
+        for (of, (_, time)) in listed.iter().zip(times) {
+            let Some(prediction) = prediction(&Hopper::H100, &of.call, &contents) else { continue };
+            let clocks = self.clocks(stream, &of.call)?;
+            all.push(Predicted { kernel: of.call.launch.kernel, time: *time, prediction, clocks });
+        }
+        Ok(all)
+    }
+
+    /// Clocks of a block on average, by what they went to.
+    fn clocks(&self, stream: &Stream<Driver>, call: &Call) -> Result<Option<Clocks>> {
+        const COUNTS: usize = abi::HOPPER_CLOCKS as usize;
+        let blocks = call.launch.blocks() as usize;
+        let counts = self.gpu.zeros(DType::U8, blocks * COUNTS * size_of::<i64>())?;
+        let Some(call) = clocked(call, counts.address()) else { return Ok(None) };
+        self.fill(stream, &self.flush, 1)?;
+        // SAFETY: what the call reads and writes is the caller's, as in `each`; there is room for every block's counts.
+        unsafe { call.run(&**self.gpu.device(), stream.handle()) }?;
+        let bytes = stream.read(&counts)?;
+        let bytes = bytes.as_slice::<u8>().ok_or("counts are bytes")?;
+        let mut sums = [0.0; COUNTS];
+        for (at, count) in bytes.as_chunks().0.iter().enumerate() {
+            sums[at % COUNTS] += i64::from_ne_bytes(*count) as f64 / blocks as f64;
+        }
+        Ok(Some(sums))
+    }
+
+    /// Forward by the kernels that every architecture has, where the device has others: milliseconds.
+    fn portable(&self, shape: &Shape, tensors: &Tensors) -> Result<Option<f64>> {
+        if self.gpu.target().architecture == Architecture::Portable {
+            return Ok(None);
+        }
+        let gpu = self.gpu.clone().architecture(Architecture::Portable)?;
+        let (config, [tokens, d, ..]) = (shape.config(), shape.sizes);
+        let (inputs, weights) = (self.inputs(shape, tensors)?, tensors.weights(&config)?);
+        let room = gpu.workspace_bytes(&config, Most::of(&inputs, Keep::Hidden))?;
+        let (stream, layer) = (gpu.stream(room)?, Layer::new(gpu.clone(), config)?);
+        let (mut state, mut step) = (layer.state()?, layer.step(tokens, DType::Bf16, Keep::Hidden)?);
+        let mut y = gpu.zeros(DType::Bf16, tokens * d)?;
+        let graph = stream.capture(|| {
+            let out = TensorMut::new(&mut y, [tokens, d])?;
+            layer.forward(&stream, &inputs, &weights, &mut state, &mut step, out)
+        })?;
+        Ok(Some(self.replayed(&stream, &graph)?[0]))
     }
 
     fn measure(&self, shape: &Shape, tensors: &Tensors) -> Result<Measured> {
@@ -174,15 +239,17 @@ impl Bench {
             self.expect_written(&stream, name, memory)?;
         }
         expect_rows(&config, &step, &stream.read(&y)?)?;
+        let rows = step.report()?.rows;
 
         let mut call =
             || layer.forward(&stream, &inputs, &weights, &mut state, &mut step, TensorMut::new(&mut y, all)?);
-        let forward = self.pass(&stream, &mut call)?;
+        let forward = self.pass(&stream, rows, &mut call)?;
         let mut view = gradients.view_mut(all, &weights)?;
         let mut call = || layer.backward(&stream, &inputs, &weights, dy, &mut step, &mut view);
-        let backward = self.pass(&stream, &mut call)?;
+        let backward = self.pass(&stream, rows, &mut call)?;
         let report = step.report()?;
-        Ok(Measured { rows: report.rows, mean_k: report.mean_k, forward, backward })
+        let portable = self.portable(shape, tensors)?;
+        Ok(Measured { rows: report.rows, mean_k: report.mean_k, forward, backward, portable })
     }
 
     /// Forward at several means: mean, rows and milliseconds of each.

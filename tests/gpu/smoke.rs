@@ -32,7 +32,8 @@ fn check_memory<D: Device>(device: &Arc<D>) {
         assert_eq!(found, bytes);
     }
     // SAFETY: there is no such kernel, so nothing runs.
-    let refused = unsafe { device.launch(own, &Launch { kernel: "none", grid: [1; 3], threads: 1, shared: 0 }, &[]) };
+    let refused =
+        unsafe { device.launch(own, &Launch { kernel: "none", grid: [1; 3], threads: 1, shared: 0, cluster: 1 }, &[]) };
     assert!(refused.is_err());
     device.synchronize_all().expect("nothing failed");
 }

@@ -117,6 +117,10 @@ impl Backend for Faulty {
         self.inner.intermediate(storage)
     }
 
+    fn row_type(&self, storage: DType) -> DType {
+        self.inner.row_type(storage)
+    }
+
     fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {
         self.inner.stage_scratch(sizes, keep)
     }

@@ -5,7 +5,7 @@ use super::case::Case;
 use super::data::Data;
 use super::{Subject, Through, bits};
 use da_moe::Error;
-use da_moe::cuda::{Driver, Emulated, Kernels, Staged};
+use da_moe::cuda::{Architecture, Driver, Emulated, Kernels, Staged};
 use da_moe_emulator::{Module, Schedule};
 use da_moe_reference::check::Outcome;
 use std::env;
@@ -34,21 +34,40 @@ pub fn module() -> Arc<Module> {
     MODULE.get_or_init(compile).clone()
 }
 
-/// The kernels on the emulator, in one order of execution.
+/// The kernels on the emulator, in one order of execution. It has Hopper's.
 pub fn emulated(seed: u64) -> Staged<Emulated> {
-    Staged::new(Kernels::new(Arc::new(Emulated::new(module(), Schedule::from_seed(seed)))))
+    emulated_as(seed, Architecture::Hopper)
 }
 
-/// The kernels on the emulator.
-pub struct EmulatedKernels;
+/// As [`emulated`], with the kernels of one architecture.
+pub fn emulated_as(seed: u64, architecture: Architecture) -> Staged<Emulated> {
+    let device = Emulated::new(module(), Schedule::from_seed(seed)).of_architecture(architecture);
+    Staged::new(Kernels::new(Arc::new(device)))
+}
+
+/// The kernels on the emulator: of one architecture, or of one or the other by what the call is.
+pub struct EmulatedKernels(pub Option<Architecture>);
+
+impl EmulatedKernels {
+    fn architecture(&self, case: &Case) -> Architecture {
+        let drawn = if case.seed.is_multiple_of(2) { Architecture::Hopper } else { Architecture::Portable };
+        self.0.unwrap_or(drawn)
+    }
+}
 
 impl Subject for EmulatedKernels {
     fn name(&self) -> String {
-        "emulated kernels".into()
+        match self.0 {
+            None => "emulated kernels".into(),
+            Some(architecture) => format!("emulated kernels for {}", architecture.name()),
+        }
     }
 
     fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
-        let run = &|schedule: usize| Through(emulated(case.seed.wrapping_add(schedule as u64))).run(data, case);
+        let architecture = self.architecture(case);
+        let run = &|schedule: usize| {
+            Through(emulated_as(case.seed.wrapping_add(schedule as u64), architecture)).run(data, case)
+        };
         // At once: the emulator uses one core, and a test on its own would leave the others idle.
         let (first, others) = thread::scope(|scope| {
             let others: Vec<_> = (1..orders(case)).map(|schedule| scope.spawn(move || run(schedule))).collect();
@@ -79,7 +98,14 @@ pub fn gpu() -> Option<Box<dyn Subject>> {
 
 /// The kernels on the emulator, if it is wanted.
 pub fn emulator() -> Option<Box<dyn Subject>> {
-    is_emulator_wanted().then(|| Box::new(EmulatedKernels) as Box<dyn Subject>)
+    is_emulator_wanted().then(|| Box::new(EmulatedKernels(None)) as Box<dyn Subject>)
+}
+
+/// The kernels wherever they run here, on the emulator those of each architecture.
+pub fn of_each_architecture() -> Vec<Box<dyn Subject>> {
+    let emulated = [Architecture::Portable, Architecture::Hopper].map(|of| EmulatedKernels(Some(of)));
+    let emulated = emulated.into_iter().filter(|_| is_emulator_wanted()).map(|of| Box::new(of) as Box<dyn Subject>);
+    gpu().into_iter().chain(emulated).collect()
 }
 
 /// The kernels wherever they run here.

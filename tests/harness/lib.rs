@@ -12,6 +12,7 @@ pub mod gradients;
 pub mod kernels;
 pub mod machine_code;
 pub mod planted;
+pub mod product;
 pub mod routing;
 
 use case::Case;

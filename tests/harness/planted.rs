@@ -2,11 +2,13 @@
 
 use super::case::Case;
 use super::data::Data;
+use super::product::Product;
 use super::{Through, judge, kernels};
-use da_moe::cuda::{Emulated, Kernels, Staged, StandIn};
+use da_moe::cuda::{Architecture, Emulated, Kernels, Staged, StandIn};
 use da_moe::{Error, Keep};
 use da_moe_emulator::{Module, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -28,44 +30,97 @@ pub const RACE: Shows = Shows::Report("race");
 pub const BOUNDS: Shows = Shows::Report("out of bounds");
 pub const UNINITIALISED: Shows = Shows::Report("uninitialised");
 
+/// The emulator, watched.
+pub type Watched = StandIn<Emulated>;
+
+/// What bugs are looked for in.
+pub trait Trial: fmt::Debug {
+    /// Its tensors, or what they should become.
+    type Data;
+
+    fn data(&self) -> Self::Data;
+
+    /// What is wrong with the results, if anything is.
+    ///
+    /// # Errors
+    /// Of the device.
+    fn run(&self, data: &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error>;
+}
+
+/// Stages in their order.
+impl Trial for Case {
+    type Data = Data;
+
+    fn data(&self) -> Data {
+        Data::new(self)
+    }
+
+    fn run(&self, data: &Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
+        let outcome = Through(Staged::new(Kernels::new(device))).run_with(data, self, None)?;
+        Ok(judge(data, &outcome).map(drop).map_err(|mismatches| mismatches[0].to_string()))
+    }
+}
+
+/// One launch.
+impl Trial for Product {
+    type Data = [Vec<f64>; 2];
+
+    fn data(&self) -> Self::Data {
+        self.expected()
+    }
+
+    fn run(&self, expected: &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
+        Product::run(self, &*device).map(|results| self.judge(expected, &results))
+    }
+}
+
 /// A change to one place in a kernel's source.
-pub struct Bug {
+pub struct Bug<T = Case> {
     pub file: &'static str,
     pub from: &'static str,
     pub to: &'static str,
     pub shows: Shows,
-    /// The call that it is to show in.
-    pub call: fn() -> Case,
+    /// What it is to show in.
+    pub call: fn() -> T,
 }
 
-impl Bug {
-    /// The call, with `keep` in place of what it keeps.
-    fn case(&self, keep: Option<Keep>) -> Case {
-        let case = (self.call)();
-        Case { keep: keep.unwrap_or(case.keep), ..case }
+impl<T: Trial> Bug<T> {
+    /// Of the kernels that it is in: what only Hopper has is in files that say so, and there it replaces what others have.
+    fn architecture(&self) -> Architecture {
+        let is_hopper = ["/hopper/", "_sm90"].iter().any(|part| self.file.contains(part));
+        if is_hopper { Architecture::Hopper } else { Architecture::Portable }
     }
 }
 
+fn watched(module: Arc<Module>, seed: u64, architecture: Architecture) -> Arc<Watched> {
+    let device = Emulated::new(module, Schedule::from_seed(seed)).of_architecture(architecture);
+    Arc::new(StandIn::new(Arc::new(device), None))
+}
+
 /// The kernels that `run` launches: what has to be compiled to see a bug in it.
-pub fn launched<T>(run: impl FnOnce(Kernels<StandIn<Emulated>>) -> T) -> (BTreeSet<&'static str>, T) {
-    let device = Arc::new(StandIn::new(Arc::new(Emulated::new(kernels::module(), Schedule::from_seed(0))), None));
+pub fn launched<T>(architecture: Architecture, run: impl FnOnce(Kernels<Watched>) -> T) -> (BTreeSet<&'static str>, T) {
+    let device = watched(kernels::module(), 0, architecture);
     let result = run(Kernels::new(device.clone()));
     (device.kernels(), result)
 }
 
-/// The same for a call, which is found to pass; many bugs are looked for in one call.
-fn launched_by(case: &Case) -> Result<BTreeSet<&'static str>, String> {
+/// The same for a trial, which is found to pass; many bugs are looked for in one.
+fn launched_by<T: Trial>(
+    architecture: Architecture,
+    trial: &T,
+    data: &T::Data,
+) -> Result<BTreeSet<&'static str>, String> {
     static KNOWN: Mutex<BTreeMap<String, BTreeSet<&str>>> = Mutex::new(BTreeMap::new());
     let known = || KNOWN.lock().expect("nothing panics while it is held");
-    let name = format!("{case:?}");
+    let name = format!("{architecture:?} {trial:?}");
     if let Some(kernels) = known().get(&name) {
         return Ok(kernels.clone());
     }
-    let data = Data::new(case);
-    let (kernels, outcome) = launched(|kernels| Through(Staged::new(kernels)).run_with(&data, case, None));
-    outcome.map_err(|error| format!("without the bug: {error}"))?;
-    known().insert(name, kernels.clone());
-    Ok(kernels)
+    let device = watched(kernels::module(), 0, architecture);
+    let wrong = trial.run(data, device.clone()).map_err(|error| error.to_string()).and_then(|right| right);
+    wrong.map_err(|wrong| format!("without the bug: {wrong}"))?;
+    known().insert(name, device.kernels());
+    Ok(device.kernels())
 }
 
 /// The kernels with one text replaced, those alone that are named.
@@ -78,26 +133,26 @@ pub fn mutant<'a>(
 }
 
 /// What a mutant shows in one order of execution; `None` when nothing is seen.
-fn shown(bug: &Bug, case: &Case, device: Emulated) -> Option<(Shows, String)> {
-    let data = Data::new(case);
-    match Through(Staged::new(Kernels::new(Arc::new(device)))).run_with(&data, case, None) {
+fn shown<T: Trial>(bug: &Bug<T>, trial: &T, data: &T::Data, device: Arc<Watched>) -> Option<(Shows, String)> {
+    match trial.run(data, device) {
         Err(Error::Kernel { problem, .. }) if problem.contains("were not written") => Some((Shows::Unwritten, problem)),
         Err(Error::Kernel { problem, .. }) => match bug.shows {
             Shows::Report(any) if any.split('|').any(|what| problem.contains(what)) => Some((bug.shows, problem)),
             _ => Some((Shows::Report("something else"), problem)),
         },
         Err(error) => Some((Shows::Report("an error"), error.to_string())),
-        Ok(outcome) => judge(&data, &outcome).err().map(|mismatches| (Shows::Wrong, mismatches[0].to_string())),
+        Ok(judged) => judged.err().map(|wrong| (Shows::Wrong, wrong)),
     }
 }
 
 /// Fails unless the bug shows as expected under every schedule.
-fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
+fn find<T: Trial>(bug: &Bug<T>, trial: &T) -> Result<(), String> {
     let place = |problem: String| format!("{}: `{}` for `{}`\n{problem}", bug.file, bug.to.trim(), bug.from.trim());
-    let case = bug.case(keep);
-    let module = launched_by(&case).and_then(|kernels| mutant([bug.file, bug.from, bug.to], kernels)).map_err(place)?;
+    let data = trial.data();
+    let kernels = launched_by(bug.architecture(), trial, &data);
+    let module = kernels.and_then(|kernels| mutant([bug.file, bug.from, bug.to], kernels)).map_err(place)?;
     for seed in 0..SCHEDULES {
-        let found = shown(bug, &case, Emulated::new(module.clone(), Schedule::from_seed(seed)));
+        let found = shown(bug, trial, &data, watched(module.clone(), seed, bug.architecture()));
         if found.as_ref().map(|(shows, _)| *shows) != Some(bug.shows) {
             return Err(place(format!("expected {:?} under schedule {seed}, found {found:?}", bug.shows)));
         }
@@ -105,23 +160,32 @@ fn find(bug: &Bug, keep: Option<Keep>) -> Result<(), String> {
     Ok(())
 }
 
-/// Fails with every bug that is not found under every schedule; `keep` in place of what the calls keep.
-pub fn assert_all_found(bugs: &[Bug], keep: Option<Keep>) {
+/// Fails with every bug that is not found under every schedule; `asked` is what is run for what a bug asks for.
+pub fn assert_found<T: Trial>(bugs: &[Bug<T>], asked: impl Fn(T) -> T + Sync) {
+    let asked = &asked;
+    let find = move |bug: &Bug<T>| find(bug, &asked((bug.call)())).err();
     let failures: Vec<String> = thread::scope(|scope| {
-        let halves = [0, 1].map(|half| {
-            scope.spawn(move || bugs.iter().skip(half).step_by(2).filter_map(|bug| find(bug, keep).err()).collect())
-        });
+        let halves =
+            [0, 1].map(|half| scope.spawn(move || bugs.iter().skip(half).step_by(2).filter_map(find).collect()));
         halves.into_iter().flat_map(|half| -> Vec<String> { half.join().unwrap() }).collect()
     });
     assert!(failures.is_empty(), "{} of {} bugs:\n\n{}", failures.len(), bugs.len(), failures.join("\n\n"));
 }
 
-/// Fails unless the kernels as they are pass a call under every schedule.
+/// The same in calls of layers; `keep` in place of what the calls keep.
+pub fn assert_all_found(bugs: &[Bug], keep: Option<Keep>) {
+    assert_found(bugs, |case| Case { keep: keep.unwrap_or(case.keep), ..case });
+}
+
+/// Fails unless the kernels of each architecture, as they are, pass a call under every schedule.
 pub fn assert_clean(call: fn() -> Case) {
-    let case = call();
-    let data = Data::new(&case);
+    [Architecture::Portable, Architecture::Hopper].into_iter().for_each(|of| assert_clean_on(of, &call()));
+}
+
+/// The same of one architecture.
+pub fn assert_clean_on<T: Trial>(architecture: Architecture, trial: &T) {
+    let data = trial.data();
     for seed in 0..SCHEDULES {
-        let outcome = Through(kernels::emulated(seed)).run_with(&data, &case, None).unwrap();
-        judge(&data, &outcome).unwrap();
+        trial.run(&data, watched(kernels::module(), seed, architecture)).unwrap().unwrap();
     }
 }

@@ -5,7 +5,8 @@ use da_moe::DType;
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::gradient_products;
 use da_moe::cuda::{Architecture, Call, Emulated, Launch, Target, abi};
-use da_moe_emulator::{Compiler, Device, Module, Schedule};
+use da_moe_emulator::{Compiler, Device, Grid, Module, Schedule};
+use da_moe_harness::product::offsets;
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 use std::sync::Arc;
@@ -45,20 +46,14 @@ pub fn integers(device: &Device, name: &str, values: &[i32]) -> u64 {
 }
 
 pub fn run<P>(device: &Device, launch: &Launch, mut p: P) {
-    let Launch { kernel, grid, threads, shared } = *launch;
+    let Launch { kernel, grid: blocks, threads, shared, cluster } = *launch;
     // SAFETY: every kernel that is run here takes one such struct; what it points to is checked by the emulator.
-    unsafe { device.launch(kernel, grid, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }.unwrap();
+    unsafe { device.launch(kernel, Grid { blocks, cluster }, [threads, 1, 1], shared, &[(&raw mut p).cast()]) }
+        .unwrap();
 }
 
 /// So few multiprocessors that blocks have several tiles each.
 const FEW: Target = Target { architecture: Architecture::Portable, multiprocessors: 3 };
-
-/// Where groups of so many members start, and where the last one ends.
-pub fn offsets(counts: &[usize]) -> Vec<i32> {
-    let mut offsets = vec![0];
-    counts.iter().for_each(|count| offsets.push(offsets[offsets.len() - 1] + *count as i32));
-    offsets
-}
 
 /// A device after a launch, and the launch: none where there is nothing to do.
 pub struct Done {

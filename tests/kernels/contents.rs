@@ -1,7 +1,7 @@
 //! What integer tensors on the device hold is the caller's word, and nobody reads it on the host. Whatever a stage finds in
 //! one it touches nothing but its own memory, reads nothing that nobody wrote, and no two of its threads write one place.
 
-use da_moe::cuda::{Copies, Device, DeviceMemory, Emulated, GradientCopies, Kernels, Most, Stream};
+use da_moe::cuda::{Architecture, Copies, Device, DeviceMemory, Emulated, GradientCopies, Kernels, Most, Stream};
 use da_moe::{
     AttentionSource, Backend, BiasUpdate, CombineArgs, CombineBackwardArgs, DType, Error, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, Inputs, Keep, Layer, LayerConfig, Memory,
@@ -125,6 +125,10 @@ impl Backend for Strange {
 
     fn intermediate(&self, storage: DType) -> DType {
         self.kernels.intermediate(storage)
+    }
+
+    fn row_type(&self, storage: DType) -> DType {
+        self.kernels.row_type(storage)
     }
 
     fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
@@ -348,7 +352,7 @@ fn memory_that_is_not_left_alone_is_seen() {
     ];
     for (file, from, to, attend, bounds) in bugs.into_iter().filter(|_| is_emulator_wanted()) {
         let case = attention(AttentionSource::ReceivedSum, attend);
-        let (launched, _) = launched(|kernels| importance(&kernels, &case, &bounds));
+        let (launched, _) = launched(Architecture::Hopper, |kernels| importance(&kernels, &case, &bounds));
         let module = mutant([file, from, to], launched).unwrap();
         let kernels = Kernels::new(Arc::new(Emulated::new(module, Schedule::from_seed(2))));
         let found = importance(&kernels, &case, &bounds);

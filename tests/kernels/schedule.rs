@@ -3,10 +3,11 @@
 //! speed goals are stated for, so that a loop that stopped skipping what is not there fails here although its results
 //! would be right.
 
-use super::alone::{Asked, Done, compile, compiler, gradient, integers, kernels, mutant, offsets, product, run, zeros};
+use super::alone::{Asked, Done, compile, compiler, gradient, integers, kernels, mutant, product, run, zeros};
 use da_moe::DType;
 use da_moe::cuda::{Launch, abi};
 use da_moe_emulator::{Device, Module, Schedule, Work};
+use da_moe_harness::product::offsets;
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ fn padded(counts: &[usize], step: usize) -> usize {
 }
 
 /// Rows of `experts` experts when `rows` rows fall on them at random.
-fn random_counts(experts: usize, rows: usize) -> Vec<usize> {
+pub fn random_counts(experts: usize, rows: usize) -> Vec<usize> {
     let mut counts = vec![0; experts];
     let mut state = 7u64;
     for _ in 0..rows {
@@ -206,7 +207,11 @@ fn walk(module: &Arc<Module>, mask: Mask, lengths: &[usize]) -> Work {
         ..Default::default()
     };
     let grid = [(tokens / OWN + lengths.len()) as u32, 1, 1];
-    run(&device, &Launch { kernel: "importance_query_key_bf16_64", grid, threads: OWN as u32, shared: 0 }, p);
+    run(
+        &device,
+        &Launch { kernel: "importance_query_key_bf16_64", grid, threads: OWN as u32, shared: 0, cluster: 1 },
+        p,
+    );
     device.work()
 }
 

@@ -9,7 +9,7 @@ use da_moe_harness::data::Numbers;
 use da_moe_harness::kernels::emulated;
 
 /// What a selection of two slots a token is made of.
-struct Chosen {
+pub struct Chosen {
     k: Vec<i32>,
     experts: Vec<i32>,
     weights: Vec<f32>,
@@ -17,12 +17,12 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn new(experts: &[i32]) -> Self {
+    pub fn new(experts: &[i32]) -> Self {
         let weights = (0..experts.len()).map(|i| 1.0 + i as f32).collect();
         Self { k: vec![2; experts.len() / 2], experts: experts.to_vec(), weights, ranked: experts.to_vec() }
     }
 
-    fn view(&self) -> Selection<'_> {
+    pub fn view(&self) -> Selection<'_> {
         let slots = [self.k.len(), 2];
         Selection {
             k: TensorRef::new(&self.k, [slots[0]]).unwrap(),

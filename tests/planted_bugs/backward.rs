@@ -176,8 +176,8 @@ const BUGS: &[Bug] = &[
     },
     Bug {
         file: "permute_backward.cu",
-        from: "sum.add(1.0f, p.dx_rows",
-        to: "sum.add(weight, p.dx_rows",
+        from: "sum.add(1.0f, static_cast<const Row*>(p.dx_rows)",
+        to: "sum.add(weight, static_cast<const Row*>(p.dx_rows)",
         shows: Wrong,
         call: wide,
     },

@@ -1,7 +1,7 @@
 //! The checks of the grouped product can fail: bugs planted in its scheduler, its main loops and its epilogue.
 
 use da_moe::cuda::launch::experts::Factors;
-use da_moe::cuda::{Emulated, Kernels, Staged};
+use da_moe::cuda::{Architecture, Emulated, Kernels, Staged};
 use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source};
 use da_moe_emulator::{Module, Schedule};
 use da_moe_harness::case::Case;
@@ -47,22 +47,22 @@ const BUGS: &[Bug] = &[
     // The scheduler.
     Bug {
         file: "experts/scheduler.cuh",
-        from: "next_ += gridDim.x;",
-        to: "next_ += gridDim.x + 1;",
+        from: "next_ += step_;",
+        to: "next_ += step_ + 1;",
         shows: UNINITIALISED,
         call: aligned,
     },
     Bug {
         file: "experts/scheduler.cuh",
-        from: "min(rows.count - row, TILE_ROWS),",
+        from: "min(at.rows.count - row, TILE_ROWS),",
         to: "TILE_ROWS,",
         shows: Report("race|out of bounds|uninitialised"),
         call: aligned,
     },
     Bug {
         file: "experts/scheduler.cuh",
-        from: "tile % tiles * TILE_ROWS;",
-        to: "tile / tiles * TILE_ROWS;",
+        from: "at.index % tiles * TILE_ROWS;",
+        to: "at.index / tiles * TILE_ROWS;",
         shows: Unwritten,
         call: tall,
     },
@@ -330,7 +330,7 @@ fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
     let swapped = "ptx::round_tf32(a[0]), ptx::round_tf32(a[2]), ptx::round_tf32(a[1])";
     let straight = "ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2])";
     let run = |kernels: Kernels<_>| Through(Staged::new(kernels.factors(Factors::Tf32))).run(&data, &case);
-    let (kernels, _) = launched(run);
+    let (kernels, _) = launched(Architecture::Portable, run);
     let mutant = mutant(["experts/portable/mma_loop.cuh", straight, swapped], kernels).unwrap();
     for seed in 0..SCHEDULES {
         assert!(!is_far(module(), seed), "schedule {seed}, without a bug");

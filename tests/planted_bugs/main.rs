@@ -6,5 +6,7 @@ mod attention;
 mod backward;
 mod experts;
 mod experts_backward;
+mod experts_hopper;
 mod forward;
 mod importance;
+mod rows;

@@ -1,7 +1,7 @@
 //! What is allocated is what was announced, and layers that run one after another share what means nothing between calls.
 
-use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Staged, StandIn};
-use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, TensorMut};
+use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Staged, StandIn, Target};
+use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, StepBytes, TensorMut};
 use da_moe_harness::case::{Case, small_config};
 use da_moe_harness::data::{Data, poison};
 use da_moe_harness::kernels;
@@ -60,6 +60,23 @@ fn without_backward_there_is_nothing_for_it_and_recomputing_saves_the_hidden_row
         assert!(nothing.scratch < recompute.scratch);
         let rows = 100 * config.k_max() * config.rows_in() + 100 * config.shared_rows_in();
         assert_eq!(hidden.saved, recompute.saved + 4 * rows);
+    }
+}
+
+#[test]
+fn kernels_hand_rows_on_in_half_the_bytes_where_their_type_has_the_range() {
+    const TOKENS: usize = 100;
+    for config in configs() {
+        for keep in KEEPS {
+            let step = |dtype| {
+                cuda::bytes(Target::H100, &config, Most { tokens: TOKENS, dtype, heads: 0, keep }).unwrap().step
+            };
+            let of_f32 = step(DType::F32);
+            let shared = usize::from(config.shared_intermediate_size > 0);
+            let elements = TOKENS * (config.k_max() + shared) * config.hidden_size;
+            assert_eq!(step(DType::Bf16), StepBytes { scratch: of_f32.scratch - 2 * elements, ..of_f32 });
+            assert_eq!(step(DType::F16), of_f32);
+        }
     }
 }
 

@@ -116,6 +116,29 @@ fn a_bad_number_in_x_stays_in_its_row_although_rows_move() {
     }
 }
 
+/// Experts' outputs far above what they are weighted down to, in f16 beyond its largest number: rows between stages have the range.
+#[test]
+fn rows_may_be_larger_than_what_they_combine_to() {
+    for (dtype, octaves, largest) in [(DType::F32, 100, 1e30), (DType::Bf16, 100, 1e30), (DType::F16, 14, 65504.0)] {
+        let mut config = small_config();
+        config.router.routed_scaling = 2f64.powi(-octaves);
+        let case = Case { dtype, ..Case::plain(config) };
+        let mut data = Data::new(&case);
+        let times = |buffer: &Buffer, factor: f32| {
+            Buffer::from_f32(dtype, &buffer.to_f32().iter().map(|value| value * factor).collect::<Vec<_>>())
+        };
+        data.x = times(&data.x, 4.0);
+        data.experts.w_out = times(&data.experts.w_out, 2f32.powi(octaves));
+        for subject in subjects() {
+            let outcome = assert_data_agrees(&*subject, &data, &case);
+            assert!(outcome.y.iter().all(|y| y.is_finite()), "{}, {dtype}", subject.name());
+            // Weights without the factor are at most 1 together, so that no output is larger than the largest row.
+            let row = outcome.y.iter().fold(0.0, |most: f64, y| most.max(y.abs())) * 2f64.powi(octaves);
+            assert!(row > largest, "{}, {dtype}: {row:e}", subject.name());
+        }
+    }
+}
+
 /// Padding is nothing to anyone: whatever its `x` and `dy` hold, everything has the bits that it has with zeros there, and what
 /// belongs to a masked token is 0.
 #[test]

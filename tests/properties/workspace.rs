@@ -57,6 +57,10 @@ impl<D: Device> Backend for Watched<D> {
         self.kernels.intermediate(storage)
     }
 
+    fn row_type(&self, storage: DType) -> DType {
+        self.kernels.row_type(storage)
+    }
+
     fn check_location(&self, op: &'static str, argument: &'static str, memory: Slice<'_>) -> Result<()> {
         self.kernels.check_location(op, argument, memory)
     }

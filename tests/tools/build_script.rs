@@ -12,7 +12,7 @@ mod nvcc;
 mod toolkit;
 
 use mode::Mode;
-use nvcc::{Compiler, dependencies, is_advisory};
+use nvcc::{Compiler, dependencies, is_advisory, is_for_hopper};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
@@ -118,6 +118,7 @@ fn project(name: &str, body: &str) -> (PathBuf, Compiler) {
     fs::create_dir(root.join("out")).expect("a new folder");
     let script = format!(
         "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'release 13.0, V13.0.88'; exit; fi\n\
+         echo \"$@\" > arguments\n\
          while [ $# -gt 0 ]; do case $1 in -o) out=$2;; -MF) dep=$2;; esac; shift; done\n\
          echo run >> runs\necho 'gate.fatbin : kernels/gate.cu' > \"$dep\"\necho fatbin > \"$out\"\n{body}\n"
     );
@@ -144,6 +145,27 @@ fn a_file_is_compiled_again_only_when_something_changed() {
     assert_eq!([runs(), runs()], [4, 4]);
     // What differs from run to run does not get into the library.
     assert_eq!(fs::read_to_string(out.join("gate.ptxas.txt")).expect("a report"), "ptxas info : 9\n");
+}
+
+#[test]
+fn files_for_hopper_are_compiled_for_nothing_else() {
+    let (root, compiler) = project("targets", "");
+    let out = root.join("out");
+    let targets = |name| {
+        compiler.compile(name, &out).expect("success");
+        let arguments = fs::read_to_string(root.join("arguments")).expect("what nvcc was given");
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        assert_eq!(words.last(), Some(&&*format!("kernels/{name}.cu")));
+        let after = |pair: &[&str]| (pair[0] == "-gencode").then(|| pair[1].to_string());
+        words.windows(2).filter_map(after).collect::<Vec<_>>()
+    };
+    let both = ["arch=compute_80,code=[sm_80,compute_80]", "arch=compute_90a,code=sm_90a"];
+    for (name, expected) in
+        [("gate", &both[..]), ("experts/hopper/product", &both[1..]), ("hopper/gate", &both[1..]), ("a/hoppers", &both)]
+    {
+        assert_eq!(targets(name), expected, "{name}");
+        assert_eq!(is_for_hopper(name), expected.len() == 1, "{name}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use da_moe::DType;
 use da_moe::cuda::cost::{Bound, Contents, Machine};
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::gradient_products;
-use da_moe::cuda::{Call, Target, abi};
+use da_moe::cuda::{Architecture, Call, Target, abi};
 use std::path::Path;
 use std::ptr::{without_provenance, without_provenance_mut};
 
@@ -72,33 +72,49 @@ fn assert_says(file: &str, lines: &[String]) {
     assert!(text.contains(&block), "{file} says something else than\n{block}");
 }
 
+/// An H100 by the kernels that every architecture has.
+const PORTABLE: Target = Target { architecture: Architecture::Portable, ..Target::H100 };
+
 const TITLE: &str = "//                 memory      L2   banks   issue   units";
+
+/// The two products of forward, by the kernels of a target.
+fn there(target: Target, dtype: DType) -> [Vec<Call>; 2] {
+    let sides = [([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU), ([WIDTH, HIDDEN], abi::ACTIVATION_NONE)];
+    sides.map(|([depth, columns], activation)| {
+        let p = product([depth, columns], activation);
+        let b_expert_stride = 2 * i64::from(depth) * i64::from(columns);
+        let p = abi::GroupedGemm { out_stride: i64::from(columns), b_expert_stride, ..p };
+        experts::calls(target, dtype, Factors::F32, p).collect()
+    })
+}
 
 #[test]
 fn forward() {
-    let first =
-        |dtype| experts::calls(Target::H100, dtype, Factors::F32, product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU));
-    let second =
-        |dtype| experts::calls(Target::H100, dtype, Factors::F32, product([WIDTH, HIDDEN], abi::ACTIVATION_NONE));
+    let ([first, second], [first_f32, second_f32]) = (there(PORTABLE, DType::Bf16), there(PORTABLE, DType::F32));
     let lines = [
         TITLE.into(),
-        line("W_in, bf16", first(DType::Bf16)),
-        line("W_out, bf16", second(DType::Bf16)),
-        line("W_in, f32", first(DType::F32)),
-        line("W_out, f32", second(DType::F32)),
+        line("W_in, bf16", first),
+        line("W_out, bf16", second),
+        line("W_in, f32", first_f32),
+        line("W_out, f32", second_f32),
     ];
     assert_says("experts/portable/grouped_gemm.cu", &lines);
+    let [first, second] = there(Target::H100, DType::Bf16);
+    let lines = [TITLE.into(), line("W_in, bf16", first), line("W_out, bf16", second)];
+    assert_says("experts/hopper/grouped_gemm_hopper.cu", &lines);
 }
 
 #[test]
 fn way_back() {
     let da = product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU);
     let da = abi::HiddenGradient { product: abi::GroupedGemm { hidden_f32: 1, ..da }, ..Default::default() };
-    let dx = abi::GroupedGemm { out_f32: 1, ..product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE) };
+    // Rows are of the storage type in bf16.
+    let dx_bf16 = product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE);
+    let dx = abi::GroupedGemm { out_f32: 1, ..dx_bf16 };
     let lines = [
         TITLE.into(),
         line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da)),
-        line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, dx)),
+        line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, dx_bf16)),
         line("da, f32", gradient_products::hidden_gradient(Target::H100, DType::F32, da)),
         line("dx, f32", gradient_products::across(Target::H100, DType::F32, dx)),
     ];

@@ -8,5 +8,6 @@ mod instructions;
 mod ptx;
 mod ptxas;
 mod sass;
+mod sass_hopper;
 mod sass_products;
 mod sass_stages;

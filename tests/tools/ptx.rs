@@ -1,79 +1,44 @@
-//! The text of inline PTX, which no test without a GPU executes: every wrapper of `kernels/device/ptx.cuh` as it was
-//! reviewed against the PTX manual, with its twin on the emulator beside it and a kernel that a GPU can be asked with
-//! (`tests/kernels/conformance`). A changed, added or lost instruction is noticed here first.
+//! The text of inline PTX, which no test without a GPU executes: every wrapper of `kernels/device/ptx.cuh` and
+//! `ptx_sm90.cuh` as it was reviewed against the PTX manual, with its twin on the emulator beside it and a kernel that a GPU
+//! can be asked with (`tests/kernels/conformance`). A changed, added or lost instruction is noticed here first.
+
+mod portable;
+mod preprocessed;
+mod sm90;
 
 use da_moe::cuda::Emulated;
+use preprocessed::{preprocessed, shortened};
 use std::collections::BTreeSet;
 use std::fs;
 
-/// An instruction and its operands, without spaces: outputs, inputs and what else it touches.
+/// An instruction and its operands, without spaces: outputs, inputs and what else it touches. `…` stands for the numbers
+/// between two.
 struct Golden {
     name: &'static str,
     instruction: &'static str,
     operands: &'static str,
 }
 
-const MMA_OPERANDS: &str =
-    r#""+f"(d[0]),"+f"(d[1]),"+f"(d[2]),"+f"(d[3]):"r"(a[0]),"r"(a[1]),"r"(a[2]),"r"(a[3]),"r"(b[0]),"r"(b[1])"#;
-const LDMATRIX_OPERANDS: &str = r#""=r"(out[0]),"=r"(out[1]),"=r"(out[2]),"=r"(out[3]):"r"(row):"memory""#;
+/// A wrapper that is one of CUDA's own functions instead of PTX.
+struct Intrinsic {
+    name: &'static str,
+    body: &'static str,
+}
 
-/// In the order of the file. Not pure, so `volatile`, are all but those of `PURE`.
-const GOLDEN: &[Golden] = &[
-    Golden { name: "shared_address", instruction: "", operands: "" },
-    Golden {
-        name: "cp_async_16",
-        instruction: "cp.async.cg.shared.global [%0], [%1], 16, %2;",
-        operands: r#":"r"(target),"l"(source),"r"(source_bytes):"memory""#,
-    },
-    Golden {
-        name: "cp_async_16_if",
-        instruction: "{ .reg .pred ignore; setp.eq.u32 ignore, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, ignore; }",
-        operands: r#":"r"(target),"l"(source),"r"(static_cast<uint32_t>(is_there)):"memory""#,
-    },
-    Golden { name: "cp_async_commit", instruction: "cp.async.commit_group;", operands: r#"::"memory""# },
-    Golden { name: "cp_async_wait", instruction: "cp.async.wait_group %0;", operands: r#":"n"(GROUPS):"memory""# },
-    Golden {
-        name: "ldmatrix_x4",
-        instruction: "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];",
-        operands: LDMATRIX_OPERANDS,
-    },
-    Golden {
-        name: "ldmatrix_x4_trans",
-        instruction: "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];",
-        operands: LDMATRIX_OPERANDS,
-    },
-    Golden {
-        name: "mma_bf16",
-        instruction: "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, \
-                      {%8, %9}, {%0, %1, %2, %3};",
-        operands: MMA_OPERANDS,
-    },
-    Golden {
-        name: "mma_f16",
-        instruction: "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, \
-                      {%0, %1, %2, %3};",
-        operands: MMA_OPERANDS,
-    },
-    Golden { name: "ex2", instruction: "ex2.approx.ftz.f32 %0, %1;", operands: r#""=f"(result):"f"(x)"# },
-    Golden {
-        name: "round_tf32",
-        instruction: "cvt.rna.tf32.f32 %0, %1;",
-        operands: r#""=r"(rounded):"f"(__uint_as_float(bits))"#,
-    },
-    Golden {
-        name: "mma_tf32",
-        instruction: "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, \
-                      {%0, %1, %2, %3};",
-        operands: MMA_OPERANDS,
-    },
-];
+/// A file of wrappers, and where a GPU is asked about them.
+struct Header {
+    path: &'static str,
+    kernels: &'static str,
+    /// In the order of the file. Not pure, so `volatile`, are all but those of `pure`.
+    golden: &'static [Golden],
+    /// Instructions that a compiler may merge, move and drop: their results are functions of their operands.
+    pure: &'static [&'static str],
+    intrinsics: &'static [Intrinsic],
+    /// What the emulator's version has besides, for itself.
+    helpers: &'static [&'static str],
+}
 
-/// Instructions that a compiler may merge, move and drop: their results are functions of their operands.
-const PURE: &[&str] = &["ex2", "round_tf32"];
-
-/// Wrappers that are one of CUDA's own functions instead of PTX.
-const INTRINSICS: &[(&str, &str)] =
-    &[("shared_address", "return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));")];
+const HEADERS: [&Header; 2] = [&portable::PTX, &sm90::PTX];
 
 /// One function of the file.
 #[derive(Debug, PartialEq)]
@@ -90,7 +55,7 @@ fn versions(source: &str) -> [Vec<Wrapper>; 2] {
     let (_, rest) = rest.split_once("#if defined(__CUDACC__)").expect("nvcc's version");
     let (nvcc, rest) = rest.split_once("\n#else\n").expect("the emulator's version");
     let (emulator, _) = rest.split_once("\n#endif\n").expect("the end of both");
-    [nvcc, emulator].map(wrappers)
+    [nvcc, emulator].map(|version| wrappers(&preprocessed(version)))
 }
 
 /// Functions after `PTX_FN`. Braces in strings come in pairs, so counting them finds the end of a body.
@@ -116,7 +81,8 @@ fn assembly(body: &str) -> Option<(bool, String, String)> {
     let (before, rest) = body.split_once("asm")?;
     let (rest, after) = rest.split_once(");")?;
     let result = before.split([' ', ';']).nth(1);
-    if after != result.map_or(String::new(), |name| format!(" return {name};")) {
+    let returned = after.strip_suffix(" != 0;").map_or_else(|| after.to_string(), |value| format!("{value};"));
+    if returned != result.map_or(String::new(), |name| format!(" return {name};")) {
         return None;
     }
     let (volatile, rest) = match rest.strip_prefix(" volatile") {
@@ -144,36 +110,52 @@ fn read(name: &str) -> String {
 }
 
 /// What differs from the reviewed lines.
-fn unreviewed(source: &str) -> Vec<String> {
+fn unreviewed(header: &Header, source: &str) -> Vec<String> {
     let [nvcc, _] = versions(source);
     let names: Vec<&str> = nvcc.iter().map(|wrapper| wrapper.name.as_str()).collect();
-    let reviewed: Vec<&str> = GOLDEN.iter().map(|golden| golden.name).collect();
+    let reviewed: Vec<&str> = header.golden.iter().map(|golden| golden.name).collect();
     if names != reviewed {
         return vec![format!("wrappers are {names:?}, and GOLDEN has {reviewed:?}")];
     }
     let change = |(wrapper, golden): (&Wrapper, &Golden)| {
         let same = match assembly(&wrapper.body) {
             Some((volatile, instruction, operands)) => {
-                instruction == golden.instruction
-                    && operands == golden.operands
-                    && volatile != PURE.contains(&golden.name)
+                shortened(&instruction) == golden.instruction
+                    && shortened(&operands) == golden.operands
+                    && volatile != header.pure.contains(&golden.name)
             }
-            None => INTRINSICS.contains(&(golden.name, &*wrapper.body)),
+            None => header.intrinsics.iter().any(|known| known.name == golden.name && known.body == wrapper.body),
         };
         (!same).then(|| format!("{} is now {}", golden.name, wrapper.body))
     };
-    nvcc.iter().zip(GOLDEN).filter_map(change).collect()
+    nvcc.iter().zip(header.golden).filter_map(change).collect()
 }
 
 #[test]
 fn instructions_are_as_reviewed() {
-    assert_eq!(unreviewed(&read("device/ptx.cuh")), Vec::<String>::new());
+    for header in HEADERS {
+        assert_eq!(unreviewed(header, &read(header.path)), Vec::<String>::new(), "{}", header.path);
+    }
+}
+
+/// Text of a file, what is made of it, and the wrapper that is told.
+type Change = (&'static str, &'static str, &'static str);
+
+fn noticed(header: &Header, changes: &[Change]) {
+    let source = read(header.path);
+    for (from, to, wrapper) in changes {
+        assert!(source.contains(from), "{from}");
+        let changes = unreviewed(header, &source.replacen(from, to, 1));
+        assert!(
+            !changes.is_empty() && changes.iter().all(|text| text.contains(wrapper)),
+            "{from} -> {to}: {changes:?}"
+        );
+    }
 }
 
 #[test]
 fn a_changed_instruction_is_noticed() {
-    let source = read("device/ptx.cuh");
-    for (from, to, wrapper) in [
+    let changes = [
         ("x4.trans.shared", "x4.shared", "ldmatrix_x4_trans"),
         ("[%0], [%1], 16, %2;", "[%0], [%1], 8, %2;", "cp_async_16"),
         (r#""r"(target), "l"(source)"#, r#""l"(source), "r"(target)"#, "cp_async_16"),
@@ -188,40 +170,68 @@ fn a_changed_instruction_is_noticed() {
         (r#"asm volatile("cp.async.wait_group"#, r#"asm("cp.async.wait_group"#, "cp_async_wait"),
         ("__cvta_generic_to_shared(pointer)", "reinterpret_cast<size_t>(pointer)", "shared_address"),
         ("PTX_FN void ldmatrix_x4(", "PTX_FN void ldmatrix_x2(", "ldmatrix_x2"),
-    ] {
-        assert!(source.contains(from), "{from}");
-        let changes = unreviewed(&source.replacen(from, to, 1));
-        assert!(changes.len() == 1 && changes[0].contains(wrapper), "{from} -> {to}: {changes:?}");
-    }
+    ];
+    noticed(&portable::PTX, &changes);
+    let changes = [
+        ("[%0], [%1, {%3, %4}], [%2];", "[%0], [%1, {%4, %3}], [%2];", "tma_load_2d"),
+        ("{%2, %3, %4}], [%1];", "{%2, %3, %4}], [%1]; ", "tma_store_3d"),
+        ("wait_group.read %0", "wait_group %0", "bulk_wait_read"),
+        ("@!done bra", "@done bra", "mbarrier_wait"),
+        ("elected != 0", "elected == 0", "elect"),
+        ("arrive.noinc.", "arrive.", "cp_async_arrive"),
+        (r#""f"(second), "f"(first)"#, r#""f"(first), "f"(second)"#, "pack_bf16"),
+        ("%45, ", "%54, ", "wgmma"),
+        ("c(of[i + 6]), c(of[i + 7])", "c(of[i + 7]), c(of[i + 6])", "wgmma"),
+        ("PTX_TIMES_8(of, c, i + 24)", "PTX_TIMES_8(of, c, i + 16)", "wgmma"),
+        (r#"1, 1, 0, 0;""#, r#"1, 1, 0, 1;""#, "wgmma"),
+        (r#"PTX_WGMMA("bf16", "0", PTX_WRITTEN)"#, r#"PTX_WGMMA("bf16", "0", PTX_READ_WRITTEN)"#, "wgmma_first_bf16"),
+    ];
+    noticed(&sm90::PTX, &changes);
 }
+
+/// Families of instructions that read or write memory, or wait for who does. (`wgmma` itself is held in its place by the
+/// fence before it and the commit after it.)
+const MEMORY: &[&str] = &["cp.async", "ldmatrix", "stmatrix", "bar", "fence", "prefetch", "_group"];
 
 /// A number without an operand would not assemble; an operand without a number would be silently unused.
 #[test]
 fn every_operand_is_named_in_its_instruction() {
-    for Golden { name, instruction, operands } in GOLDEN {
-        let named: BTreeSet<&str> = instruction
+    for Golden { name, instruction, operands } in HEADERS.iter().flat_map(|header| header.golden) {
+        // `%%` is a register's own sign. Of a range the ends stand for all.
+        let instruction = instruction.replace("%%", "");
+        let named: BTreeSet<usize> = instruction
             .split('%')
             .skip(1)
-            .map(|rest| rest.split([',', ';', ']', '}']).next().unwrap_or(rest))
+            .map(|rest| rest.split([',', ';', ']', '}', '…']).next().unwrap_or(rest))
+            .map(|number| number.parse().unwrap_or_else(|_| panic!("{name}: %{number}")))
             .collect();
         let count = operands.matches("\"(").count();
-        let numbers: BTreeSet<String> = (0..count).map(|number| number.to_string()).collect();
-        assert_eq!(named, numbers.iter().map(String::as_str).collect(), "{name}");
+        assert_eq!(named.len(), count, "{name}: {named:?}");
+        let last = if operands.contains('…') { count + 125 } else { count.saturating_sub(1) };
+        assert_eq!(named.last().copied().unwrap_or_default(), last, "{name}");
         // What reads or writes memory says so, or accesses of the same memory would move past it.
-        let moves = ["cp.async", "ldmatrix"].iter().any(|family| instruction.contains(family));
+        let moves = MEMORY.iter().any(|family| instruction.contains(family));
         assert_eq!(moves, operands.ends_with("\"memory\""), "{name}");
     }
 }
 
 #[test]
 fn every_instruction_has_a_twin_and_a_conformance_kernel() {
-    let [nvcc, emulator] = versions(&read("device/ptx.cuh"));
-    let signatures = |wrappers: &[Wrapper]| wrappers.iter().map(|w| w.signature.clone()).collect::<BTreeSet<_>>();
-    assert_eq!(signatures(&nvcc), signatures(&emulator), "functions of nvcc and of the emulator");
-    let kernels = read("conformance/conformance.cu");
-    for Wrapper { name, .. } in &nvcc {
-        let called = ["(", "<"].iter().any(|open| kernels.contains(&format!("ptx::{name}{open}")));
-        assert!(called, "no kernel of conformance.cu calls ptx::{name}");
+    for header in HEADERS {
+        let [nvcc, mut emulator] = versions(&read(header.path));
+        emulator.retain(|wrapper| !header.helpers.contains(&&*wrapper.name));
+        let signatures = |wrappers: &[Wrapper]| wrappers.iter().map(|w| w.signature.clone()).collect::<BTreeSet<_>>();
+        assert_eq!(
+            signatures(&nvcc),
+            signatures(&emulator),
+            "functions of nvcc and of the emulator in {}",
+            header.path
+        );
+        let kernels = read(header.kernels);
+        for Wrapper { name, .. } in &nvcc {
+            let called = ["(", "<"].iter().any(|open| kernels.contains(&format!("ptx::{name}{open}")));
+            assert!(called, "no kernel of {} calls ptx::{name}", header.kernels);
+        }
     }
 }
 

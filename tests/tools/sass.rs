@@ -7,6 +7,7 @@
 
 use super::instructions::{Instruction, Listing, family, listings, machine_code, matches};
 use super::ptxas::{Resources, blocks, resources};
+use da_moe::cuda::{Architecture, Image};
 use da_moe_harness::machine_code::{cuobjdump, images, readable_images};
 use std::collections::BTreeSet;
 
@@ -66,8 +67,17 @@ const OCCUPANCY: &[(&str, u32, u32, u32)] = &[
     ("permute_backward_*_wide", 256, 0, 4),
 ];
 
-/// Machine code that has to be there; PTX is code for every later architecture.
+/// Machine code that has to be there; PTX is code for every later architecture. Of kernels for Hopper alone there is only
+/// the last.
 const MACHINES: [&str; 2] = ["sm_80", "sm_90a"];
+
+/// The machines that an image has code for.
+fn machines(image: &Image) -> &'static [&'static str] {
+    match image.architecture {
+        Architecture::Portable => &MACHINES,
+        Architecture::Hopper => &MACHINES[1..],
+    }
+}
 
 /// Whether an instruction is one of some families, `LDG` or `LDGSTS`, on 128 bits.
 fn is_wide(instruction: &Instruction, families: &[&str]) -> bool {
@@ -103,15 +113,38 @@ fn ptxas_has_no_advice() {
 }
 
 #[test]
-fn every_image_has_both_machines_and_ptx() {
+fn every_image_has_code_for_its_machines() {
     let Some((images, program)) = readable_images() else { return };
+    let architectures = images.iter().map(|image| image.architecture);
+    assert!(architectures.clone().any(|architecture| architecture == Architecture::Hopper));
+    assert!(architectures.clone().any(|architecture| architecture == Architecture::Portable));
     for image in images {
         let files = cuobjdump(&program, "-lelf", image);
         for machine in MACHINES {
-            assert!(files.contains(&format!(".{machine}.cubin")), "{} has no code for {machine}:\n{files}", image.name);
+            let (found, wanted) = (files.contains(&format!(".{machine}.cubin")), machines(image).contains(&machine));
+            assert_eq!(found, wanted, "code of {} for {machine}:\n{files}", image.name);
         }
         let files = cuobjdump(&program, "-lptx", image);
-        assert!(files.contains(".sm_80.ptx"), "{} has no PTX:\n{files}", image.name);
+        let (found, wanted) = (files.contains(".ptx"), image.architecture == Architecture::Portable);
+        assert_eq!(found, wanted, "PTX of {}:\n{files}", image.name);
+        assert_eq!(files.contains(".sm_80.ptx"), wanted, "PTX of {} for every later GPU:\n{files}", image.name);
+    }
+}
+
+#[test]
+fn every_kernel_is_compiled_for_the_machines_of_its_image() {
+    for image in images().unwrap_or_default() {
+        let all = resources(image.ptxas);
+        let kernels = |machine: &str| -> BTreeSet<&str> {
+            let of_machine = all.iter().filter(|entry| entry.registers.is_some() && entry.machine == machine);
+            of_machine.map(|entry| entry.kernel.as_str()).collect()
+        };
+        let every = kernels("sm_90a");
+        assert!(!every.is_empty(), "{} has no kernels", image.name);
+        for machine in MACHINES {
+            let wanted = if machines(image).contains(&machine) { every.clone() } else { BTreeSet::new() };
+            assert_eq!(kernels(machine), wanted, "kernels of {} for {machine}", image.name);
+        }
     }
 }
 

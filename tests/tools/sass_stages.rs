@@ -58,7 +58,8 @@ const ONE_AFTER_ANOTHER: &[(&str, &[(Why, usize)])] = &[
     ("importance_received_*", &[(Why::Search, 2)]),
     ("importance_reduce", &[(Why::Remainder, 2)]),
     ("importance_router_entropy", &[(Why::Remainder, 2)]),
-    ("permute_backward_*", &[(Why::Short, 2)]),
+    // Of rows in 16 bits a lane has one load a slot.
+    ("permute_backward_*", &[(Why::Short, 3)]),
     ("routing_backward", &[(Why::Short, 2), (Why::Search, 1)]),
     ("row_weight_gradient_*", &[(Why::Search, 1), (Why::Remainder, 1)]),
 ];

@@ -4,6 +4,7 @@ use crate::Device;
 use crate::bench::shapes::ShapeArg;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use da_moe::cuda::Architecture;
 use da_moe::{Activation, DType, Keep};
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -175,6 +176,9 @@ pub(crate) struct PlanArgs {
     /// Storage type: f32, bf16 or f16
     #[arg(long, value_name = "DTYPE", default_value = "bf16")]
     pub(crate) dtype: DType,
+    /// Architecture to choose kernels for: sm_90 (Hopper's own, where they can) or sm_80 (those of everything later)
+    #[arg(long, value_name = "ARCH", default_value = "sm_90", value_parser = architecture)]
+    pub(crate) arch: Architecture,
     /// Also list backward, after a forward that kept the hidden rows
     #[arg(long)]
     pub(crate) backward: bool,
@@ -276,6 +280,14 @@ fn activation(name: &str) -> Result<Activation, String> {
     Activation::deserialize(names).map_err(|_| {
         format!("`{name}` is not an activation; choose relu, gelu, gelu-tanh, silu, swiglu, geglu or reglu")
     })
+}
+
+fn architecture(name: &str) -> Result<Architecture, String> {
+    match name {
+        "sm_80" => Ok(Architecture::Portable),
+        "sm_90" | "sm_90a" => Ok(Architecture::Hopper),
+        _ => Err(format!("`{name}` is not an architecture that there are kernels for; choose sm_80 or sm_90")),
+    }
 }
 
 /// clap's message without its usage section, in one line: what is wrong, and the tip if there is one.

@@ -55,7 +55,7 @@ pub struct ExpertsBackwardArgs<'a> {
     pub hidden: Option<TensorRef<'a, 2>>,
     /// Scratch: f32, as much as [`Backend::stage_scratch`](crate::Backend::stage_scratch) says.
     pub scratch: TensorMut<'a, 1>,
-    /// Out: `[rows, D]` intermediate, `W_inᵀ dh` of each row.
+    /// Out: `[rows, D]` row type, `W_inᵀ dh` of each row.
     pub dx_rows: TensorMut<'a, 2>,
     /// Out: `[rows]` f32, `⟨dy, o⟩` of each row.
     pub d_row_weight: TensorMut<'a, 1>,
@@ -76,11 +76,11 @@ pub struct PermuteBackwardArgs<'a> {
     pub selection: Selection<'a>,
     /// From permute.
     pub plan: Plan<'a>,
-    /// `[rows, D]` intermediate, from experts.
+    /// `[rows, D]` row type, from experts.
     pub dx_rows: TensorRef<'a, 2>,
     /// `[rows]` f32, from experts.
     pub d_row_weight: TensorRef<'a, 1>,
-    /// `[T, D]` intermediate: the shared expert's part, by its rows.
+    /// `[T, D]` row type: the shared expert's part, by its rows.
     pub shared_dx: Option<TensorRef<'a, 2>>,
     /// `[T]` i32, [`SharedPlan::token_row`](crate::SharedPlan::token_row); absent: row `t` is token `t`.
     pub shared_row: Option<TensorRef<'a, 1>>,

@@ -1,6 +1,7 @@
 //! What each stage reads and writes on the way down.
 //!
-//! "Storage" is the type of `x`; "intermediate" is [`Backend::intermediate`](crate::Backend::intermediate) of it.
+//! "Storage" is the type of `x`; "intermediate" is [`Backend::intermediate`](crate::Backend::intermediate) of it, "row type"
+//! [`Backend::row_type`](crate::Backend::row_type).
 
 use crate::{
     Activation, ImportanceConfig, LayerConfig, NullExpert, Plan, PlanMut, Routing, Selection, SelectionMut,
@@ -185,7 +186,7 @@ pub struct ExpertsArgs<'a> {
     pub weights: ExpertWeights<'a>,
     /// Out, when kept for backward: `[rows, F or 2F]` intermediate, before the activation.
     pub hidden: Option<TensorMut<'a, 2>>,
-    /// Out: `[rows, D]` intermediate, not yet weighted.
+    /// Out: `[rows, D]` row type, not yet weighted.
     pub out: TensorMut<'a, 2>,
 }
 
@@ -204,9 +205,9 @@ pub struct CombineArgs<'a> {
     pub selection: Selection<'a>,
     /// From permute.
     pub plan: Plan<'a>,
-    /// `[rows, D]` intermediate, from experts.
+    /// `[rows, D]` row type, from experts.
     pub rows: TensorRef<'a, 2>,
-    /// `[T, D]` intermediate: the shared expert's output, by its rows.
+    /// `[T, D]` row type: the shared expert's output, by its rows.
     pub shared: Option<TensorRef<'a, 2>>,
     /// `[T]` i32, [`SharedPlan::token_row`](crate::SharedPlan::token_row); absent: row `t` is token `t`.
     pub shared_row: Option<TensorRef<'a, 1>>,

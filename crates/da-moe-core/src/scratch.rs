@@ -25,7 +25,7 @@ pub(crate) struct Buffers {
 
 /// Element counts of the buffers: the single source for allocating them, for their bytes and for whether they suffice.
 struct Counts {
-    /// In the backend's intermediate type.
+    /// In the backend's row type.
     rows: usize,
     shared: usize,
     /// In f32.
@@ -57,11 +57,11 @@ impl Counts {
 impl Scratch {
     pub(crate) fn allocate<B: Backend>(backend: &B, sizes: &Sizes, dtype: DType, keep: Keep) -> Result<Self> {
         let counts = Counts::new(sizes, backend.stage_scratch(sizes, keep), keep);
-        let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
+        let of_rows = |len| backend.allocate(backend.row_type(dtype), len);
         let float = |len| backend.allocate(DType::F32, len);
         Ok(Self(Some(Box::new(Buffers {
-            rows: intermediate(counts.rows)?,
-            shared: intermediate(counts.shared)?,
+            rows: of_rows(counts.rows)?,
+            shared: of_rows(counts.shared)?,
             d_weights: float(counts.d_weights)?,
             d_row_weight: float(counts.d_row_weight)?,
             d_logits: float(counts.d_logits)?,
@@ -71,10 +71,10 @@ impl Scratch {
     }
 
     /// Bytes that [`Scratch::allocate`] allocates.
-    pub(crate) fn bytes(sizes: &Sizes, intermediate: DType, stage: usize, keep: Keep) -> usize {
+    pub(crate) fn bytes(sizes: &Sizes, row_type: DType, stage: usize, keep: Keep) -> usize {
         let counts = Counts::new(sizes, stage, keep);
         let floats = [counts.d_weights, counts.d_row_weight, counts.d_logits, counts.dx, counts.stage];
-        total([(&[counts.rows, counts.shared], intermediate), (&floats, DType::F32)])
+        total([(&[counts.rows, counts.shared], row_type), (&floats, DType::F32)])
     }
 
     /// Refuses scratch that a call of these sizes does not fit into.
@@ -89,10 +89,10 @@ impl Scratch {
         let buffers = self.0.as_ref().ok_or_else(|| none(op))?;
         backend.check_location(op, "scratch", (&buffers.d_weights).into())?;
         let needed = Counts::new(sizes, backend.stage_scratch(sizes, keep), keep);
-        let intermediate = backend.intermediate(dtype);
+        let row_type = backend.row_type(dtype);
         let all = [
-            ("rows", &buffers.rows, needed.rows, intermediate),
-            ("shared", &buffers.shared, needed.shared, intermediate),
+            ("rows", &buffers.rows, needed.rows, row_type),
+            ("shared", &buffers.shared, needed.shared, row_type),
             ("d_weights", &buffers.d_weights, needed.d_weights, DType::F32),
             ("d_row_weight", &buffers.d_row_weight, needed.d_row_weight, DType::F32),
             ("d_logits", &buffers.d_logits, needed.d_logits, DType::F32),

@@ -56,11 +56,12 @@ pub struct StepBytes {
 }
 
 impl StepBytes {
-    /// Of a backend that is not at hand: its [`Backend::intermediate`] type and its [`Backend::stage_scratch`].
-    pub fn of(sizes: &Sizes, intermediate: DType, stage_scratch: usize, keep: Keep) -> Self {
+    /// Of a backend that is not at hand: its [`Backend::intermediate`] type, its [`Backend::row_type`] and its
+    /// [`Backend::stage_scratch`].
+    pub fn of(sizes: &Sizes, intermediate: DType, row_type: DType, stage_scratch: usize, keep: Keep) -> Self {
         Self {
             saved: Step::bytes(sizes, intermediate, keep),
-            scratch: Scratch::bytes(sizes, intermediate, stage_scratch, keep),
+            scratch: Scratch::bytes(sizes, row_type, stage_scratch, keep),
         }
     }
 

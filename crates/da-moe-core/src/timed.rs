@@ -104,6 +104,10 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.intermediate(storage)
     }
 
+    fn row_type(&self, storage: DType) -> DType {
+        self.backend.row_type(storage)
+    }
+
     fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {
         self.backend.stage_scratch(sizes, keep)
     }

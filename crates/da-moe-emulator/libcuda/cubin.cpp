@@ -36,7 +36,14 @@ constexpr uint16_t PTX = 1, MACHINE_CODE = 2;
 constexpr uint64_t OF_ONE_ARCHITECTURE = 0x100000;
 
 // Records of `.nv.info` sections. `SIZED` ones are followed by as many bytes as they say.
-enum Tag : uint8_t { MaxThreads = 0x05, FrameSize = 0x11, KernelParameter = 0x17, RegisterCount = 0x2f };
+enum Tag : uint8_t {
+    MaxThreads = 0x05,
+    FrameSize = 0x11,
+    KernelParameter = 0x17,
+    RegisterCount = 0x2f,
+    ClusterBlocks = 0x3d,
+    InClusters = 0x3e,
+};
 constexpr uint8_t SIZED = 4;
 
 struct Record {
@@ -163,6 +170,10 @@ private:
                     facts.parameters.resize(parameter.ordinal + 1u);
                 }
                 facts.parameters[parameter.ordinal] = {parameter.offset, parameter.packed >> 18};
+            } else if (record.tag == ClusterBlocks) {
+                memcpy(facts.cluster, value, sizeof facts.cluster);
+            } else if (record.tag == InClusters) {
+                facts.in_clusters = true;
             }
         });
     }

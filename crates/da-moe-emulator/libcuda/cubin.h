@@ -21,6 +21,8 @@ struct Facts {
     int shared_bytes = 0;    // of arrays of fixed size
     int local_bytes = 0;     // of each thread
     int most_threads = 1024; // as its launch bounds say
+    unsigned cluster[3]{};   // blocks of a cluster along x, y and z as it is compiled for; zeros: not in clusters
+    bool in_clusters = false;  // it runs in no other way
     int binary_version = 0, ptx_version = 0;
     std::vector<Parameter> parameters;
 };

@@ -71,6 +71,8 @@ int attribute(int number) {
             return settings.pageable;
         case 97:
             return gpu.shared_block;
+        case 120:
+            return gpu.major >= 9;  // clusters
         default:
             break;
     }

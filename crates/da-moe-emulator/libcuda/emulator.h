@@ -8,6 +8,13 @@ namespace emu {
 
 struct Machine;
 
+// As the runtime has it.
+struct TensorMapShape {
+    uint32_t rank, element_bytes, swizzle;
+    uint64_t dims[5], strides[4];
+    uint32_t box_dims[5];
+};
+
 }
 
 extern "C" {
@@ -22,7 +29,8 @@ uint64_t emulator_alloc(emu::Machine* machine, const char* name, size_t bytes);
 int emulator_free(emu::Machine* machine, uint64_t address);
 int emulator_upload(emu::Machine* machine, uint64_t address, const void* source, size_t bytes);
 int emulator_download(emu::Machine* machine, uint64_t address, void* target, size_t bytes);
+int emulator_tensor_map(emu::Machine* machine, void* map, uint64_t address, const emu::TensorMapShape* shape);
 int emulator_launch(emu::Machine* machine, size_t kernel, const unsigned* grid, const unsigned* block, unsigned shared,
-                    void** parameters);
+                    unsigned cluster, void** parameters);
 
 }  // extern "C"

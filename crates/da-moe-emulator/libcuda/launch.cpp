@@ -34,6 +34,23 @@ struct Shape {
     }
 };
 
+// Blocks of a cluster on every GPU that has clusters.
+constexpr uint64_t MOST_OF_A_CLUSTER = 8;
+
+// What this way of launching has no room to say is as the kernel is compiled.
+Result check_cluster(const unsigned grid[3], const Facts& facts) {
+    const auto& [x, y, z] = facts.cluster;
+    if (!x || !y || !z) {
+        return facts.in_clusters ? InvalidClusterSize : Success;
+    }
+    const uint64_t blocks = static_cast<uint64_t>(x) * y * z;
+    if (grid[0] % x || grid[1] % y || grid[2] % z || blocks > MOST_OF_A_CLUSTER) {
+        return InvalidClusterSize;
+    }
+    // Those of the emulator are neighbours along x, and 1, 2, 4 or 8.
+    return blocks == x && !(x & (x - 1)) ? Success : NotSupported;
+}
+
 Result check(const Shape& shape, const Function& function) {
     const auto& [grid, block, shared] = shape;
     if (!grid[0] || !grid[1] || !grid[2] || grid[0] > INT32_MAX || grid[1] > 65535 || grid[2] > 65535) {
@@ -49,7 +66,7 @@ Result check(const Shape& shape, const Function& function) {
         return InvalidValue;
     }
     const auto warps = static_cast<int>((shape.threads() + WARP - 1) / WARP);
-    return warps > warps_with_registers(function.facts) ? LaunchOutOfResources : Success;
+    return warps > warps_with_registers(function.facts) ? LaunchOutOfResources : check_cluster(grid, function.facts);
 }
 
 // What CUDA says of what the emulator has found. Of most of it a GPU says nothing: it runs on, with whatever numbers come of it.
@@ -73,7 +90,10 @@ Result fault_of(int kind) {
 class Launch {
 public:
     Launch(const Function& function, const Shape& shape, void** given)
-        : name(function.facts.name), kernel(function.kernel), shape(shape) {
+        : name(function.facts.name),
+          kernel(function.kernel),
+          shape(shape),
+          cluster(std::max(1u, function.facts.cluster[0])) {
         for (size_t i = 0; i < function.facts.parameters.size(); i++) {
             const size_t bytes = function.facts.parameters[i].bytes;
             auto copy = std::make_unique<Aligned[]>((bytes + sizeof(Aligned) - 1) / sizeof(Aligned));
@@ -95,7 +115,7 @@ public:
             addresses.push_back(parameter.get());
         }
         const int kind =
-            emulator_launch(driver.machine, kernel, shape.grid, shape.block, shape.shared, addresses.data());
+            emulator_launch(driver.machine, kernel, shape.grid, shape.block, shape.shared, cluster, addresses.data());
         if (kind != 0) {
             driver.fail(fault_of(kind), emulator_message(driver.machine));
         }
@@ -111,6 +131,7 @@ private:
     std::string name;
     size_t kernel;
     Shape shape;
+    unsigned cluster;  // blocks of one
     std::vector<std::unique_ptr<Aligned[]>> parameters;
 };
 

@@ -21,6 +21,10 @@ enum class FunctionAttribute : int {
     CacheMode = 7,
     MostDynamicShared = 8,
     PreferredCarveout = 9,
+    ClusterMustBeSet = 10,
+    ClusterWidth = 11,
+    ClusterHeight = 12,
+    ClusterDepth = 13,
 };
 
 constexpr size_t NONE = SIZE_MAX;
@@ -263,6 +267,14 @@ EXPORT Result cuFuncGetAttribute(int* value, FunctionAttribute attribute, Handle
                 return Success;
             case FunctionAttribute::PreferredCarveout:
                 *value = -1;
+                return Success;
+            case FunctionAttribute::ClusterMustBeSet:
+                *value = facts.in_clusters;
+                return Success;
+            case FunctionAttribute::ClusterWidth:
+            case FunctionAttribute::ClusterHeight:
+            case FunctionAttribute::ClusterDepth:
+                *value = static_cast<int>(facts.cluster[int(attribute) - int(FunctionAttribute::ClusterWidth)]);
                 return Success;
             case FunctionAttribute::ConstantBytes:
             case FunctionAttribute::CacheMode:

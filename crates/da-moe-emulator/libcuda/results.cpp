@@ -48,6 +48,7 @@ constexpr Words WORDS[] = {
      "operation not permitted on an event last recorded in a capturing stream"},
     {CaptureWrongThread, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
      "attempt to terminate a thread-local capture sequence from another thread"},
+    {InvalidClusterSize, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "cluster misconfiguration"},
 };
 
 const Words* find(Result result) {

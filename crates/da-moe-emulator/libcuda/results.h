@@ -34,6 +34,7 @@ enum Result : int {
     CaptureImplicit = 906,
     CapturedEvent = 907,
     CaptureWrongThread = 908,
+    InvalidClusterSize = 912,
 };
 
 }  // namespace driver

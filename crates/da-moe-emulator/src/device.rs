@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::module::{Machine, Module};
-use crate::tensor_map::{TensorMap, TensorMap2d};
+use crate::tensor_map::{TensorMap, TensorMapShape};
 use crate::traffic::{SharedPlace, Traffic};
 use crate::work::Work;
 use crate::{Error, Kind, Report};
@@ -17,7 +17,7 @@ pub struct Schedule {
     pub seed: u64,
     /// Which warp runs next.
     pub policy: Policy,
-    /// How many blocks are alive at once. With 1, blocks run one after the other.
+    /// How many blocks are alive at once. With 1, blocks run one after the other. Clusters are alive as a whole, one at least.
     pub resident: u32,
 }
 
@@ -43,6 +43,21 @@ impl Schedule {
         // 1, 2, 3, 4 in an order that does not go along with the policies or the poisons.
         let resident = 1 + (seed.wrapping_add(seed / 4) % 4) as u32;
         Self { seed, policy, resident }
+    }
+}
+
+/// The blocks of a launch. An array of their numbers along x, y and z is a grid without clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// How many along x, y and z.
+    pub blocks: [u32; 3],
+    /// How many blocks, neighbours along x, make a cluster: 1, 2, 4 or 8.
+    pub cluster: u32,
+}
+
+impl From<[u32; 3]> for Grid {
+    fn from(blocks: [u32; 3]) -> Self {
+        Self { blocks, cluster: 1 }
     }
 }
 
@@ -177,13 +192,13 @@ impl Device {
         self.check(&machine, code)
     }
 
-    /// Encodes a tensor map of a matrix at `address`, under the rules of `cuTensorMapEncodeTiled`.
-    pub fn tensor_map_2d(&self, address: u64, shape: &TensorMap2d) -> Result<TensorMap, Error> {
+    /// Encodes a tensor map of a tensor at `address`, under the rules of `cuTensorMapEncodeTiled`.
+    pub fn tensor_map(&self, address: u64, shape: &TensorMapShape) -> Result<TensorMap, Error> {
         let machine = self.lock();
         let mut map = TensorMap([0; 16]);
         let bytes = (&raw mut map.0).cast();
         // SAFETY: as in `set_schedule`; the map has the 128 bytes that are written, the shape lives during the call.
-        let code = unsafe { (self.module.functions.tensor_map_2d)(machine.as_ptr(), bytes, address, shape) };
+        let code = unsafe { (self.module.functions.tensor_map)(machine.as_ptr(), bytes, address, shape) };
         self.check(&machine, code).map(|()| map)
     }
 
@@ -197,7 +212,7 @@ impl Device {
     pub unsafe fn launch(
         &self,
         kernel: &str,
-        grid: [u32; 3],
+        grid: impl Into<Grid>,
         block: [u32; 3],
         shared_bytes: u32,
         parameters: &[*mut c_void],
@@ -207,12 +222,12 @@ impl Device {
             let (expected, actual) = (found.parameters.len(), parameters.len());
             return Err(Error::Parameters { kernel: kernel.into(), expected, actual });
         }
-        let machine = self.lock();
+        let Grid { blocks, cluster } = grid.into();
+        let (machine, launch) = (self.lock(), self.module.functions.launch);
         // SAFETY: as in `set_schedule`. The index is the kernel's and there are as many parameters as it has; that they
         // point to values of its types is the caller's promise.
-        let code = unsafe {
-            (self.module.functions.launch)(machine.as_ptr(), index, &grid, &block, shared_bytes, parameters.as_ptr())
-        };
+        let code =
+            unsafe { launch(machine.as_ptr(), index, &blocks, &block, shared_bytes, cluster, parameters.as_ptr()) };
         self.check(&machine, code)
     }
 
@@ -223,7 +238,7 @@ impl Device {
     pub fn launch_bytes(
         &self,
         kernel: &str,
-        grid: [u32; 3],
+        grid: impl Into<Grid>,
         block: [u32; 3],
         shared_bytes: u32,
         parameters: &[&[u8]],

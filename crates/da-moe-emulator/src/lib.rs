@@ -13,10 +13,10 @@ mod traffic;
 mod work;
 
 pub use compiler::Compiler;
-pub use device::{Device, Policy, Schedule};
+pub use device::{Device, Grid, Policy, Schedule};
 pub use error::{Error, Kind, Report};
 pub use libcuda::{Counts, Libcuda};
 pub use module::Module;
-pub use tensor_map::{TensorMap, TensorMap2d};
+pub use tensor_map::{TensorMap, TensorMapShape};
 pub use traffic::{SharedPlace, Traffic};
 pub use work::Work;

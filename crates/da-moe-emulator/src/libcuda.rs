@@ -28,6 +28,7 @@ pub(crate) const SOURCES: &[(&str, &str)] = &[
     ("results.cpp", include_str!("../libcuda/results.cpp")),
     ("settings.cpp", include_str!("../libcuda/settings.cpp")),
     ("stream.cpp", include_str!("../libcuda/stream.cpp")),
+    ("tensor_map.cpp", include_str!("../libcuda/tensor_map.cpp")),
 ];
 
 /// A folder with a `libcuda.so.1` whose kernels the emulator runs, made by [`Compiler::libcuda`](crate::Compiler::libcuda).

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use libloading::{Library, Symbol};
 
 use crate::Error;
-use crate::tensor_map::TensorMap2d;
+use crate::tensor_map::TensorMapShape;
 use crate::traffic::Traffic;
 use crate::work::Work;
 
@@ -32,9 +32,16 @@ pub(crate) struct Functions {
     pub(crate) count_traffic: unsafe extern "C" fn(*mut Machine, c_int),
     pub(crate) traffic: unsafe extern "C" fn(*const Machine, *mut Traffic),
     pub(crate) shared_place: unsafe extern "C" fn(*mut Machine, usize, *mut [u64; 3]) -> c_int,
-    pub(crate) tensor_map_2d: unsafe extern "C" fn(*mut Machine, *mut c_void, u64, *const TensorMap2d) -> c_int,
-    pub(crate) launch:
-        unsafe extern "C" fn(*mut Machine, usize, *const [u32; 3], *const [u32; 3], u32, *const *mut c_void) -> c_int,
+    pub(crate) tensor_map: unsafe extern "C" fn(*mut Machine, *mut c_void, u64, *const TensorMapShape) -> c_int,
+    pub(crate) launch: unsafe extern "C" fn(
+        *mut Machine,
+        usize,
+        *const [u32; 3],
+        *const [u32; 3],
+        u32,
+        u32,
+        *const *mut c_void,
+    ) -> c_int,
 }
 
 pub(crate) struct Kernel {
@@ -82,7 +89,7 @@ impl Module {
                 count_traffic: function(&library, "emulator_count_traffic").map_err(failed)?,
                 traffic: function(&library, "emulator_traffic").map_err(failed)?,
                 shared_place: function(&library, "emulator_shared_place").map_err(failed)?,
-                tensor_map_2d: function(&library, "emulator_tensor_map_2d").map_err(failed)?,
+                tensor_map: function(&library, "emulator_tensor_map").map_err(failed)?,
                 launch: function(&library, "emulator_launch").map_err(failed)?,
             }
         };

@@ -13,8 +13,8 @@ pub struct Traffic {
     pub global_read_bytes: u64,
     /// Bytes of global memory that stores and atomics have written.
     pub global_written_bytes: u64,
-    /// Bytes of global memory that `cp.async` and the tensor memory accelerator have read. Zeros that they fill up with
-    /// come from nowhere, and are not among them.
+    /// Bytes of global memory that `cp.async` and the tensor memory accelerator have read, and that the latter has
+    /// written. Zeros that they fill up with come from nowhere, and are not among them.
     pub background_bytes: u64,
     /// Sectors of 32 bytes in the loads, stores and atomics of warps on global memory: a sector that several lanes want at
     /// once counts once. What they bring from L2, unless L1 has it.

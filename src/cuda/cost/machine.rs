@@ -58,6 +58,7 @@ impl Machine {
     /// Operations a second of one unit. TF32 has half the rate of 16-bit types.
     pub fn rate(&self, unit: Unit) -> f64 {
         match unit {
+            Unit::Wgmma16 => self.tensor,
             Unit::Tensor16 => self.tensor * self.mma_sync,
             Unit::Tensor32 => self.tensor * self.mma_sync / 2.0,
             Unit::Scalar => self.scalar,

@@ -2,6 +2,7 @@
 //! the time that a machine of known rates needs for them. A model to hold measurements against, not a measurement. What each
 //! kernel moves and multiplies is said in `launch`, where it is chosen.
 
+pub mod hopper;
 mod machine;
 
 pub use crate::cuda::cost::machine::{Bound, Machine};
@@ -43,7 +44,9 @@ impl Work {
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Tensor cores on 16-bit factors.
+    /// Tensor cores on 16-bit factors, by `wgmma`.
+    Wgmma16,
+    /// The same by `mma.sync`.
     Tensor16,
     /// Tensor cores on TF32 factors.
     Tensor32,
@@ -75,4 +78,9 @@ pub(in crate::cuda) fn written(out_f32: i32, beta: f32, size: f64) -> f64 {
 /// Bytes of an element by the name of a kernel: both 16-bit types have "f16" in theirs.
 pub(in crate::cuda) fn element_size(kernel: &str) -> f64 {
     if kernel.contains("f16") { 2.0 } else { 4.0 }
+}
+
+/// Bytes of an element of the rows that a kernel adds up, by its name.
+pub(in crate::cuda) fn row_size(kernel: &str) -> f64 {
+    if kernel.contains("f32rows") { 4.0 } else { element_size(kernel) }
 }

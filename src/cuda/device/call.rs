@@ -1,9 +1,9 @@
 //! A kernel's launch, with whatever its one parameter is.
 
 use crate::Result;
-use crate::cuda::abi;
+use crate::cuda::abi::{self, TensorMap};
 use crate::cuda::cost::{Contents, Work};
-use crate::cuda::device::Device;
+use crate::cuda::device::{Device, TensorBoxes};
 use std::any::TypeId;
 use std::ffi::c_void;
 use std::fmt;
@@ -20,12 +20,15 @@ pub struct Launch {
     pub threads: u32,
     /// Bytes of dynamic shared memory of a block.
     pub shared: u32,
+    /// Blocks, neighbours along x, that are at work at once and reach each other's shared memory: what the kernel is compiled
+    /// for, 1 for most.
+    pub cluster: u32,
 }
 
 impl Launch {
     /// A launch along x alone.
     pub(in crate::cuda) const fn linear(kernel: &'static str, blocks: u32, threads: u32) -> Self {
-        Self { kernel, grid: [blocks, 1, 1], threads, shared: 0 }
+        Self { kernel, grid: [blocks, 1, 1], threads, shared: 0, cluster: 1 }
     }
 
     /// Blocks, in all directions.
@@ -78,12 +81,17 @@ impl Kind {
 #[repr(C, align(64))]
 struct Bytes(MaybeUninit<[u8; ROOM]>);
 
+/// Tensor maps that a parameter begins with, at most.
+const MAPS: usize = 4;
+
 /// A launch with its parameter. It has no heap memory, so that launching takes none.
 #[derive(Clone, Copy)]
 pub struct Call {
     /// What runs.
     pub launch: Launch,
     kind: &'static Kind,
+    /// What the tensor maps are of that the parameter begins with. Only a device encodes them.
+    maps: [Option<TensorBoxes>; MAPS],
     bytes: Bytes,
 }
 
@@ -95,7 +103,27 @@ impl Call {
         let mut bytes = Bytes(MaybeUninit::uninit());
         // SAFETY: `Kind::of` holds the type's size and alignment against those of the bytes.
         unsafe { bytes.0.as_mut_ptr().cast::<P>().write(parameters) };
-        Self { launch, kind: Kind::of::<P>(), bytes }
+        Self { launch, kind: Kind::of::<P>(), maps: [None; MAPS], bytes }
+    }
+
+    /// As [`Call::new`] with parameters that begin with tensor maps, of which there are those that are given here.
+    pub(in crate::cuda) fn with_maps<P: Parameters>(
+        launch: Launch,
+        parameters: P,
+        maps: [Option<TensorBoxes>; MAPS],
+    ) -> Self {
+        const { assert!(size_of::<P>() >= MAPS * size_of::<TensorMap>() && align_of::<P>() == align_of::<TensorMap>()) };
+        Self { maps, ..Self::new(launch, parameters) }
+    }
+
+    /// The same by their places.
+    pub(in crate::cuda) fn all_maps(&self) -> [Option<TensorBoxes>; MAPS] {
+        self.maps
+    }
+
+    /// What the tensor maps are of that the parameter begins with.
+    pub fn maps(&self) -> impl Iterator<Item = &TensorBoxes> {
+        self.maps.iter().flatten()
     }
 
     /// The parameter, if it is of type `P`.
@@ -124,7 +152,15 @@ impl Call {
     /// The stream is one of `device`; every pointer in the parameters is null where `kernels/abi.h` allows it, or the address of memory of this device
     /// that is as large as is said there.
     pub unsafe fn run(&self, device: &(impl Device + ?Sized), stream: u64) -> Result<()> {
-        let address: *mut c_void = self.bytes.0.as_ptr().cast_mut().cast();
+        let mut bytes = self.bytes;
+        for (place, boxes) in self.maps.iter().enumerate() {
+            if let Some(boxes) = boxes {
+                let map = device.tensor_map(boxes)?;
+                // SAFETY: `with_maps` held the size and alignment of the parameter against so many maps.
+                unsafe { bytes.0.as_mut_ptr().cast::<TensorMap>().add(place).write(map) };
+            }
+        }
+        let address: *mut c_void = bytes.0.as_mut_ptr().cast();
         // SAFETY: the address is of a live struct of the type that this kernel takes; its pointers are the caller's word.
         unsafe { device.launch(stream, &self.launch, &[address]) }
     }

@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code, reason = "a launch's parameters are the caller's word")]
 
+use crate::cuda::abi::TensorMap;
 use crate::cuda::device::recorder::{Recorded, Recorder};
-use crate::cuda::device::{Architecture, Device, Launch, Target};
+use crate::cuda::device::tensor_map::BOX_BYTES;
+use crate::cuda::device::{Architecture, Device, Launch, Target, TensorBoxes};
 use crate::{Error, Result};
 use da_moe_emulator as emulator;
 use std::ffi::c_void;
@@ -47,6 +49,11 @@ impl Emulated {
         Self { architecture, ..self }
     }
 
+    /// What kernels have multiplied and copied so far.
+    pub fn work(&self) -> emulator::Work {
+        self.device.work()
+    }
+
     /// Every change under the lock is complete, so a panicking thread leaves nothing half-done.
     fn recorder(&self) -> MutexGuard<'_, Recorder> {
         self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
@@ -84,11 +91,15 @@ impl Emulated {
             Recorded::Launch { launch, parameters } => {
                 let parameters: Vec<&[u8]> = parameters.iter().map(Vec::as_slice).collect();
                 self.device
-                    .launch_bytes(launch.kernel, launch.grid, [launch.threads, 1, 1], launch.shared, &parameters)
+                    .launch_bytes(launch.kernel, blocks_of(launch), [launch.threads, 1, 1], launch.shared, &parameters)
                     .map_err(|error| failed(launch.kernel, error))
             }
         }
     }
+}
+
+fn blocks_of(launch: &Launch) -> emulator::Grid {
+    emulator::Grid { blocks: launch.grid, cluster: launch.cluster }
 }
 
 fn failed(kernel: &str, error: emulator::Error) -> Error {
@@ -185,6 +196,22 @@ impl Device for Emulated {
         self.device.unwritten(address).map_err(|error| failed("unwritten", error))
     }
 
+    fn tensor_map(&self, boxes: &TensorBoxes) -> Result<TensorMap> {
+        let (rank, [first, second, third, fourth]) = (boxes.rank as u32, boxes.box_extents());
+        let mut shape = emulator::TensorMapShape {
+            rank,
+            element_bytes: boxes.elements.size(),
+            swizzle: BOX_BYTES,
+            dims: [1; 5],
+            strides: [0; 4],
+            box_dims: [first, second, third, fourth, 1],
+        };
+        shape.dims[..4].copy_from_slice(&boxes.extents);
+        shape.strides[..3].copy_from_slice(&boxes.strides);
+        let map = self.device.tensor_map(boxes.address, &shape).map_err(|error| failed("a tensor map", error))?;
+        Ok(TensorMap { words: map.words() })
+    }
+
     unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {
         let record = || {
             // SAFETY: the caller's word.
@@ -195,8 +222,10 @@ impl Device for Emulated {
             return Ok(());
         }
         // SAFETY: the caller's word; accesses of the kernel itself are checked by the emulator.
-        unsafe { self.device.launch(launch.kernel, launch.grid, [launch.threads, 1, 1], launch.shared, parameters) }
-            .map_err(|error| failed(launch.kernel, error))
+        unsafe {
+            self.device.launch(launch.kernel, blocks_of(launch), [launch.threads, 1, 1], launch.shared, parameters)
+        }
+        .map_err(|error| failed(launch.kernel, error))
     }
 
     unsafe fn begin_capture(&self, stream: u64) -> Result<()> {

@@ -1,13 +1,16 @@
 //! The compiled kernels inside this library, or why there are none.
 
+use crate::cuda::device::Architecture;
 use crate::{Error, Result};
 use std::fmt;
 
-/// One file of `kernels/`, compiled for every architecture of [`BuildReport::Built`].
+/// One file of `kernels/`, compiled for every architecture of [`BuildReport::Built`], or for Hopper alone.
 #[derive(Clone, Copy)]
 pub struct Image {
     /// The file's name without `.cu`.
     pub name: &'static str,
+    /// What has the kernels' instructions.
+    pub architecture: Architecture,
     /// Machine code and PTX, as `cuModuleLoadData` takes them. Aligned to 16 bytes, as drivers read it in words.
     pub fatbin: &'static [u8],
     /// What ptxas said: registers, spills and shared memory of every kernel on every architecture.
@@ -66,10 +69,11 @@ struct Aligned<T: ?Sized>(T);
 
 #[allow(unused_macros, reason = "where kernels are not built, there is nothing to include")]
 macro_rules! image {
-    ($name:literal) => {{
+    ($name:literal, $architecture:ident) => {{
         static FATBIN: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")));
         Image {
             name: $name,
+            architecture: Architecture::$architecture,
             fatbin: &FATBIN.0,
             ptxas: include_str!(concat!(env!("OUT_DIR"), "/", $name, ".ptxas.txt")),
         }

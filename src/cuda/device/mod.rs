@@ -17,12 +17,15 @@ mod recorder;
 pub(in crate::cuda) mod stand_in;
 pub(in crate::cuda) mod stream;
 mod target;
+pub(in crate::cuda) mod tensor_map;
 pub(in crate::cuda) mod workspace;
 
 pub use call::{Call, Launch, Parameters};
 pub use target::{Architecture, Target};
+pub use tensor_map::{Elements, TensorBoxes};
 
 use crate::Result;
+use crate::cuda::abi::TensorMap;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
@@ -175,6 +178,12 @@ pub trait Device: Send + Sync + 'static {
     unsafe fn unwritten(&self, _address: u64) -> Result<usize> {
         Ok(0)
     }
+
+    /// What the tensor memory accelerator is to know of a tensor: a kernel's parameter. Asks nothing of the device itself.
+    ///
+    /// # Errors
+    /// The device's, for what breaks the rules of [`TensorBoxes`], and where there is no such accelerator.
+    fn tensor_map(&self, boxes: &TensorBoxes) -> Result<TensorMap>;
 
     /// Starts a kernel with `parameters` as `cuLaunchKernel` takes them: one address for each of its parameters.
     ///

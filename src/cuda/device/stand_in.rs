@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code, reason = "passes unsafe calls on")]
 
-use crate::cuda::device::{Device, Launch, Target};
+use crate::cuda::abi::TensorMap;
+use crate::cuda::device::{Device, Launch, Target, TensorBoxes};
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -20,6 +21,8 @@ pub struct Counts {
     pub frees: usize,
     /// Of kernels.
     pub launches: usize,
+    /// Tensor maps that were asked for.
+    pub maps: usize,
     /// Of memory with one value.
     pub fills: usize,
     /// Within the device.
@@ -59,6 +62,7 @@ pub struct StandIn<D> {
     bytes: AtomicUsize,
     frees: AtomicUsize,
     launches: AtomicUsize,
+    maps: AtomicUsize,
     fills: AtomicUsize,
     copies: AtomicUsize,
     waits: AtomicUsize,
@@ -81,6 +85,7 @@ impl<D: Device> StandIn<D> {
             bytes: AtomicUsize::default(),
             frees: AtomicUsize::default(),
             launches: AtomicUsize::default(),
+            maps: AtomicUsize::default(),
             fills: AtomicUsize::default(),
             copies: AtomicUsize::default(),
             waits: AtomicUsize::default(),
@@ -106,6 +111,7 @@ impl<D: Device> StandIn<D> {
             bytes: read(&self.bytes),
             frees: read(&self.frees),
             launches: read(&self.launches),
+            maps: read(&self.maps),
             fills: read(&self.fills),
             copies: read(&self.copies),
             waits: read(&self.waits),
@@ -260,6 +266,12 @@ impl<D: Device> Device for StandIn<D> {
     unsafe fn unwritten(&self, address: u64) -> Result<usize> {
         // SAFETY: the caller's.
         unsafe { self.inner.unwritten(address) }
+    }
+
+    fn tensor_map(&self, boxes: &TensorBoxes) -> Result<TensorMap> {
+        self.alive()?;
+        count(&self.maps);
+        self.inner.tensor_map(boxes)
     }
 
     unsafe fn launch(&self, stream: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {

@@ -110,7 +110,7 @@ impl Reading {
         p.tiles = blocks(p.side as usize, tile) as i32;
         let grid = [p.tiles as u32 * self.sequences as u32, probabilities.heads as u32, 1];
         let kernel = matrix_kernel(self.target, probabilities.dtype, measure.is_received(), width > 1);
-        Call::new(Launch { kernel, grid, threads: THREADS, shared: 0 }, p)
+        Call::new(Launch { kernel, grid, threads: THREADS, shared: 0, cluster: 1 }, p)
     }
 
     fn query_key(
@@ -137,7 +137,13 @@ impl Reading {
         };
         // Tiles start where sequences do, so their number depends on lengths that only the device knows; so many are enough.
         let grid = [(self.tokens / OWN + self.sequences) as u32, qk.heads as u32, 1];
-        let walk = Launch { kernel: walk_kernel(self.target, qk.dtype, width), grid, threads: OWN as u32, shared: 0 };
+        let walk = Launch {
+            kernel: walk_kernel(self.target, qk.dtype, width),
+            grid,
+            threads: OWN as u32,
+            shared: 0,
+            cluster: 1,
+        };
         let own = measure == AttentionSource::GivenSelf;
         if p.lse.is_null() && (own || measure.is_received()) {
             let before = abi::ImportanceQueryKey { measure: abi::MEASURE_LOG_SUM_EXP, values: self.lse, ..p };
@@ -148,7 +154,10 @@ impl Reading {
             return run(Call::new(walk, p));
         }
         let grid = [self.tokens.div_ceil(WARPS) as u32, qk.heads as u32, 1];
-        run(Call::new(Launch { kernel: own_kernel(self.target, qk.dtype), grid, threads: THREADS, shared: 0 }, p))
+        run(Call::new(
+            Launch { kernel: own_kernel(self.target, qk.dtype), grid, threads: THREADS, shared: 0, cluster: 1 },
+            p,
+        ))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which kernel combines, and with how many threads (`kernels/combine/combine.cu`).
 
 use crate::cuda::abi;
-use crate::cuda::cost::{Contents, Work, element_size};
+use crate::cuda::cost::{Contents, Work, element_size, row_size};
 use crate::cuda::device::{Call, Launch, Parameters, Target};
 use crate::cuda::launch::vectorized::{self, are_aligned, are_whole};
 use crate::{DType, NullExpert};
@@ -48,9 +48,10 @@ fn kernel(storage: DType, rows: DType, p: &abi::Combine) -> &'static str {
 impl Parameters for abi::Combine {
     fn work(&self, launch: &Launch, contents: &Contents) -> Work {
         let rows = contents.rows.min(self.row_count as usize) as f64;
-        let table = 12.0 * f64::from(self.tokens) * f64::from(self.slots);
-        let elements = (rows + f64::from(self.tokens)) * f64::from(self.width);
-        Work::moved(elements * element_size(launch.kernel) + table, launch.blocks())
+        let shared = if self.shared.is_null() { 0.0 } else { 1.0 };
+        let tokens = f64::from(self.tokens);
+        let of_column = row_size(launch.kernel) * (rows + shared * tokens) + element_size(launch.kernel) * tokens;
+        Work::moved(of_column * f64::from(self.width) + 12.0 * tokens * f64::from(self.slots), launch.blocks())
     }
 }
 

@@ -58,7 +58,7 @@ pub fn calls(_: Target, storage: DType, p: abi::CombineBackward) -> impl Iterato
     let of_constants = (p.gradients > 0 && p.width > 0).then(|| {
         let shares = shares(&p, if is_wide { wide(storage) } else { 1 });
         let grid = [blocks(p.tokens as usize, p.chunk as usize), shares as u32, p.gradients as u32];
-        Launch { kernel: of_type(CONSTANTS, storage, is_wide), grid, threads: THREADS as u32, shared: 0 }
+        Launch { kernel: of_type(CONSTANTS, storage, is_wide), grid, threads: THREADS as u32, shared: 0, cluster: 1 }
     });
     [of_weights, of_constants].into_iter().flatten().map(move |launch| Call::new(launch, p))
 }

@@ -1,8 +1,10 @@
-//! Which kernels multiply, and with how many threads (`kernels/experts/portable/grouped_gemm.cu`).
+//! Which kernels multiply, and with how many threads (`kernels/experts/portable/grouped_gemm.cu`); Hopper's own, where they
+//! can.
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::Workspace;
 use crate::cuda::device::{Call, Launch, Target};
+use crate::cuda::launch::hopper;
 use crate::{Activation, DType, Sizes};
 
 pub(in crate::cuda) const THREADS: u32 = 256;
@@ -70,9 +72,11 @@ pub fn calls(
 ) -> impl Iterator<Item = Call> {
     let operands = operands.into();
     let unit = Unit::of(operands, factors);
-    persistent(target, kernel(operands, unit, &p), unit, is_gated(&p), &p)
-        .map(|launch| Call::new(launch, p))
-        .into_iter()
+    let portable = || {
+        let launch = persistent(target, kernel(operands, unit, &p), unit, is_gated(&p), &p);
+        launch.map(|launch| Call::new(launch, p))
+    };
+    hopper::call(target, operands, &p).or_else(portable).into_iter()
 }
 
 /// Blocks of a product that a multiprocessor holds at once, by their registers (held against the compiled kernels).
@@ -91,7 +95,7 @@ pub(in crate::cuda) fn persistent(
 ) -> Option<Launch> {
     let blocks = most_tiles(unit, paired, p).min(target.multiprocessors * blocks_a_multiprocessor(kernel));
     let grid = [blocks as u32, 1, 1];
-    (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared() })
+    (blocks > 0).then_some(Launch { kernel, grid, threads: THREADS, shared: unit.shared(), cluster: 1 })
 }
 
 /// The function between the two products, as the kernels know it.
@@ -128,10 +132,14 @@ pub(in crate::cuda) fn is_gated(p: &abi::GroupedGemm) -> bool {
 fn most_tiles(unit: Unit, paired: bool, p: &abi::GroupedGemm) -> usize {
     let [tile_rows, tile_columns] = unit.tile();
     let tile_columns = if paired { tile_columns / 2 } else { tile_columns };
-    let (rows, columns) = (p.rows as usize, (p.columns as usize).div_ceil(tile_columns));
-    let ragged = if p.offsets.is_null() { 1 } else { (p.experts as usize).min(rows) };
     // A whole tile and a ragged one for each expert cover any division of the rows.
-    if rows == 0 { 0 } else { (rows / tile_rows + ragged) * columns }
+    (p.rows as usize / tile_rows + ragged_experts(p)) * (p.columns as usize).div_ceil(tile_columns)
+}
+
+/// Experts whose rows may end within a tile.
+pub(super) fn ragged_experts(p: &abi::GroupedGemm) -> usize {
+    let rows = p.rows as usize;
+    if p.offsets.is_null() { rows.min(1) } else { (p.experts as usize).min(rows) }
 }
 
 /// Whether every row of both operands starts at a multiple of 128 bits.

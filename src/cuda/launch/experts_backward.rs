@@ -71,8 +71,10 @@ pub struct Backward {
     pub kept: *const c_void,
     /// Whether that is f32.
     pub kept_f32: bool,
-    /// Out: `[rows, D]` f32.
-    pub dx_rows: *mut f32,
+    /// Out: `[rows, D]`, without gaps.
+    pub dx_rows: *mut c_void,
+    /// Whether that is f32.
+    pub dx_rows_f32: bool,
     /// Out: `[rows]`.
     pub d_row_weight: *mut f32,
     /// Out: `[E, F or 2F, D]`.
@@ -127,6 +129,7 @@ impl Backward {
             kept: null(),
             kept_f32: true,
             dx_rows: null_mut(),
+            dx_rows_f32: true,
             d_row_weight: null_mut(),
             d_w_in: null_mut(),
             d_w_out: null_mut(),
@@ -268,9 +271,9 @@ impl Backward {
             a: self.scratch.d_hidden,
             a_stride: activated_stride(self.rows_in()) as i64,
             a_rows: self.rows as i32,
-            out: self.dx_rows.cast(),
+            out: self.dx_rows,
             out_stride: self.hidden as i64,
-            out_f32: 1,
+            out_f32: i32::from(self.dx_rows_f32),
             depth: self.rows_in() as i32,
             columns: self.hidden as i32,
             activation: abi::ACTIVATION_NONE,

@@ -72,7 +72,7 @@ pub fn weight_gradient(_: Target, left: DType, right: DType, p: abi::WeightGradi
     let sides = [&p.left, &p.right].map(|from| from.columns as usize);
     let tiles: usize = sides.into_iter().zip(unit.tile()).map(|(side, tile)| side.div_ceil(tile)).product();
     let blocks = tiles * p.experts as usize;
-    let launch = Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared: unit.shared() };
+    let launch = Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared: unit.shared(), cluster: 1 };
     (blocks > 0).then(|| Call::new(launch, p)).into_iter()
 }
 
@@ -149,7 +149,7 @@ pub fn bias_gradient(_: Target, rows: DType, storage: DType, p: abi::BiasGradien
         _ => "bias_gradient_f32",
     };
     let grid = [(p.from.columns as usize).div_ceil(BIAS_COLUMNS) as u32, p.experts as u32, 1];
-    let launch = Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0 };
+    let launch = Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0, cluster: 1 };
     (grid[0] > 0 && grid[1] > 0).then(|| Call::new(launch, p)).into_iter()
 }
 

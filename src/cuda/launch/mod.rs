@@ -9,6 +9,7 @@ pub mod experts_backward;
 pub mod gate;
 pub mod gate_backward;
 pub mod gradient_products;
+mod hopper;
 pub mod importance;
 pub mod permute;
 pub mod permute_backward;
@@ -18,3 +19,6 @@ pub mod routing_backward;
 #[cfg(test)]
 mod tests;
 mod vectorized;
+
+pub use hopper::clocked;
+pub use product_work::prediction;

@@ -27,6 +27,16 @@ const STEP_OVERHEAD: usize = 190;
 /// Instructions of a warp for an element of the depth in f32 beside reads and products.
 const F32_OVERHEAD: usize = 8;
 
+/// Elements of the depth that a step of a Hopper product takes.
+const HOPPER_STEP: usize = 64;
+/// Rows that a warpgroup multiplies.
+const HOPPER_WARPGROUP_ROWS: usize = 64;
+/// Blocks that divide a unit.
+const HOPPER_BLOCKS: f64 = 2.0;
+/// Instructions of the warps of a block that bring a step, and of a warpgroup that multiplies it, at most.
+const HOPPER_BRINGING: f64 = 4.0 * 120.0;
+const HOPPER_MULTIPLYING: f64 = 4.0 * 80.0;
+
 /// Tiles of one shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Tiles {
@@ -48,6 +58,7 @@ pub(super) struct TileWork {
 pub(super) fn tile_work(unit: Unit, tiles: impl IntoIterator<Item = Tiles>, depth: f64, sizes: [f64; 2]) -> TileWork {
     tiles.into_iter().fold(TileWork::default(), |sum, tiles| {
         let [wavefronts, instructions] = match unit {
+            Unit::Wgmma16 => by_wgmma(tiles, depth),
             Unit::Scalar => in_f32(tiles, depth),
             Unit::Tensor16 | Unit::Tensor32 => on_tensor_cores(tiles, depth * sizes[0]),
         };
@@ -71,6 +82,18 @@ pub(super) fn tiles_of(count: f64, [rows, columns]: [usize; 2], [height, width]:
     }
     tiles.retain(|tiles| tiles.count > 0.0);
     tiles
+}
+
+/// Wavefronts and instructions of both blocks of a cluster that have a unit.
+fn by_wgmma(tiles: Tiles, depth: f64) -> [f64; 2] {
+    let steps = (depth / HOPPER_STEP as f64).ceil();
+    let warpgroups = tiles.rows.div_ceil(HOPPER_WARPGROUP_ROWS);
+    // Every block gets all the weights, a warpgroup's rows once; a warpgroup reads its rows and all the weights.
+    let of_rows = (HOPPER_WARPGROUP_ROWS * 2 * HOPPER_STEP) as f64 / WAVEFRONT;
+    let of_weights = (abi::HOPPER_TILE_COLUMNS as usize * 2 * HOPPER_STEP) as f64 / WAVEFRONT;
+    let wavefronts = HOPPER_BLOCKS * of_weights + warpgroups as f64 * (2.0 * of_rows + of_weights);
+    let instructions = HOPPER_BLOCKS * HOPPER_BRINGING + warpgroups as f64 * HOPPER_MULTIPLYING;
+    [steps * wavefronts, steps * instructions]
 }
 
 /// Wavefronts and instructions of one tile that is so many bytes deep.

@@ -1,8 +1,9 @@
 //! What products cost at least, on the way forward and back: bytes, operations and tiles (see [`cost`](crate::cuda::cost)).
 
 use crate::cuda::abi;
-use crate::cuda::cost::{Contents, Unit, Work, element_size, written};
-use crate::cuda::device::{Launch, Parameters};
+use crate::cuda::cost::hopper::{Hopper, Prediction};
+use crate::cuda::cost::{Contents, Unit, Work, element_size, hopper, written};
+use crate::cuda::device::{Call, Launch, Parameters};
 use crate::cuda::launch::experts;
 use crate::cuda::launch::product_tiles::{TileWork, Tiles, tile_work, tiles_of};
 
@@ -23,6 +24,7 @@ fn operand_sizes(kernel: &str) -> [f64; 2] {
 fn unit(kernel: &str) -> Unit {
     match kernel {
         _ if kernel.contains("tf32") => Unit::Tensor32,
+        _ if kernel.contains("_hopper") => Unit::Wgmma16,
         // Whatever the type of the rows.
         _ if kernel.starts_with("grouped_gemm_f32_") => Unit::Scalar,
         _ => Unit::Tensor16,
@@ -32,10 +34,10 @@ fn unit(kernel: &str) -> Unit {
 /// Rows and columns of a kernel's tiles.
 fn tile(kernel: &str) -> [usize; 2] {
     match unit(kernel) {
-        Unit::Scalar => experts::Unit::Scalar,
-        Unit::Tensor16 | Unit::Tensor32 => experts::Unit::TensorCores,
+        Unit::Wgmma16 => [abi::HOPPER_TILE_ROWS, abi::HOPPER_TILE_COLUMNS].map(|side| side as usize),
+        Unit::Scalar => experts::Unit::Scalar.tile(),
+        Unit::Tensor16 | Unit::Tensor32 => experts::Unit::TensorCores.tile(),
     }
-    .tile()
 }
 
 /// What a product moves and multiplies.
@@ -74,6 +76,33 @@ impl Parameters for abi::GroupedGemm {
     fn work(&self, launch: &Launch, contents: &Contents) -> Work {
         product(self, launch.kernel, contents).work(launch.kernel)
     }
+}
+
+impl Parameters for abi::HopperGemm {
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        product(&self.product, launch.kernel, contents).work(launch.kernel)
+    }
+}
+
+/// How long a call of a Hopper product is predicted to take; none for other kernels.
+pub fn prediction(machine: &Hopper, call: &Call, contents: &Contents) -> Option<Prediction> {
+    let p = &call.parameters::<abi::HopperGemm>()?.product;
+    let rows = contents.rows(p.offsets, p.rows) as usize;
+    let (halves, written) = if experts::is_gated(p) { (2, 0.5) } else { (1, 1.0) };
+    let size = |is_f32: i32| if is_f32 == 0 { 2.0 } else { 4.0 };
+    let kept = if p.hidden.is_null() { 0.0 } else { size(p.hidden_f32) };
+    let is_curved = ![abi::ACTIVATION_NONE, abi::ACTIVATION_RELU, abi::ACTIVATION_REGLU].contains(&p.activation);
+    // An exponential and a quotient for each value of the output, of a row and a column of which a gated one has two.
+    let special = if is_curved { 2.0 * written } else { 0.0 };
+    Some(machine.predict(&hopper::Product {
+        rows,
+        experts: (p.experts as usize).min(rows),
+        columns: p.columns as usize * halves,
+        depth: p.depth as usize,
+        out_bytes: written * size(p.out_f32) + kept,
+        special,
+        bytes: call.work(contents).bytes,
+    }))
 }
 
 impl Parameters for abi::HiddenGradient {
@@ -149,10 +178,11 @@ fn product(p: &abi::GroupedGemm, kernel: &str, contents: &Contents) -> Product {
     tiles.extend(of_experts(experts - more, rows / experts));
 
     let weights = (experts.min(rows) * columns * halves) as f64 * f64::from(p.depth);
-    let out_size = if p.out_f32 == 0 { size } else { 4.0 };
+    // What is not f32 is of the weights' type.
+    let out_size = if p.out_f32 == 0 { weight_size } else { 4.0 };
     let hidden_size = match (p.hidden.is_null(), p.hidden_f32) {
         (true, _) => 0.0,
-        (false, 0) => size,
+        (false, 0) => weight_size,
         (false, _) => 4.0,
     };
     let out = (rows * columns) as f64 * (out_size + halves as f64 * hidden_size);

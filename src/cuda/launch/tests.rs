@@ -23,7 +23,7 @@ fn gemm(activation: i32) -> abi::GroupedGemm {
         activation,
         a_stride: 256,
         b_stride: 256,
-        b_expert_stride: 256,
+        b_expert_stride: 2 * 512 * 256,
         ..Default::default()
     }
 }
@@ -79,7 +79,7 @@ fn tiles_are_those_of_the_launches() {
 #[test]
 fn scores_are_counted_and_never_stored() {
     let call = |kernel, p: abi::ImportanceQueryKey| {
-        Call::new(Launch { kernel, grid: [33, 16, 1], threads: 128, shared: 0 }, p)
+        Call::new(Launch { kernel, grid: [33, 16, 1], threads: 128, shared: 0, cluster: 1 }, p)
     };
     let p = abi::ImportanceQueryKey { tokens: 4096, width: 128, heads_per_key: 4, ..Default::default() };
     let walk = call("importance_query_key_bf16_128", p).work(&CONTENTS);
@@ -92,20 +92,42 @@ fn scores_are_counted_and_never_stored() {
     assert_eq!((own.operations, own.unit), (2.0 * 128.0 * 16.0 * 4096.0, Unit::Scalar));
 }
 
-/// Until there are kernels for one alone.
+/// Experts' products of 16-bit rows on their way there are Hopper's own; everything else is the same so far.
 #[test]
-fn every_architecture_has_the_same_kernels() {
+fn hopper_has_products_of_its_own() {
     let portable = Target { architecture: Architecture::Portable, ..Target::H100 };
     for storage in [DType::F32, DType::Bf16, DType::F16] {
-        let launches = |target| -> Vec<Launch> {
-            let p = gemm(abi::ACTIVATION_SWIGLU);
+        let launches = |target| -> [Vec<&str>; 2] {
+            let p = abi::GroupedGemm { out_stride: 512, ..gemm(abi::ACTIVATION_SWIGLU) };
             let forward = experts::calls(target, storage, Factors::F32, p);
             let mut back = Backward::new(storage, Activation::Swiglu, [100, 400, 64, 96, 8]);
+            back.kept = without_provenance(256);
             back.bind(target, 0);
-            forward.chain(back.calls(target, Factors::F32)).map(|call| call.launch).collect()
+            let back = back.calls(target, Factors::F32).map(|call| call.launch.kernel).collect();
+            [forward.map(|call| call.launch.kernel).collect(), back]
         };
-        assert_eq!(launches(portable), launches(Target::H100), "{storage:?}");
+        let ([there, back], [on_hopper, back_on_hopper]) = (launches(portable), launches(Target::H100));
+        assert_eq!(back, back_on_hopper, "{storage:?}");
+        assert_eq!(there != on_hopper, storage != DType::F32, "{there:?} {on_hopper:?}");
+        assert_eq!(on_hopper[0].ends_with("_gated_packed_hopper"), storage != DType::F32);
     }
+}
+
+/// A unit reads its rows and its weights from L2 once, for both blocks; half a unit is half of the wavefronts and a quarter more.
+#[test]
+fn a_unit_on_hopper_costs_what_its_rows_need() {
+    let of = |rows: i32| {
+        let p =
+            abi::GroupedGemm { out_stride: 256, rows, columns: 256, experts: 1, offsets: std::ptr::null(), ..gemm(0) };
+        work_of(DType::Bf16, Factors::F32, p)
+    };
+    let (whole, half) = (of(256), of(128));
+    assert_eq!((whole.tiles, whole.unit), (1, Unit::Wgmma16));
+    assert_eq!(whole.l2_bytes, 2.0 * (256.0 * 256.0 + 256.0 * 256.0) + 2.0 * 256.0 * 256.0);
+    assert_eq!([whole.wavefronts, half.wavefronts], [4.0 * 2.0 * 1024.0, 4.0 * 2.0 * 640.0]);
+    assert_eq!(whole.operations, 2.0 * 256.0 * 256.0 * 256.0);
+    // Four schedulers issue what a step needs in less than the 1024 clocks that its products take.
+    assert!(whole.instructions / (2.0 * 4.0 * 4.0) < 300.0);
 }
 
 #[test]
@@ -122,13 +144,25 @@ fn small_launches_cost_a_launch() {
 }
 
 #[test]
+fn combine_counts_rows_of_their_own_type() {
+    let p = abi::Combine { tokens: 100, width: 64, slots: 4, row_count: 4000, ..Default::default() };
+    let bytes = |kernel, p| Call::new(Launch::linear(kernel, 1, 256), p).work(&CONTENTS).bytes;
+    assert_eq!(bytes("combine_bf16_wide", p), 2.0 * (1000.0 + 100.0) * 64.0 + 12.0 * 400.0);
+    let shared = abi::Combine { shared: without_provenance(256), ..p };
+    assert_eq!(bytes("combine_f16_f32rows", shared), (4.0 * (1000.0 + 100.0) + 2.0 * 100.0) * 64.0 + 12.0 * 400.0);
+}
+
+#[test]
 fn the_way_back_counts_what_it_moves() {
     fn call(kernel: &'static str, p: impl Parameters) -> Work {
-        Call::new(Launch { kernel, grid: [7, 2, 1], threads: 256, shared: 0 }, p).work(&CONTENTS)
+        Call::new(Launch { kernel, grid: [7, 2, 1], threads: 256, shared: 0, cluster: 1 }, p).work(&CONTENTS)
     }
     let permute = abi::PermuteBackward { tokens: 100, width: 64, slots: 4, row_count: 4000, ..Default::default() };
-    let permute = call("permute_backward_bf16_wide", permute);
-    assert_eq!((permute.bytes, permute.tiles), (4.0 * (1000.0 + 100.0) * 64.0 + 16.0 * 400.0, 14));
+    let of_f32 = call("permute_backward_bf16_f32rows", permute);
+    assert_eq!((of_f32.bytes, of_f32.tiles), (4.0 * (1000.0 + 100.0) * 64.0 + 16.0 * 400.0, 14));
+    let shared = abi::PermuteBackward { shared_dx: without_provenance(256), ..permute };
+    let of_bf16 = call("permute_backward_bf16_wide", shared);
+    assert_eq!(of_bf16.bytes, (2.0 * (1000.0 + 100.0) + 4.0 * 100.0) * 64.0 + 16.0 * 400.0);
     let dx = abi::GateDx { tokens: 100, width: 64, ..Default::default() };
     assert_eq!(call("gate_dx_f16", dx).bytes, 100.0 * 64.0 * 6.0);
     let dx = abi::GateDx { of_router: without_provenance(256), ..dx };

@@ -17,7 +17,7 @@ pub(in crate::cuda) fn wide(storage: DType) -> usize {
 /// Threads for every row and column, `vector` elements at once.
 pub(in crate::cuda) fn launch(kernel: &'static str, rows: i32, width: i32, vector: usize) -> Launch {
     let grid = [(rows as usize).div_ceil(WARPS) as u32, (width as usize).div_ceil(WARP * VECTORS * vector) as u32, 1];
-    Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0 }
+    Launch { kernel, grid, threads: (WARPS * WARP) as u32, shared: 0, cluster: 1 }
 }
 
 /// Whether so many elements are multiples of 128 bits: widths and strides.

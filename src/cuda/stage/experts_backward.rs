@@ -20,7 +20,7 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
     let storage = args.x.dtype();
     args.x.expect_dtype(op, "x", &STORAGE)?;
     args.dy.expect_dtype(op, "dy", &[storage])?;
-    args.dx_rows.expect_dtype(op, "dx_rows", &[DType::F32])?;
+    args.dx_rows.expect_dtype(op, "dx_rows", &[storage, DType::F32])?;
     let ([tokens, hidden], [experts, _, width]) = (args.x.shape(), args.weights.w_out.shape());
     let room = args.dx_rows.shape()[0];
     let mut p = Backward::new(storage, args.activation, [tokens, room, hidden, width, experts]);
@@ -44,7 +44,8 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
         kept.expect_dtype(op, "hidden", &[storage, DType::F32])?;
         (p.kept, p.kept_f32) = (binder.storage("hidden", kept)?, kept.dtype() == DType::F32);
     }
-    let dx_rows = binder.output::<f32, 2>("dx_rows", args.dx_rows)?;
+    p.dx_rows_f32 = args.dx_rows.dtype() == DType::F32;
+    let dx_rows = binder.storage_output("dx_rows", args.dx_rows)?;
     let d_row_weight = binder.output::<f32, 1>("d_row_weight", args.d_row_weight)?;
     (p.dx_rows, p.d_row_weight) = (dx_rows.address(), d_row_weight.address());
     p.beta = beta(args.accumulate);

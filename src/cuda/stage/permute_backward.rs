@@ -8,15 +8,18 @@ use crate::cuda::device::Device;
 use crate::cuda::launch::combine;
 use crate::cuda::launch::permute_backward as launches;
 use crate::cuda::stage::binder::{Binder, Output};
-use crate::{PermuteBackwardArgs, Result};
+use crate::{DType, PermuteBackwardArgs, Result};
 
 pub(in crate::cuda) fn permute_backward<D: Device>(
     binder: &mut Binder<'_, D>,
     args: PermuteBackwardArgs<'_>,
 ) -> Result<()> {
     args.check()?;
-    let (storage, [tokens, width]) = (args.dy.dtype(), args.dy.shape());
-    args.dy.expect_dtype("permute_backward", "dy", &STORAGE)?;
+    let (op, [tokens, width]) = ("permute_backward", args.dy.shape());
+    let (storage, rows) = (args.dy.dtype(), args.dx_rows.dtype());
+    args.dy.expect_dtype(op, "dy", &STORAGE)?;
+    args.dx_rows.expect_dtype(op, "dx_rows", &[storage, DType::F32])?;
+    args.shared_dx.map_or(Ok(()), |shared| shared.expect_dtype(op, "shared_dx", &[rows]))?;
     let mut p = abi::PermuteBackward {
         experts: binder.input("selection.experts", &args.selection.experts)?,
         weights: binder.input("selection.weights", &args.selection.weights)?,
@@ -24,10 +27,10 @@ pub(in crate::cuda) fn permute_backward<D: Device>(
         experts_stride: row_stride(&args.selection.experts),
         weights_stride: row_stride(&args.selection.weights),
         token_row_stride: row_stride(&args.plan.token_row),
-        dx_rows: binder.input("dx_rows", &args.dx_rows)?,
+        dx_rows: binder.storage("dx_rows", &args.dx_rows)?,
         dx_rows_stride: row_stride(&args.dx_rows),
         d_row_weight: binder.input("d_row_weight", &args.d_row_weight)?,
-        shared_dx: binder.optional("shared_dx", &args.shared_dx)?,
+        shared_dx: binder.optional_storage("shared_dx", &args.shared_dx)?,
         shared_stride: args.shared_dx.as_ref().map_or(0, row_stride),
         shared_row: binder.optional("shared_row", &args.shared_row)?,
         dy: binder.storage("dy", &args.dy)?,
@@ -44,6 +47,6 @@ pub(in crate::cuda) fn permute_backward<D: Device>(
     let dx = binder.output("dx", args.dx)?;
     (p.d_weights, p.dx) = (d_weights.address(), dx.address());
     // SAFETY: every address is of an allocation as large as the tensor it stands for.
-    unsafe { binder.run(launches::calls(binder.target(), storage, p)) }?;
+    unsafe { binder.run(launches::calls(binder.target(), storage, rows, p)) }?;
     [d_weights, dx].into_iter().try_for_each(|output: Output<'_, f32>| binder.take(output).map(drop))
 }

@@ -3,6 +3,8 @@
 
 use super::Result;
 use super::shapes::{Plan, Shape};
+use da_moe::cuda::abi;
+use da_moe::cuda::cost::hopper::Prediction;
 use std::fmt::Write;
 
 /// What a machine can do.
@@ -33,6 +35,20 @@ pub(super) struct Pass {
     pub(super) eager: [f64; 3],
     /// Of its kernels, each by itself, in their order.
     pub(super) kernels: Vec<(&'static str, f64)>,
+    pub(super) predicted: Vec<Predicted>,
+}
+
+/// Clocks of a block, as `HopperGemm::clocks` has them.
+pub(super) type Clocks = [f64; abi::HOPPER_CLOCKS as usize];
+
+/// A kernel that a model predicts.
+#[derive(Clone, Debug)]
+pub(super) struct Predicted {
+    pub(super) kernel: &'static str,
+    /// Milliseconds.
+    pub(super) time: f64,
+    pub(super) prediction: Prediction,
+    pub(super) clocks: Option<Clocks>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,6 +58,8 @@ pub(super) struct Measured {
     pub(super) mean_k: f64,
     pub(super) forward: Pass,
     pub(super) backward: Pass,
+    /// Milliseconds of forward by the kernels that every architecture has, where these are others.
+    pub(super) portable: Option<f64>,
 }
 
 /// Times of what forward's kernels are for.
@@ -163,11 +181,34 @@ pub(super) fn report(plan: &Plan, shape: &Shape, it: &Measured, ceilings: Ceilin
     ] {
         write!(text, "  {name} {time:.3} ms {}", ceilings.rate(operations, time))?;
     }
+    for of in it.forward.predicted.iter().chain(&it.backward.predicted) {
+        text += &predicted(of, ceilings);
+    }
+    if let Some(time) = it.portable {
+        write!(text, "\n    forward by portable kernels {time:.3} ms, {:.2} of this", time / f)?;
+    }
     text.push_str("\n    kernels one by one");
     for (name, time) in it.forward.kernels.iter().chain(&it.backward.kernels) {
         write!(text, "  {name} {time:.4}")?;
     }
     Ok(text)
+}
+
+/// What was measured, beside what was predicted and where the clocks went.
+fn predicted(of: &Predicted, ceilings: Ceilings) -> String {
+    let [low, high] = of.prediction.rates().map(|rate| rate / 1e12);
+    let rate = ceilings.rate(of.prediction.operations, of.time);
+    let mut text = format!("\n    {} {:.3} ms {rate}, predicted {low:.0} to {high:.0}", of.kernel, of.time);
+    if let Some([bring, no_room, multiply, no_step, leave]) = of.clocks {
+        let part = |part: f64, of: f64| 100.0 * part / of.max(1.0);
+        text += &format!(
+            "; clocks: bringing {bring:.0}, {:.0}% without room; multiplying {multiply:.0}, {:.0}% without a step, {:.0}% leaving",
+            part(no_room, bring),
+            part(no_step, multiply),
+            part(leave, multiply),
+        );
+    }
+    text
 }
 
 /// Forward of one shape at several means, rows and milliseconds of each: how far each is from what its rows should take, given
@@ -215,8 +256,16 @@ mod tests {
             ("grouped_gemm_f32_nn_bf16_weights", 1.0),
             ("grouped_gemm_f32_tn_bf16_rows", 1.0),
         ];
-        let pass = |kernels| Pass { graph: [10.0, 9.0, 11.0], eager: [12.0, 10.0, 13.0], kernels };
-        Measured { rows: 16384, mean_k: 2.0, forward: pass(forward), backward: pass(backward) }
+        let pass =
+            |kernels| Pass { graph: [10.0, 9.0, 11.0], eager: [12.0, 10.0, 13.0], kernels, predicted: Vec::new() };
+        let mut forward = pass(forward);
+        forward.predicted.push(Predicted {
+            kernel: "grouped_gemm_bf16_gated",
+            time: 2.0,
+            prediction: Prediction { least: 5e-4, most: 1e-3, operations: 412e9 },
+            clocks: Some([1000.0, 100.0, 2000.0, 500.0, 400.0]),
+        });
+        Measured { rows: 16384, mean_k: 2.0, forward, backward: pass(backward), portable: Some(15.0) }
     }
 
     #[test]
@@ -251,7 +300,11 @@ mod tests {
             lines[2].contains("  in 2.000 ms 206 TFLOP/s 21%  out 4.000 ms 52 TFLOP/s 5%  dh 2.000 ms 103"),
             "{text}"
         );
-        assert!(lines[3].contains("  permute_scatter 0.2500  ") && lines.len() == 4, "{text}");
+        let own = "grouped_gemm_bf16_gated 2.000 ms 206 TFLOP/s 21%, predicted 412 to 824; clocks: bringing 1000, 10% without room; \
+                   multiplying 2000, 25% without a step, 20% leaving";
+        assert!(lines[3].ends_with(own), "{text}");
+        assert!(lines[4].ends_with("forward by portable kernels 15.000 ms, 1.50 of this"), "{text}");
+        assert!(lines[5].contains("  permute_scatter 0.2500  ") && lines.len() == 6, "{text}");
         assert!(
             report(plan, marin, &measured(), Ceilings { dense: None, ..H100 }, "")
                 .unwrap()

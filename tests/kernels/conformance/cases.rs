@@ -2,15 +2,21 @@
 
 use super::draw::{Draw, Half, SPECIAL, fragments, fragments_of_f32, roundings};
 use super::expected::{Expected, all_bits, power_of_two, ulps};
+use super::hopper;
 use da_moe::cuda::conformance::{KERNELS, MicroKernel};
 use da_moe::{bf16, f16};
 
 const WARP: usize = 32;
 
 pub struct Case {
-    kernel: &'static str,
-    draw: fn(&mut Draw, usize) -> Vec<u32>,
-    expect: fn(&[u32]) -> Vec<Expected>,
+    pub kernel: &'static str,
+    pub draw: fn(&mut Draw, usize) -> Vec<u32>,
+    pub expect: fn(&[u32]) -> Vec<Expected>,
+}
+
+/// Every case, in the order of the files.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().chain(hopper::CASES)
 }
 
 impl Case {
@@ -20,7 +26,7 @@ impl Case {
     }
 
     pub fn named(kernel: &str) -> &'static Self {
-        CASES.iter().find(|case| case.kernel == kernel).unwrap_or_else(|| panic!("no case of `{kernel}`"))
+        all().find(|case| case.kernel == kernel).unwrap_or_else(|| panic!("no case of `{kernel}`"))
     }
 
     pub fn input(&self, seed: u64) -> Vec<u32> {
@@ -40,7 +46,7 @@ impl Case {
 }
 
 /// In the order of the file.
-pub const CASES: &[Case] = &[
+const CASES: &[Case] = &[
     Case { kernel: "conformance_cp_async", draw: Draw::words, expect: copies },
     Case { kernel: "conformance_cp_async_if", draw: Draw::words, expect: copies_of_some },
     Case { kernel: "conformance_ldmatrix", draw: Draw::words, expect: |words| matrices(words, false) },
@@ -268,12 +274,15 @@ fn increments(words: &[u32]) -> Vec<Expected> {
     all_bits(words.chunks(2).flat_map(of_block))
 }
 
-/// To nearest, ties to even; both conversions have one NaN.
+/// What both conversions to 16 bits make of any NaN.
+pub const PACKED_NAN: u16 = 0x7fff;
+
+/// To nearest, ties to even.
 fn rounded(words: &[u32]) -> Vec<Expected> {
     let both = |bits: &u32| {
         let value = f32::from_bits(*bits);
         let halves = [bf16::from_f32(value).to_bits(), f16::from_f32(value).to_bits()];
-        let [low, high] = if value.is_nan() { [0x7fff; 2] } else { halves };
+        let [low, high] = if value.is_nan() { [PACKED_NAN; 2] } else { halves };
         u32::from(high) << 16 | u32::from(low)
     };
     all_bits(words.iter().map(both))

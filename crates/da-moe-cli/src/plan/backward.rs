@@ -4,7 +4,7 @@ use super::launches::ADDRESS;
 use da_moe::cuda::launch::experts::Operands;
 use da_moe::cuda::launch::experts_backward::{Backward, Stack};
 use da_moe::cuda::launch::{combine_backward, gate_backward, gradient_products, permute_backward};
-use da_moe::cuda::{Call, Target, abi};
+use da_moe::cuda::{Call, Target, abi, row_type};
 use da_moe::{DType, LayerConfig};
 use std::ffi::c_void;
 use std::ptr::{without_provenance, without_provenance_mut};
@@ -18,7 +18,7 @@ pub(super) fn backward(
 ) -> Vec<(&'static str, Call)> {
     let of_nulls = combine_backward::calls(target, storage, nulls(config, tokens));
     let of_experts = experts(target, config, tokens, storage).calls(target, Default::default());
-    let to_tokens = permute_backward::calls(target, storage, sum(config, tokens));
+    let to_tokens = permute_backward::calls(target, storage, row_type(storage), sum(config, tokens));
     let (d_weight, product) = router(config, tokens);
     let of_gate = gate_backward::calls(target, gate_backward::parameters(config, tokens, 1.0))
         .chain(gradient_products::divided_weight_gradient(target, storage, d_weight, without_provenance_mut(ADDRESS)))
@@ -59,6 +59,7 @@ fn experts(target: Target, config: &LayerConfig, tokens: usize, storage: DType) 
     p.w_out = Stack { at: there, ..p.w_out };
     (p.dx_rows, p.d_row_weight) = (without_provenance_mut(ADDRESS), without_provenance_mut(ADDRESS));
     (p.d_w_in, p.d_w_out) = (without_provenance_mut(ADDRESS), without_provenance_mut(ADDRESS));
+    p.dx_rows_f32 = row_type(storage) == DType::F32;
     p.bind(target, ADDRESS as u64);
     p
 }

@@ -6,7 +6,7 @@ use da_moe::cuda::launch::attention::{Attention, QueryKey};
 use da_moe::cuda::launch::experts::{self, Factors};
 use da_moe::cuda::launch::importance::{self, Tensors};
 use da_moe::cuda::launch::{combine, gate, permute};
-use da_moe::cuda::{Call, Target, abi};
+use da_moe::cuda::{Call, Target, abi, row_type};
 use da_moe::{DType, LayerConfig};
 use std::ptr::{null, null_mut, without_provenance, without_provenance_mut};
 
@@ -46,10 +46,11 @@ pub(super) fn forward(
     })?;
     all.extend(gate::calls(target, gate::parameters(config, tokens, true)).map(|call| ("gate", call)));
     all.extend(permute::calls(target, permute::parameters(config, tokens)).map(|call| ("permute", call)));
-    for p in [up(config, tokens), down(config, tokens)] {
+    let rows = row_type(storage);
+    for p in [up(config, tokens), down(config, tokens, rows)] {
         all.extend(product(p).map(|call| ("experts", call)));
     }
-    all.extend(combine::calls(target, storage, storage, sum(config, tokens)).map(|call| ("combine", call)));
+    all.extend(combine::calls(target, storage, rows, sum(config, tokens)).map(|call| ("combine", call)));
     // By stage, in the order of the specification; launches of a stage stay in theirs.
     let order = ["importance", "gate", "permute", "experts", "combine"];
     all.sort_by_key(|(stage, _)| order.iter().position(|known| known == stage));
@@ -140,7 +141,7 @@ fn up(config: &LayerConfig, tokens: usize) -> abi::GroupedGemm {
     }
 }
 
-fn down(config: &LayerConfig, tokens: usize) -> abi::GroupedGemm {
+fn down(config: &LayerConfig, tokens: usize, rows: DType) -> abi::GroupedGemm {
     let (hidden, width) = (config.hidden_size, config.moe_intermediate_size);
     abi::GroupedGemm {
         a_stride: experts::activated_stride(width) as i64,
@@ -151,6 +152,7 @@ fn down(config: &LayerConfig, tokens: usize) -> abi::GroupedGemm {
         depth: width as i32,
         columns: hidden as i32,
         activation: abi::ACTIVATION_NONE,
+        out_f32: i32::from(rows == DType::F32),
         ..grouped(config, tokens)
     }
 }
@@ -184,12 +186,12 @@ mod tests {
             ("importance", "importance_query_key_bf16_128"),
             ("importance", "importance_reduce"),
             ("importance", "importance_normalize"),
-            ("gate", "grouped_gemm_bf16_plain"),
+            ("gate", "grouped_gemm_bf16_plain_packed_hopper"),
             ("gate", "gate_128"),
             ("permute", "permute_count"),
             ("permute", "permute_scatter"),
-            ("experts", "grouped_gemm_bf16_gated"),
-            ("experts", "grouped_gemm_bf16_plain"),
+            ("experts", "grouped_gemm_bf16_gated_gathered_hopper"),
+            ("experts", "grouped_gemm_bf16_plain_packed_hopper"),
             ("combine", "combine_bf16_wide"),
         ];
         assert_eq!(kernels, expected);

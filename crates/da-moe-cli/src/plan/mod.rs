@@ -8,14 +8,16 @@ mod report;
 use crate::args::PlanArgs;
 use crate::bench::shapes::{Experts, ShapeArg};
 use crate::{Error, Result};
+use da_moe::cuda::cost::hopper::{Hopper, Prediction};
 use da_moe::cuda::cost::{Bound, Contents, Machine, Work};
-use da_moe::cuda::{self, Bytes, Call, Launch, Most, Target};
+use da_moe::cuda::launch::prediction;
+use da_moe::cuda::{self, Architecture, Bytes, Call, Launch, Most, Target};
 use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Policy, Shape, Sizes};
 use std::io::{self, Write};
 
-/// The machine of the model, and what kernels are chosen for.
+/// The machine of the model, and of the predictions for what Hopper alone runs.
 const MACHINE: Machine = Machine::H100;
-const TARGET: Target = Target { multiprocessors: MACHINE.multiprocessors, ..Target::H100 };
+const HOPPER: Hopper = Hopper::H100;
 
 pub(crate) fn execute(arguments: &PlanArgs) -> Result<()> {
     let shapes = match &arguments.shape {
@@ -23,13 +25,17 @@ pub(crate) fn execute(arguments: &PlanArgs) -> Result<()> {
         None => Shape::ALL.map(ShapeArg::from).to_vec(),
     };
     let plans: Vec<Plan> = shapes.into_iter().map(|shape| Plan::new(shape, arguments)).collect::<Result<_>>()?;
-    let text = if arguments.json { report::json(&plans, &MACHINE)? } else { report::table(&plans, &MACHINE) };
+    let text = match arguments.json {
+        true => report::json(&plans, &MACHINE)?,
+        false => report::table(&plans, &MACHINE, &HOPPER),
+    };
     io::stdout().write_all(text.as_bytes()).map_err(Error::Stdout)
 }
 
 /// The launches of one shape.
 struct Plan {
     shape: ShapeArg,
+    arch: Architecture,
     activation: Activation,
     dtype: DType,
     experts: Experts,
@@ -55,6 +61,8 @@ struct Priced {
     floors: [(Bound, f64); 5],
     seconds: f64,
     bound: Bound,
+    /// By a count of clocks, where there is one.
+    prediction: Option<Prediction>,
 }
 
 impl Plan {
@@ -72,19 +80,21 @@ impl Plan {
         let priced = |(stage, call): (&'static str, Call)| {
             let work = call.work(&contents);
             let (seconds, bound) = MACHINE.time(&work);
-            Priced { stage, launch: call.launch, work, floors: MACHINE.floors(&work), seconds, bound }
+            let prediction = prediction(&HOPPER, &call, &contents);
+            Priced { stage, launch: call.launch, work, floors: MACHINE.floors(&work), seconds, bound, prediction }
         };
         let (tokens, dtype) = (shape.tokens, arguments.dtype);
-        let calls = launches::forward(&config, tokens, dtype, TARGET)?;
+        let target = Target { architecture: arguments.arch, multiprocessors: MACHINE.multiprocessors };
+        let calls = launches::forward(&config, tokens, dtype, target)?;
         let forward = Direction { name: "forward", launches: calls.into_iter().map(priced).collect() };
         let backward = arguments.backward.then(|| {
-            let calls = backward::backward(&config, tokens, dtype, TARGET);
+            let calls = backward::backward(&config, tokens, dtype, target);
             Direction { name: "backward", launches: calls.into_iter().map(priced).collect() }
         });
         let heads = launches::heads(&config);
-        let bytes = |keep| cuda::bytes(TARGET, &config, Most { tokens, dtype, heads, keep });
+        let bytes = |keep| cuda::bytes(target, &config, Most { tokens, dtype, heads, keep });
         let bytes = [bytes(Keep::Nothing)?, bytes(Keep::Hidden)?, bytes(Keep::Recompute)?];
-        Ok(Self { shape, activation, dtype, experts, rows, forward, backward, bytes })
+        Ok(Self { shape, arch: arguments.arch, activation, dtype, experts, rows, forward, backward, bytes })
     }
 
     fn directions(&self) -> impl Iterator<Item = &Direction> {

@@ -4,8 +4,9 @@ use super::launches::{HEAD_WIDTH, SEQUENCE};
 use super::{Direction, Plan, Priced};
 use crate::bench::shapes::{Experts, ShapeArg};
 use crate::{Error, Result};
-use da_moe::cuda::Bytes;
+use da_moe::cuda::cost::hopper::{Hopper, Prediction};
 use da_moe::cuda::cost::{Bound, Machine, Unit};
+use da_moe::cuda::{Architecture, Bytes};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -15,16 +16,16 @@ const HEADINGS: [&str; 15] = [
 ];
 
 /// A table for each shape, and what the times are made of.
-pub(super) fn table(plans: &[Plan], machine: &Machine) -> String {
+pub(super) fn table(plans: &[Plan], machine: &Machine, hopper: &Hopper) -> String {
     let mut text = String::new();
     for plan in plans {
         text += &heading(plan);
         text += &row(&HEADINGS.map(String::from));
-        plan.directions().for_each(|direction| text += &launches(direction));
+        plan.directions().for_each(|direction| text += &(launches(direction) + &predictions(direction)));
         text += &memory(plan);
         text.push('\n');
     }
-    text + &model(machine)
+    text + &model(machine) + &model_of_hopper(hopper)
 }
 
 /// A line for each launch, and one for all.
@@ -39,6 +40,25 @@ fn launches(direction: &Direction) -> String {
     };
     let stages: Vec<_> = direction.stages().into_iter().map(share).collect();
     text + &format!("{} {:.1} us: {}\n", direction.name, direction.seconds() * 1e6, stages.join(", "))
+}
+
+/// What the products of Hopper's own kernels are predicted to reach, by themselves and together.
+fn predictions(direction: &Direction) -> String {
+    let predicted: Vec<_> =
+        direction.launches.iter().filter_map(|of| Some((of.stage, of.launch.kernel, of.prediction?))).collect();
+    let line = |name: &str, of: &Prediction| {
+        let ([low, high], [least, most]) = (of.rates(), [of.least, of.most].map(|seconds| seconds * 1e6));
+        let (low, high) = (low / 1e12, high / 1e12);
+        format!("  predicted   {name:<40}  {low:>5.0} to {high:>3.0} TFLOP/s, {least:>8.1} to {most:.1} us\n")
+    };
+    let each: String = predicted.iter().map(|(_, kernel, of)| line(kernel, of)).collect();
+    let of_experts = predicted.iter().filter(|(stage, ..)| *stage == "experts").map(|(.., of)| of);
+    let together = of_experts.copied().reduce(|a, b| Prediction {
+        least: a.least + b.least,
+        most: a.most + b.most,
+        operations: a.operations + b.operations,
+    });
+    each + &together.map_or(String::new(), |of| line("experts", &of))
 }
 
 /// How memory is called that is allocated with this kept for backward, in the order of [`Plan::bytes`].
@@ -60,7 +80,7 @@ fn heading(plan: &Plan) -> String {
     let (shape, k) = (&plan.shape, experts(plan.experts));
     let activation = serde_json::to_string(&plan.activation).unwrap_or_default();
     format!(
-        "{}: T {} D {} F {} E {}, {}, {}, {k}, {} rows\n",
+        "{}: T {} D {} F {} E {}, {}, {}, {k}, {} rows{}\n",
         shape.name,
         shape.tokens,
         shape.hidden,
@@ -68,7 +88,8 @@ fn heading(plan: &Plan) -> String {
         shape.experts,
         activation.trim_matches('"'),
         plan.dtype,
-        plan.rows
+        plan.rows,
+        if plan.arch == Architecture::Portable { ", sm_80" } else { "" }
     )
 }
 
@@ -105,7 +126,7 @@ fn row(cells: &[String; 15]) -> String {
     let [stage, kernel, grid, threads, shared, tiles, bytes, operations, memory, l2, banks, issue, units, time, bound] =
         cells;
     format!(
-        "  {stage:<10}  {kernel:<32}  {grid:>11}  {threads:>7}  {shared:>6}  {tiles:>7}  {bytes:>9}  {operations:>9}  \
+        "  {stage:<10}  {kernel:<40}  {grid:>11}  {threads:>7}  {shared:>6}  {tiles:>7}  {bytes:>9}  {operations:>9}  \
          {memory:>7}  {l2:>7}  {banks:>7}  {issue:>7}  {units:>7}  {time:>7}  {bound}\n"
     )
 }
@@ -142,6 +163,18 @@ fn model(machine: &Machine) -> String {
         tera(machine.rate(Unit::Tensor32)),
         tera(machine.rate(Unit::Scalar)),
         machine.multiprocessors,
+    )
+}
+
+fn model_of_hopper(hopper: &Hopper) -> String {
+    let Hopper { clusters, clock, limited_clock, sustained, l2, way_out, limited_way_out, .. } = hopper;
+    format!(
+        "predicted clocks of {clusters} clusters, unit by unit: of tensor cores, shared memory or {:.0} TB/s of L2 in every step, and of the way\n          \
+         out; at least at {:.3} GHz, {:.0} TFLOP/s and {way_out:.0} clocks a way out beyond what it moves, at most at {:.2} GHz and {limited_way_out:.0}\n",
+        l2 / 1e12,
+        clock / 1e9,
+        sustained / 1e12,
+        limited_clock / 1e9,
     )
 }
 
@@ -220,6 +253,8 @@ struct LaunchPlan {
     floors_us: BTreeMap<&'static str, f64>,
     us: f64,
     bound: &'static str,
+    /// By a count of clocks: seconds at least and at most, where there is one.
+    predicted_us: Option<[f64; 2]>,
 }
 
 /// One line with one object.
@@ -292,5 +327,6 @@ fn launch_plan(priced: &Priced) -> LaunchPlan {
         floors_us: priced.floors.iter().map(|(part, seconds)| (bound(*part), seconds * 1e6)).collect(),
         us: priced.seconds * 1e6,
         bound: bound(priced.bound),
+        predicted_us: priced.prediction.map(|of| [of.least, of.most].map(|seconds| seconds * 1e6)),
     }
 }

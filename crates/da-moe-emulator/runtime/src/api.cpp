@@ -199,20 +199,21 @@ int emulator_shared_place(Machine* machine, size_t rank, emu::SharedPlace* count
     return 1;
 }
 
-int emulator_tensor_map_2d(Machine* machine, void* map, uint64_t address, const emu::TensorMapShape* shape) {
+int emulator_tensor_map(Machine* machine, void* map, uint64_t address, const emu::TensorMapShape* shape) {
     if (!find(*machine, address, 0)) {
         return static_cast<int>(Kind::Memory);
     }
-    if (const char* wrong = emu::encode_tensor_map_2d(map, address, *shape)) {
+    if (const char* wrong = emu::encode_tensor_map(map, address, *shape)) {
         return refuse(*machine, Kind::Async, std::string("tensor map: ") + wrong);
     }
     return 0;
 }
 
 int emulator_launch(Machine* machine, size_t kernel, const unsigned* grid, const unsigned* block, unsigned shared,
-                    void** parameters) {
+                    unsigned cluster, void** parameters) {
+    const emu::LaunchShape shape{{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared, cluster};
     try {
-        return static_cast<int>(machine->launch(__start_emulator_kernels[kernel], grid, block, shared, parameters));
+        return static_cast<int>(machine->launch(__start_emulator_kernels[kernel], shape, parameters));
     } catch (const std::bad_alloc&) {
         return refuse(*machine, Kind::Memory, "the host has no memory for the launch");
     }

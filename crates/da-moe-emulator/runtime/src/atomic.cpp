@@ -27,10 +27,7 @@ void exchange_knowledge(Thread& self, Published& published, uintptr_t address, c
     if (!all) {
         all = Ref<Foreign>(new Foreign);
     }
-    if (fence.known.foreign) {
-        all.unique().join(*fence.known.foreign, self.agent.block);
-    }
-    all.unique().join(self.agent.block, fence.clocks());
+    all.unique().join(fence.told(), self.agent.block);
 }
 
 // A fence makes known what atomics before it have told.
@@ -38,16 +35,7 @@ void learn(Thread& self, Ref<Foreign>& heard) {
     if (!heard) {
         return;
     }
-    Agent& agent = self.agent;
-    for (const auto& entry : heard->blocks) {
-        if (entry.first == agent.block) {
-            agent.known.own.unique().join(*entry.second);
-        }
-    }
-    if (!agent.known.foreign) {
-        agent.known.foreign = Ref<Foreign>(new Foreign);
-    }
-    agent.known.foreign.unique().join(*heard, agent.block);
+    self.agent.known.join(*heard, self.agent.block);
     heard = {};
 }
 

@@ -34,8 +34,7 @@ void join_whole_block(Block& block) {
 
 // A barrier of some of the threads: those that wait learn what all that arrived knew.
 void gather(Thread& self, Barrier& barrier) {
-    const Moment moment = self.agent.release();
-    barrier.gathered.join({moment.clocks(), moment.known.foreign});
+    barrier.gathered.join(self.agent.release().told());
 }
 
 int vote_result(BarrierVote vote, unsigned true_votes, unsigned threads) {

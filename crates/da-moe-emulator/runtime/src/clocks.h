@@ -64,12 +64,12 @@ struct Clocks {
     std::vector<uint32_t> at;
 
     explicit Clocks(size_t agents) : at(agents) {}
-    void join(const Clocks& other) {
-        for (size_t i = 0; i < at.size(); i++) {
-            at[i] = std::max(at[i], other.at[i]);
-        }
-    }
+    void join(const Clocks& other);
+    // What both know.
+    void meet(const Clocks& other);
 };
+
+struct Knowledge;
 
 // Clocks of several blocks, by block number.
 struct Foreign {
@@ -79,6 +79,8 @@ struct Foreign {
     const Clocks* find(uint32_t block) const;
     void join(uint32_t block, const Ref<Clocks>& clocks);
     void join(const Foreign& other, uint32_t except);
+    // What an agent of `block` knows.
+    void join(const Knowledge& known, uint32_t block);
 };
 
 // What an agent of a block knows: of its own block, and of other blocks (null: nothing).
@@ -87,6 +89,8 @@ struct Knowledge {
     Ref<Foreign> foreign;
 
     void join(const Knowledge& other);
+    // What others have told to an agent of `block`.
+    void join(const Foreign& told, uint32_t block);
 };
 
 // A moment of one agent, from which a release is made when some atomic publishes it.
@@ -97,13 +101,24 @@ struct Moment {
 
     // The clocks of the agent's block, its own included.
     Ref<Clocks> clocks() const;
+    // All that whoever learns of the moment knows then.
+    Knowledge told() const {
+        return {clocks(), known.foreign};
+    }
 };
 
 // Engines of a block: the tensor memory accelerator writes as one agent for each of 16 mbarriers, and every warp's
-// wgmma reads as one.
+// wgmma reads as one. Copies of threads that an mbarrier tells of are written by one agent for each of 16 mbarriers
+// too, so that not even the thread that has started them is ordered after them before it has waited. The accelerator's
+// stores read and write as two agents for each of 16 threads.
 constexpr uint32_t TMA_AGENTS = 16;
 constexpr uint32_t WGMMA_AGENTS = 32;
-constexpr uint32_t ENGINES = TMA_AGENTS + WGMMA_AGENTS;
+constexpr uint32_t COPY_AGENTS = 16;
+constexpr uint32_t STORING_THREADS = 16;
+constexpr uint32_t FIRST_COPY_AGENT = TMA_AGENTS + WGMMA_AGENTS;
+constexpr uint32_t STORE_READERS = FIRST_COPY_AGENT + COPY_AGENTS;
+constexpr uint32_t STORE_WRITERS = STORE_READERS + STORING_THREADS;
+constexpr uint32_t ENGINES = STORE_WRITERS + STORING_THREADS;
 
 struct Agent {
     uint32_t block = 0;
@@ -111,12 +126,13 @@ struct Agent {
     uint32_t clock = 1;     // own releases so far; 0 stands for "never" wherever a clock is stored
     uint32_t barriers = 0;  // barriers of the whole block passed; NO_BARRIERS for engines
     Knowledge known;
+    bool in_order = true;  // what it does is ordered after what it did before
 
     static constexpr uint32_t NO_BARRIERS = ~0u;
 
     bool ordered(uint32_t other_block, uint32_t other, uint32_t at) const {
         if (other_block == block) {
-            return other == index || known.own->at[other] >= at;
+            return (other == index && in_order) || known.own->at[other] >= at;
         }
         return ordered_foreign(other_block, other, at);
     }

@@ -85,6 +85,13 @@ void warp_collective(Thread& self, const char* name, uint32_t mask, void* record
     }
 }
 
+void check_warpgroup(Thread& self, const char* name, Site site) {
+    const bool whole = self.block->thread_count >= (self.warp->number / 4 + 1) * 4 * WARP;
+    if (!whole) {
+        self.machine->fail(Kind::Divergence, site, "%s in a warpgroup of less than 128 threads", name);
+    }
+}
+
 namespace {
 
 struct ShuffleRecord {

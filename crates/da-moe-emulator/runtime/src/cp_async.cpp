@@ -3,21 +3,12 @@
 
 namespace emu {
 
-namespace {
-
-// The bytes arrive. To the checker they are written now, by the thread that waited: others are ordered after that only
-// by what the thread does next.
-void land(Thread& self, std::vector<CpAsync>& group) {
-    for (const CpAsync& copy : group) {
-        unsigned char* target =
-            shared_pointer(self, copy.target, copy.bytes, AccessKind::Write, "cp.async write", copy.site);
-        memcpy(target, copy.source, copy.source_bytes);
-        memset(target + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-    }
-    group.clear();
+void land(Block& block, const CpAsync& copy, const Agent& who) {
+    access_shared(block, copy.target, copy.bytes, {who, AccessKind::Write, "cp.async write", copy.site, false});
+    unsigned char* target = block.shared.arena + copy.target;
+    memcpy(target, copy.source, copy.source_bytes);
+    memset(target + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
 }
-
-}  // namespace
 
 uint32_t shared_address(const void* pointer) {
     Thread& self = current();
@@ -51,7 +42,7 @@ void cp_async(uint32_t target, const void* source, uint32_t bytes, uint32_t sour
     if (source_bytes > 0) {
         access_global(machine, from, source_bytes, {self.agent, AccessKind::Read, "cp.async read", site, false});
     }
-    self.copies.push_back({target, source, bytes, source_bytes, site});
+    self.copies.push_back({target, source, bytes, source_bytes, site, self.copies_started++});
 }
 
 void cp_async_commit() {
@@ -63,7 +54,11 @@ void cp_async_commit() {
 void cp_async_wait(unsigned groups) {
     Thread& self = current();
     while (self.copy_groups.size() > groups) {
-        land(self, self.copy_groups.front());
+        // To the checker the bytes are written now, by the thread that waited: others are ordered after that only by
+        // what the thread does next.
+        for (const CpAsync& copy : self.copy_groups.front()) {
+            land(*self.block, copy, self.agent);
+        }
         self.copy_groups.erase(self.copy_groups.begin());
     }
 }

@@ -24,11 +24,21 @@ const char* policy_name(Policy policy) {
 
 }  // namespace
 
+Name name_of(const Block& block) {
+    return Name("block (%u,%u,%u)", block.index.x, block.index.y, block.index.z);
+}
+
 Name name_of(const Machine& machine, uint32_t block, uint32_t agent) {
     const uint3 index = block_index(machine, block);
     const Text<48> in_block("block (%u,%u,%u)", index.x, index.y, index.z);
     if (agent < TMA_AGENTS) {
         return Name("%s the TMA engine", in_block.text);
+    }
+    if (agent >= STORE_READERS && agent < ENGINES) {
+        return Name("%s a store of the TMA engine", in_block.text);
+    }
+    if (agent >= FIRST_COPY_AGENT && agent < STORE_READERS) {
+        return Name("%s the copies that an mbarrier waits for", in_block.text);
     }
     if (agent < ENGINES) {
         return Name("%s wgmma of warp %u", in_block.text, agent - TMA_AGENTS);
@@ -43,26 +53,43 @@ void Machine::add_note(const char* text, Site site) {
     note.site = site;
 }
 
-void Machine::fail(Kind kind, Site site, const char* format, ...) {
-    if (!failed) {
-        failed = true;
-        failure.kind = kind;
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(failure.summary, sizeof failure.summary, format, arguments);
-        va_end(arguments);
-        if (running) {
-            add_note(Text<200>("by %s", name_of(*this, running->agent.block, running->agent.index).text), site);
-        } else {
-            add_note("by an asynchronous engine", site);
-        }
+void Machine::record(Kind kind, const char* by, Site site, const char* format, va_list arguments) {
+    if (failed) {
+        return;
     }
+    failed = true;
+    failure.kind = kind;
+    vsnprintf(failure.summary, sizeof failure.summary, format, arguments);
+    add_note(Text<200>("by %s", by), site);
+}
+
+void Machine::abandon() {
     if (!running) {
         throw Abandoned{};
     }
     running->warp->ready = 0;
     leave(*running);  // to the scheduler, which does not come back
     __builtin_unreachable();
+}
+
+void Machine::fail(Kind kind, Site site, const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    if (running) {
+        record(kind, name_of(*this, running->agent.block, running->agent.index), site, format, arguments);
+    } else {
+        record(kind, "an asynchronous engine", site, format, arguments);
+    }
+    va_end(arguments);
+    abandon();
+}
+
+void Machine::fail_by(uint32_t block, uint32_t agent, Kind kind, Site site, const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    record(kind, name_of(*this, block, agent), site, format, arguments);
+    va_end(arguments);
+    abandon();
 }
 
 void Machine::fail_race(const Agent& who, const char* access, Site site, const Conflict& conflict, const char* place) {
@@ -96,6 +123,9 @@ std::string Machine::failure_text() const {
              "\n  in kernel `%s`, grid (%u,%u,%u), block (%u,%u,%u), %u bytes dynamic shared memory", kernel->name,
              grid_dim.x, grid_dim.y, grid_dim.z, block_dim.x, block_dim.y, block_dim.z, dynamic_bytes);
     text += launch;
+    if (cluster_size > 1) {
+        text += ", clusters of " + std::to_string(cluster_size) + " blocks";
+    }
     snprintf(launch, sizeof launch, "\n  under schedule seed %llu, policy %s, %u blocks resident",
              static_cast<unsigned long long>(seed), policy_name(policy), resident);
     text += launch;
@@ -130,6 +160,14 @@ std::string waiting(const Thread& thread) {
         }
     } else if (thread.wait == Wait::Mbarrier) {
         return text + describe_mbarrier(*thread.block, thread.waits_mbarrier, thread.waits_parity);
+    } else if (thread.wait == Wait::Cluster) {
+        const Cluster& cluster = *thread.block->cluster;
+        snprintf(detail, sizeof detail, ": %u threads of the cluster arrived, %u did not", cluster.arrived,
+                 cluster.missing);
+    } else if (thread.wait == Wait::Registers) {
+        snprintf(detail, sizeof detail,
+                 " from %u to %u registers: the block's warps have given %u that nobody has taken",
+                 thread.warp->registers, thread.warp->registers_wanted, thread.block->free_registers);
     }
     return text + detail;
 }
@@ -157,7 +195,7 @@ std::string Machine::deadlock_text() const {
     std::string text = "no thread can go on";
     for (unsigned slot = 0; slot < slots_used; slot++) {
         const Block& block = *slots[slot];
-        if (block.exited == block.thread_count) {
+        if (has_ended(*block.cluster)) {
             continue;
         }
         std::map<std::string, std::vector<unsigned>> groups;
@@ -165,9 +203,8 @@ std::string Machine::deadlock_text() const {
             groups[thread->wait == Wait::Exited ? "" : waiting(*thread)].push_back(thread->number);
         }
         for (const auto& group : groups) {
-            char who[100];
-            snprintf(who, sizeof who, "\n  block (%u,%u,%u) ", block.index.x, block.index.y, block.index.z);
-            text += who + std::string(group.second.size() == 1 ? "thread " : "threads ") + ranges(group.second);
+            text += std::string("\n  ") + name_of(block).text;
+            text += (group.second.size() == 1 ? " thread " : " threads ") + ranges(group.second);
             text += group.first.empty()
                         ? std::string(group.second.size() == 1 ? " has ended" : " have ended")
                         : std::string(group.second.size() == 1 ? " waits" : " wait") + " in " + group.first;

@@ -134,6 +134,10 @@ extern "C" void __tsan_init() {}
 extern "C" void __tsan_vptr_read(void*) {}
 extern "C" void __tsan_vptr_update(void*, void*) {}
 
+long long clock64() {
+    return ++emu::current().machine->clock;
+}
+
 // What assert() calls. The C library's would end the test with the kernel.
 extern "C" void __assert_fail(const char* condition, const char* file, unsigned line, const char*) noexcept {
     emu::current().machine->fail(emu::Kind::Launch, emu::site_of(__builtin_return_address(0)),

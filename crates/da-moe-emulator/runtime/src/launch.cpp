@@ -61,9 +61,10 @@ void fibre_main() {
     machine.running = &self;
     machine.kernel->call(machine.parameters);
 
-    if (!self.copies.empty() || !self.copy_groups.empty()) {
+    if (has_forgotten_copies(self)) {
         machine.fail(Kind::Async, 0, "a thread ends with cp.async operations that it never waited for");
     }
+    end_of_stores(self);
     Warp& warp = *self.warp;
     const uint32_t me = 1u << self.lane;
     for (unsigned i = 0; i < warp.collective_count; i++) {
@@ -81,12 +82,17 @@ void fibre_main() {
     self.wait = Wait::Exited;
     warp.ready &= ~me;
     warp.exited |= me;
-    self.block->exited++;
+    Block& block = *self.block;
+    block.exited++;
     if (warp.exited == warp.exist && (!warp.wgmma.groups.empty() || !warp.wgmma.open.empty())) {
         machine.fail(Kind::Async, 0, "a warp ends with wgmma operations that it never waited for");
     }
     if (warp.exited == warp.exist) {
         warp.traffic.close(machine.traffic);
+    }
+    leave_cluster(self);
+    if (has_ended(block)) {
+        check_end(block);
     }
     machine.progress();
     leave(self);
@@ -118,13 +124,27 @@ void Warp::start(Block& of, unsigned as_number, uint64_t with_priority) {
     collective_count = 0;
     wgmma = {};
     traffic.clear();
+    register_changes = 0;
 }
 
-void Machine::start_block(unsigned slot) {
-    if (!slots[slot]) {
-        slots[slot] = std::make_unique<Block>();
+void Machine::start_cluster(unsigned number) {
+    Cluster& cluster = clusters[number];
+    const unsigned threads = block_dim.x * block_dim.y * block_dim.z;
+    cluster = {};
+    cluster.missing = cluster_size * threads;
+    for (unsigned rank = 0; rank < cluster_size; rank++) {
+        const unsigned slot = number * cluster_size + rank;
+        if (!slots[slot]) {
+            slots[slot] = std::make_unique<Block>();
+        }
+        cluster.blocks.push_back(&*slots[slot]);
+        slots[slot]->cluster = &cluster;
+        slots[slot]->rank = rank;
+        start_block(*slots[slot], slot);
     }
-    Block& block = *slots[slot];
+}
+
+void Machine::start_block(Block& block, unsigned slot) {
     block.machine = this;
     block.number = blocks_started++;
     block.index = {block.number % grid_dim.x, block.number / grid_dim.x % grid_dim.y,
@@ -140,13 +160,18 @@ void Machine::start_block(unsigned slot) {
     block.shared.start(++generation);
     block.published.clear();
     block.tma.clear();
+    block.stores.clear();
+    block.storing_threads.clear();
     block.mbarriers.clear();
+    block.copy_arrivals.clear();
+    block.reaches.clear();
     std::fill(std::begin(block.engine_clocks), std::end(block.engine_clocks), 0);
     block.warps.resize((block.thread_count + WARP - 1) / WARP);
     block.wgmma_logs.assign(block.warps.size() / 4 + 1, {});
     for (unsigned i = 0; i < block.warps.size(); i++) {
         block.warps[i].start(block, i, random.next());
     }
+    start_registers(block);
 
     const Ref<Clocks> nothing(new Clocks(block.agents));
     for (unsigned t = 0; t < block.thread_count; t++) {
@@ -166,7 +191,8 @@ void Machine::start_block(unsigned slot) {
         thread.slice = random_slice();
         thread.budget = thread.slice;
         thread.wait = Wait::Nothing;
-        thread.proxy_fence = 0;
+        thread.proxy = {};
+        thread.bulk = {};
         thread.agent = {block.number, ENGINES + t, 1, 0, {nothing, {}}};
         thread.fence_block = {};
         thread.fence_device = {};
@@ -174,6 +200,10 @@ void Machine::start_block(unsigned slot) {
         thread.heard_global = {};
         thread.copies.clear();
         thread.copy_groups.clear();
+        thread.copies_started = thread.copies_tracked = 0;
+        thread.copies_come = {};
+        thread.cluster_arrived = false;
+        thread.cluster_phase = 0;
         thread.warp->lanes[thread.lane] = &thread;
         thread.warp->exist |= 1u << thread.lane;
         thread.warp->ready |= 1u << thread.lane;
@@ -184,16 +214,16 @@ void Machine::start_block(unsigned slot) {
     }
 }
 
-void Machine::retire_block(Block& block) {
-    if (!block.tma.empty()) {
-        fail(Kind::Async, block.tma[0].site, "a block ends while a TMA copy to its shared memory is in flight");
+void Machine::retire_cluster(const Cluster& cluster) {
+    for (Block* block : cluster.blocks) {
+        finish_block_stores(*block);
     }
-    ready.erase(std::remove_if(ready.begin(), ready.end(), [&](Warp* warp) { return warp->block == &block; }),
-                ready.end());
+    const auto retires = [&](const Warp* warp) { return warp->block->cluster == &cluster; };
+    ready.erase(std::remove_if(ready.begin(), ready.end(), retires), ready.end());
 }
 
-bool Machine::start(const Entry& entry, const unsigned grid[3], const unsigned block[3], unsigned shared,
-                    void** params) {
+bool Machine::start(const Entry& entry, const LaunchShape& shape, void** params) {
+    const auto& [grid, block, shared, cluster] = shape;
     const uint64_t blocks = static_cast<uint64_t>(grid[0]) * grid[1] * grid[2];
     const unsigned threads = linear_threads(block);
     const char* wrong = nullptr;
@@ -203,12 +233,16 @@ bool Machine::start(const Entry& entry, const unsigned grid[3], const unsigned b
         wrong = "a grid has at least one block, and at most 65535 in y and in z";
     } else if (shared > 227 * 1024) {
         wrong = "a block has at most 227 KiB of shared memory";
+    } else if ((cluster != 1 && cluster != 2 && cluster != 4 && cluster != 8) || grid[0] % cluster != 0) {
+        wrong = "a cluster has 1, 2, 4 or 8 blocks along x, and a grid whole clusters";
     }
     kernel = &entry;
     parameters = params;
     grid_dim = dim3(grid[0], grid[1], grid[2]);
     block_dim = dim3(block[0], block[1], block[2]);
     dynamic_bytes = shared;
+    cluster_size = cluster;
+    shared_layout = {};
     random = Random(seed);
     failed = false;
     failure = {};
@@ -225,7 +259,9 @@ bool Machine::start(const Entry& entry, const unsigned grid[3], const unsigned b
         snprintf(failure.summary, sizeof failure.summary, "%s", wrong);
         return false;
     }
-    slots_used = static_cast<unsigned>(std::min<uint64_t>(blocks, std::max(1u, resident)));
+    const uint64_t wanted = std::min<uint64_t>(blocks, std::max(1u, resident));
+    slots_used = static_cast<unsigned>((wanted + cluster_size - 1) / cluster_size * cluster_size);
+    clusters.resize(slots_used / cluster_size);
     if (slots.size() < slots_used) {
         slots.resize(slots_used);
     }
@@ -235,24 +271,24 @@ bool Machine::start(const Entry& entry, const unsigned grid[3], const unsigned b
 
 void Machine::run_blocks() {
     const uint32_t blocks = grid_dim.x * grid_dim.y * grid_dim.z;
-    std::vector<bool> alive(slots_used);
-    for (unsigned slot = 0; slot < slots_used; slot++) {
-        start_block(slot);
-        alive[slot] = true;
+    std::vector<bool> alive(clusters.size());
+    for (unsigned number = 0; number < clusters.size(); number++) {
+        start_cluster(number);
+        alive[number] = true;
     }
-    size_t living = slots_used;
+    size_t living = clusters.size();
     while (living > 0) {
         bool changed = false;
-        for (unsigned slot = 0; slot < slots_used; slot++) {
-            if (!alive[slot] || slots[slot]->exited < slots[slot]->thread_count) {
+        for (unsigned number = 0; number < clusters.size(); number++) {
+            if (!alive[number] || !has_ended(clusters[number])) {
                 continue;
             }
-            retire_block(*slots[slot]);
+            retire_cluster(clusters[number]);
             changed = true;
             if (blocks_started < blocks) {
-                start_block(slot);
+                start_cluster(number);
             } else {
-                alive[slot] = false;
+                alive[number] = false;
                 living--;
             }
         }
@@ -273,9 +309,8 @@ void Machine::run_blocks() {
     }
 }
 
-Kind Machine::launch(const Entry& entry, const unsigned grid[3], const unsigned block[3], unsigned shared,
-                     void** params) {
-    if (start(entry, grid, block, shared, params)) {
+Kind Machine::launch(const Entry& entry, const LaunchShape& shape, void** params) {
+    if (start(entry, shape, params)) {
         try {
             run_blocks();
         } catch (Abandoned&) {

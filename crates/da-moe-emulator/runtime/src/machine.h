@@ -16,6 +16,7 @@
 #include "async.h"
 #include "clocks.h"
 #include "memory.h"
+#include "operand.h"
 #include "report.h"
 #include "shadow.h"
 #include "traffic.h"
@@ -51,7 +52,7 @@ private:
     uint64_t state;
 };
 
-enum class Wait : uint8_t { Nothing, Barrier, Collective, Mbarrier, Exited };
+enum class Wait : uint8_t { Nothing, Barrier, Collective, Mbarrier, Cluster, Registers, Exited };
 
 struct Machine;
 struct Block;
@@ -76,12 +77,17 @@ struct Thread : Context {
     unsigned waits_barrier;
     uint32_t waits_mbarrier, waits_parity;
     int barrier_result;
-    uint32_t proxy_fence;  // clock of the last fence.proxy.async
+    ProxyFences proxy;
+    BulkGroups bulk;
     Agent agent;
     Moment fence_block, fence_device;         // what atomics publish
     Ref<Foreign> heard_shared, heard_global;  // what atomics told and a fence will make known
     std::vector<CpAsync> copies;              // not committed yet
     std::vector<std::vector<CpAsync>> copy_groups;
+    uint64_t copies_started, copies_tracked;  // tracked: those before have an arrival that waits for them
+    Ref<Clocks> copies_come;                  // of the engine that has written them
+    bool cluster_arrived;                     // and has not waited since
+    uint32_t cluster_phase;                   // that it has arrived for
 };
 
 // Each open collective waits for at least one lane more.
@@ -106,6 +112,8 @@ struct Warp {
     Collective collectives[MAX_COLLECTIVES];
     WgmmaState wgmma;
     WarpTraffic traffic;
+    unsigned registers, registers_wanted;  // of a thread
+    unsigned register_changes;
 
     void start(Block& of, unsigned as_number, uint64_t with_priority);
 };
@@ -120,8 +128,33 @@ struct Barrier {
     Knowledge gathered;
 };
 
+// Blocks that are alive together. Without clusters each is one of its own.
+struct Cluster {
+    std::vector<Block*> blocks;  // by rank
+    // barrier.cluster: the phase, and how many threads have arrived for it and have not
+    uint32_t phase;
+    unsigned arrived, missing;
+    Ref<Foreign> gathering, complete;  // what those knew that arrived, as with an mbarrier
+};
+
+// The last time that an agent has used a block's shared memory without being one of the block's threads.
+struct Reach {
+    uint32_t block, agent, clock;
+    const char* operation;
+    Site site;
+};
+
+// What the first warp of a warpgroup has asked for with setmaxnreg: the others must ask for the same.
+struct RegisterChange {
+    unsigned count;
+    bool increase;
+    Site site;
+};
+
 struct Block {
     Machine* machine;
+    Cluster* cluster;
+    uint32_t rank;  // in the cluster
     uint3 index;
     uint32_t number;  // in the grid
     unsigned thread_count, exited;
@@ -133,9 +166,15 @@ struct Block {
     SharedMemory shared;
     Published published;  // by atomics on shared memory
     std::vector<TmaCopy> tma;
+    std::vector<TmaStore> stores;
+    std::vector<unsigned> storing_threads;  // in the order of their first stores
     std::map<uint32_t, MbarrierClocks> mbarriers;
     uint32_t engine_clocks[ENGINES];
     std::vector<WgmmaLog> wgmma_logs;  // one a warpgroup
+    std::vector<CopyArrival> copy_arrivals;
+    std::vector<Reach> reaches;
+    unsigned free_registers;
+    std::vector<std::vector<RegisterChange>> register_logs;  // one a warpgroup
 };
 
 struct Note {
@@ -148,6 +187,13 @@ struct Work {
     uint64_t multiply_adds;
     uint64_t copied_bytes;
     uint64_t shared_read_bytes;
+};
+
+// What a launch asks for.
+struct LaunchShape {
+    unsigned grid[3], block[3];
+    unsigned shared;   // bytes, dynamic
+    unsigned cluster;  // blocks along x
 };
 
 struct Failure {
@@ -168,6 +214,7 @@ struct Machine {
     unsigned resident = 1;
     std::string message;  // of the last error
     Work work = {};       // of all launches
+    long long clock = 0;  // how often it was read
     Traffic traffic;
 
     // The launch
@@ -175,6 +222,8 @@ struct Machine {
     void** parameters = nullptr;
     dim3 grid_dim, block_dim;
     unsigned dynamic_bytes = 0;
+    unsigned cluster_size = 1;
+    SharedLayout shared_layout;
     Random random;
     unsigned char poison = 0xff;
     uint32_t generation = 0;  // counts launches and blocks: stamps shadow cells
@@ -182,6 +231,7 @@ struct Machine {
     ShadowPool pool;
     std::vector<std::unique_ptr<Block>> slots;  // blocks alive, and the memory of former ones
     unsigned slots_used = 0;
+    std::vector<Cluster> clusters;  // of the slots
     uint32_t blocks_started = 0;
     std::vector<Warp*> ready;
     Thread* running = nullptr;  // null: the scheduler
@@ -190,7 +240,7 @@ struct Machine {
     bool failed = false;
     Failure failure;
     Published published;  // by atomics on global memory
-    WgmmaScratch wgmma_scratch;
+    OperandCache operands;
     unsigned char* fibres = nullptr;
     size_t fibre_count = 0;
 
@@ -200,10 +250,13 @@ struct Machine {
     Machine& operator=(const Machine&) = delete;
 
     // Runs a kernel. On failure `kind` is set and `message` says what happened.
-    Kind launch(const Entry& entry, const unsigned grid[3], const unsigned block[3], unsigned shared, void** params);
+    Kind launch(const Entry& entry, const LaunchShape& shape, void** params);
 
     // Records the failure, and ends the fibre that calls it. The first failure wins.
     __attribute__((format(printf, 4, 5))) [[noreturn]] void fail(Kind kind, Site site, const char* format, ...);
+    // The same, of what another agent has done.
+    __attribute__((format(printf, 6, 7))) [[noreturn]] void fail_by(uint32_t block, uint32_t agent, Kind kind,
+                                                                    Site site, const char* format, ...);
     [[noreturn]] void fail_race(const Agent& who, const char* access, Site site, const Conflict& conflict,
                                 const char* place);
     void progress() {
@@ -212,16 +265,19 @@ struct Machine {
     unsigned random_slice();
 
 private:
-    bool start(const Entry& entry, const unsigned grid[3], const unsigned block[3], unsigned shared, void** params);
+    bool start(const Entry& entry, const LaunchShape& shape, void** params);
     void run_blocks();
     bool run_engine();
     Warp* pick_warp();
     void run_warp(Warp& warp);
-    void start_block(unsigned slot);
-    void retire_block(Block& block);
+    void start_cluster(unsigned number);
+    void start_block(Block& block, unsigned slot);
+    void retire_cluster(const Cluster& cluster);
     void reserve_fibres(size_t count);
     Thread* fibre(size_t number) const;
     void add_note(const char* text, Site site);
+    void record(Kind kind, const char* by, Site site, const char* format, va_list arguments);
+    [[noreturn]] void abandon();
     std::string failure_text() const;
     std::string deadlock_text() const;
 };
@@ -269,6 +325,41 @@ void perhaps_yield(Thread& self, unsigned one_in);
 void leave(Thread& self);
 void enqueue(Warp& warp);
 
+// ---- clusters, in cluster.cpp
+
+// The block of that rank in the cluster of `of`.
+Block& cluster_block(Block& of, uint32_t rank);
+// What a shared address means that may be mapped. Fails where it means no block of the cluster.
+struct ClusterPlace {
+    Block& block;
+    uint32_t offset;
+};
+inline bool has_ended(const Block& block) {
+    return block.exited == block.thread_count;
+}
+inline bool has_ended(const Cluster& cluster) {
+    return std::all_of(cluster.blocks.begin(), cluster.blocks.end(),
+                       [](const Block* block) { return has_ended(*block); });
+}
+ClusterPlace cluster_place(Thread& self, uint32_t address, const char* operation, Site site);
+// A mapped address has the rank above its offset, counted from 1.
+constexpr unsigned MAP_SHIFT = 24;
+inline bool is_mapped(uint32_t address) {
+    return address >> MAP_SHIFT != 0;
+}
+// Somebody who is no thread of the block uses its shared memory: fails if the block has ended. The block may not end
+// before one of its threads is ordered after that, which is checked then.
+void reach(Block& block, const Agent& who, const char* operation, Site site);
+// A thread has ended: it counts as arrived at the cluster's barrier.
+void leave_cluster(Thread& self);
+// What a block must have done before the last of its threads ends, which calls this.
+void check_end(Block& block);
+
+// ---- registers, in registers.cpp
+
+void start_registers(Block& block);
+void check_registers(Block& block);
+
 // ---- naming
 
 // The same literal nearly always, so that its characters are rarely looked at.
@@ -278,5 +369,6 @@ inline bool same_text(const char* a, const char* b) {
 
 using Name = Text<96>;
 Name name_of(const Machine& machine, uint32_t block, uint32_t agent);
+Name name_of(const Block& block);
 
 }  // namespace emu

@@ -166,6 +166,12 @@ float ex2(float x) {
     return power < smallest ? 0.0f : power;
 }
 
+float rcp(float x) {
+    constexpr float smallest = 0x1p-126f;
+    const float result = 1.0f / (std::fabs(x) < smallest ? std::copysign(0.0f, x) : x);
+    return std::fabs(result) < smallest ? std::copysign(0.0f, result) : result;
+}
+
 uint32_t round_tf32(uint32_t bits) {
     const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
     return (finite ? bits + 0x1000u : bits) & 0xffffe000u;

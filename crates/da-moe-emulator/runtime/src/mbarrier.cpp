@@ -53,18 +53,79 @@ void store(Block& block, uint32_t address, Mbarrier m) {
     memcpy(block.shared.arena + address, &bits, sizeof bits);
 }
 
-// An operation of a thread: ordered after the initialisation, but not after other operations on the mbarrier.
-Mbarrier open(Thread& self, uint32_t address, const char* operation, Site site) {
-    if (address % 8 != 0) {
-        self.machine->fail(Kind::Misaligned, site, "%s at shared address 0x%x, not a multiple of 8", operation,
-                           address);
+void check_own(Thread& self, uint32_t address, const char* operation, Site site) {
+    if (is_mapped(address)) {
+        self.machine->fail(Kind::Async, site, "%s at a mapped address, 0x%x: it is for the thread's own block",
+                           operation, address);
     }
-    access_shared(*self.block, address, 8, {self.agent, AccessKind::Atomic, operation, site, false});
-    check_mbarrier(*self.block, address, operation, site);
-    return unpacked(bits_at(*self.block, address));
+}
+
+Mbarrier open(Block& block, uint32_t address, const Agent& who, const char* operation, Site site) {
+    use_mbarrier(block, address, who, operation, site);
+    return unpacked(bits_at(block, address));
+}
+
+// One of the arrivals that the phase waits for.
+void arrive(Block& block, uint32_t address, Mbarrier m, const char* operation, Site site) {
+    if (m.pending == 0) {
+        block.machine->fail(Kind::Async, site, "%s on %s: more arrivals in a phase than its count of %u", operation,
+                            block.shared.place(address).text, m.count);
+    }
+    m.pending--;
+    store(block, address, m);
+}
+
+// Those who wait for the phase will learn all that the thread knows.
+void tell(Thread& self, Block& block, uint32_t address) {
+    Knowledge& gathering = block.mbarriers[address].gathering;
+    const Knowledge known = self.agent.release().told();
+    if (&block == self.block) {
+        gathering.join(known);
+    } else {
+        Foreign told;
+        told.join(known, self.agent.block);
+        gathering.join(told, block.number);
+    }
+}
+
+void arrive_by(Thread& self, Block& block, uint32_t address, uint32_t expected_bytes, const char* operation,
+               Site site) {
+    Mbarrier m = open(block, address, self.agent, operation, site);
+    tell(self, block, address);
+    m.tx += static_cast<int32_t>(expected_bytes);
+    arrive(block, address, m, operation, site);
+    perhaps_yield(self, 4);
+}
+
+// What another block's use of an mbarrier needs. One that is not ordered after the initialisation is found as a race.
+void check_peer(const Block& block, uint32_t address, const Agent& who, const char* operation, Site site) {
+    const auto found = block.mbarriers.find(address);
+    if (found == block.mbarriers.end()) {
+        block.machine->fail(Kind::Race, site, "%s at %s of %s is not ordered after an initialisation there", operation,
+                            block.shared.place(address).text, name_of(block).text);
+    }
+    const MbarrierClocks& clocks = found->second;
+    const bool is_known = who.ordered(block.number, clocks.initialiser, clocks.initialised);
+    if (is_known && (clocks.fence == 0 || !who.ordered(block.number, clocks.initialiser, clocks.fence))) {
+        block.machine->fail(Kind::Async, site, "%s at %s of %s, initialised without fence.mbarrier_init", operation,
+                            block.shared.place(address).text, name_of(block).text);
+    }
 }
 
 }  // namespace
+
+void use_mbarrier(Block& block, uint32_t address, const Agent& who, const char* operation, Site site) {
+    if (address % 8 != 0) {
+        block.machine->fail(Kind::Misaligned, site, "%s at shared address 0x%x, not a multiple of 8", operation,
+                            address);
+    }
+    if (who.block != block.number) {
+        reach(block, who, operation, site);
+        check_peer(block, address, who, operation, site);
+    }
+    access_shared(block, address, 8, {who, AccessKind::Atomic, operation, site, false});
+    check_mbarrier(block, address, operation, site);
+}
 
 void check_mbarrier(Block& block, uint32_t address, const char* operation, Site site) {
     if (!block.shared.holds(address, 8) || address % 8 != 0 || bits_at(block, address) >> 62 != MAGIC) {
@@ -84,7 +145,9 @@ void mbarrier_init(uint32_t address, uint32_t count) {
                            address);
     }
     shared_pointer(self, address, 8, AccessKind::Write, "mbarrier.init", site);
-    self.block->mbarriers[address] = {};
+    MbarrierClocks& clocks = self.block->mbarriers[address] = {};
+    clocks.initialiser = self.agent.index;
+    clocks.initialised = self.agent.clock;
     const uint64_t bits = packed({count, count, 0, 0});
     memcpy(self.block->shared.arena + address, &bits, sizeof bits);
 }
@@ -92,24 +155,49 @@ void mbarrier_init(uint32_t address, uint32_t count) {
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
     Thread& self = current();
     const Site site = site_of(__builtin_return_address(0));
-    Mbarrier m = open(self, address, "mbarrier.arrive", site);
-    if (m.pending == 0) {
-        self.machine->fail(Kind::Async, site, "mbarrier.arrive on %s: more arrivals in a phase than its count of %u",
-                           self.block->shared.place(address).text, m.count);
+    check_own(self, address, "mbarrier.arrive", site);
+    arrive_by(self, *self.block, address, expected_bytes, "mbarrier.arrive", site);
+}
+
+void fence_mbarrier_init() {
+    Thread& self = current();
+    const uint32_t clock = self.agent.clock++;
+    for (auto& mbarrier : self.block->mbarriers) {
+        if (mbarrier.second.initialiser == self.agent.index && mbarrier.second.fence == 0) {
+            mbarrier.second.fence = clock;
+        }
     }
-    const Moment moment = self.agent.release();
-    self.block->mbarriers[address].gathering.join({moment.clocks(), moment.known.foreign});
-    m.tx += static_cast<int32_t>(expected_bytes);
-    m.pending--;
-    store(*self.block, address, m);
-    perhaps_yield(self, 4);
+}
+
+void mbarrier_arrive_remote(uint32_t address) {
+    Thread& self = current();
+    const Site site = site_of(__builtin_return_address(0));
+    const auto [block, offset] = cluster_place(self, address, "mbarrier.arrive", site);
+    arrive_by(self, block, offset, 0, "mbarrier.arrive", site);
+}
+
+void cp_async_mbarrier_arrive_noinc(uint32_t address) {
+    Thread& self = current();
+    const Site site = site_of(__builtin_return_address(0));
+    const char* name = "cp.async.mbarrier.arrive";
+    check_own(self, address, name, site);
+    use_mbarrier(*self.block, address, self.agent, name, site);
+    track_copies(self, address, site);
+}
+
+void mbarrier_copies_came(Block& block, uint32_t address, const Knowledge& known, Site site) {
+    const char* name = "cp.async.mbarrier.arrive";
+    check_mbarrier(block, address, name, site);
+    block.mbarriers[address].gathering.join(known);
+    arrive(block, address, unpacked(bits_at(block, address)), name, site);
 }
 
 bool mbarrier_try_wait(uint32_t address, uint32_t parity, Location here) {
     Thread& self = current();
     Machine& machine = *self.machine;
     const Site site = site_of(__builtin_return_address(0));
-    const Mbarrier m = open(self, address, "mbarrier.try_wait", site);
+    check_own(self, address, "mbarrier.try_wait", site);
+    const Mbarrier m = open(*self.block, address, self.agent, "mbarrier.try_wait", site);
     if (parity > 1) {
         machine.fail(Kind::Async, site, "mbarrier.try_wait.parity with a parity of %u", parity);
     }
@@ -126,9 +214,11 @@ bool mbarrier_try_wait(uint32_t address, uint32_t parity, Location here) {
     return true;
 }
 
-void mbarrier_complete_tx(Block& block, uint32_t address, uint32_t bytes, const Knowledge& known, Site site) {
-    check_mbarrier(block, address, "completion of a TMA copy", site);
-    block.mbarriers[address].gathering.join(known);
+void mbarrier_complete_tx(Block& block, uint32_t address, uint32_t bytes, const Agent& who, Site site) {
+    const char* name = "completion of a TMA copy";
+    reach(block, who, name, site);
+    check_mbarrier(block, address, name, site);
+    block.mbarriers[address].gathering.join(who.known);
     Mbarrier m = unpacked(bits_at(block, address));
     m.tx -= static_cast<int32_t>(bytes);
     store(block, address, m);

@@ -69,16 +69,36 @@ struct SharedArray {
     uint32_t offset, bytes;
 };
 
+// Where the arrays of a launch's blocks are: in the same place in each, as an address that is mapped into another block
+// of a cluster means the same array there.
+struct SharedLayout {
+    std::vector<SharedArray> arrays;
+    uint32_t top = SHARED_START;
+    uint32_t static_bytes = 0;
+
+    const SharedArray* find(const void* tag) const;
+    const SharedArray& add(const SharedArray& array);
+};
+
+// What the products of a warpgroup have read of shared memory.
+struct ProductReads {
+    std::vector<uint32_t> clocks;  // of every 16 bytes the last product that read it; 0: none did
+    std::vector<Site> sites;       // of the products, from clock 1 on
+};
+
+// Products look at memory again only where something was written.
+constexpr uint32_t SHARED_PAGE = 1024;
+
 struct SharedMemory {
     unsigned char* arena = nullptr;  // SHARED_ARENA bytes, aligned to their size
     std::vector<ByteState> states;   // up to the end of the last array so far placed, of any block
     Shadow shadow;
     uint32_t generation = 0;
-    uint32_t top = SHARED_START;
-    uint32_t static_bytes = 0;
     bool dynamic_placed = false;
     SharedArray dynamic{};
     std::vector<SharedArray> arrays;
+    uint32_t writes[SHARED_ARENA / SHARED_PAGE] = {};  // to each page, ever
+    std::vector<ProductReads> products;                // of each warpgroup, as far as they have come to one
 
     SharedMemory();
     ~SharedMemory();
@@ -101,8 +121,25 @@ struct Access {
     const char* name;
     Site site;
     bool async;
+    const Clocks* fenced = nullptr;  // of a read through the async proxy: as of `ProxyFences::known`
+    bool unwritten_too = false;      // a read of global memory may take what nothing has written
 };
 
+// The last plain write of some bytes that are alike in how they were written.
+struct Writer {
+    Epoch write;
+    uint32_t offset;
+    bool async;
+};
+
+// Reads through the async proxy, which are of many bytes. First the writers of some bytes are added to those found
+// already, if what was written can be read at all; then the reader is checked against them; and after that its reads
+// are noted, of products in another way. Atomic accesses are checked for the reader alone that finds the writers.
+void find_writers(Block& block, uint32_t offset, uint32_t bytes, const Access& access, std::vector<Writer>& writers);
+void check_writers(Block& block, const std::vector<Writer>& writers, const Access& access);
+void note_read(Block& block, uint32_t offset, uint32_t bytes, const Access& access);
+
+// Everything else.
 void access_shared(Block& block, uint32_t offset, uint32_t bytes, const Access& access);
 void access_global(Machine& machine, uintptr_t address, size_t bytes, const Access& access);
 

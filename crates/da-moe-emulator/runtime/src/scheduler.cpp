@@ -138,7 +138,8 @@ Warp* Machine::pick_warp() {
 bool Machine::run_engine() {
     unsigned pending = 0;
     for (unsigned i = 0; i < slots_used; i++) {
-        pending += static_cast<unsigned>(slots[i]->tma.size());
+        const Block& block = *slots[i];
+        pending += static_cast<unsigned>(block.tma.size() + block.copy_arrivals.size() + block.stores.size());
     }
     const unsigned rarity = policy == Policy::Random ? 4 : 16;
     const bool due = ready.empty() || (policy != Policy::RoundRobin && random.one_in(rarity));
@@ -147,11 +148,23 @@ bool Machine::run_engine() {
     }
     size_t chosen = policy == Policy::RoundRobin ? 0 : random.below(pending);
     for (unsigned i = 0; i < slots_used; i++) {
-        if (chosen < slots[i]->tma.size()) {
-            run_tma(*slots[i], chosen);
+        Block& block = *slots[i];
+        const size_t loads = block.tma.size(), arrivals = block.copy_arrivals.size(), stores = block.stores.size();
+        if (chosen < loads) {
+            run_tma(block, chosen);
             break;
         }
-        chosen -= slots[i]->tma.size();
+        chosen -= loads;
+        if (chosen < arrivals) {
+            run_copy_arrival(block, chosen);
+            break;
+        }
+        chosen -= arrivals;
+        if (chosen < stores) {
+            run_store(block, chosen);
+            break;
+        }
+        chosen -= stores;
     }
     return true;
 }

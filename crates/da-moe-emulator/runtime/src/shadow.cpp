@@ -244,8 +244,57 @@ bool check(ShadowPool& pool, Cell& cell, const Agent& who, AccessKind kind, Site
 
 }  // namespace
 
+void Shadow::spread(uint32_t generation, uint32_t page) {
+    constexpr uint32_t count = SHADOW_PAGE / 4;
+    Cell cell;
+    cell.generation = generation;
+    cell.write = pages[page].write;
+    const size_t first = size_t{page} * count;
+    std::fill_n(cells.begin() + static_cast<long>(first), std::min<size_t>(count, cells.size() - first), cell);
+    pages[page].generation = 0;
+}
+
+bool Shadow::write_page(ShadowPool& pool, uint32_t generation, uint32_t offset, const Agent& who, Site site,
+                        Conflict& conflict) {
+    Page& page = pages[offset / SHADOW_PAGE];
+    if (page.generation != generation) {
+        if (!access_cells(pool, generation, offset, SHADOW_PAGE, who, AccessKind::Write, site, conflict)) {
+            return false;
+        }
+    } else if (!ordered(who, page.write)) {
+        conflict.offset = offset;
+        return conflicts(conflict, AccessKind::Write, page.write);
+    }
+    page = {generation, {who.clock, who.block, who.index, site}};
+    return true;
+}
+
 bool Shadow::access(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
                     AccessKind kind, Site site, Conflict& conflict) {
+    if (pages.empty()) {
+        return access_cells(pool, generation, offset, bytes, who, kind, site, conflict);
+    }
+    if (bytes < SHADOW_PAGE && offset % SHADOW_PAGE + bytes <= SHADOW_PAGE && !is_whole(generation, offset)) {
+        return access_cells(pool, generation, offset, bytes, who, kind, site, conflict);
+    }
+    const uint32_t end = offset + bytes;
+    while (offset < end) {
+        const uint32_t next = std::min(end, (offset / SHADOW_PAGE + 1) * SHADOW_PAGE);
+        const bool whole = kind == AccessKind::Write && next - offset == SHADOW_PAGE;
+        if (!whole && is_whole(generation, offset)) {
+            spread(generation, offset / SHADOW_PAGE);
+        }
+        if (!(whole ? write_page(pool, generation, offset, who, site, conflict)
+                    : access_cells(pool, generation, offset, next - offset, who, kind, site, conflict))) {
+            return false;
+        }
+        offset = next;
+    }
+    return true;
+}
+
+bool Shadow::access_cells(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
+                          AccessKind kind, Site site, Conflict& conflict) {
     if (bytes == 4 && offset % 4 == 0) {
         Cell& cell = cells[offset / 4];
         if (cell.generation == generation && cell.bytes == 0) {
@@ -295,11 +344,41 @@ bool Shadow::access(ShadowPool& pool, uint32_t generation, uint32_t offset, uint
 }
 
 Epoch Shadow::last_write(ShadowPool& pool, uint32_t generation, uint32_t offset) const {
+    if (is_whole(generation, offset)) {
+        return pages[offset / SHADOW_PAGE].write;
+    }
     const Cell& cell = cells[offset / 4];
     if (cell.generation != generation) {
         return {};
     }
     return cell.bytes == 0 ? cell.write : pool.bytes(cell.bytes)[offset % 4].write;
+}
+
+bool Shadow::one_write(uint32_t generation, uint32_t offset, uint32_t bytes, Epoch& write) const {
+    if (is_whole(generation, offset) && offset % SHADOW_PAGE + bytes <= SHADOW_PAGE) {
+        write = pages[offset / SHADOW_PAGE].write;
+        return true;
+    }
+    const Cell* cell = &cells[offset / 4];
+    write = cell->write;
+    for (const Cell* end = cell + bytes / 4; cell != end; cell++) {
+        if (cell->generation != generation || (cell->bytes | cell->atomics) != 0 || !cell->write.same(write)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool Shadow::unordered_atomics(ShadowPool& pool, uint32_t generation, uint32_t offset, const Agent& who,
+                               Epoch& by) const {
+    if (is_whole(generation, offset)) {
+        return false;
+    }
+    const Cell* cell = &cells[offset / 4];
+    if (cell->generation == generation && cell->bytes != 0) {
+        cell = &pool.bytes(cell->bytes)[offset % 4];
+    }
+    return cell->generation == generation && cell->atomics != 0 && pool.set(cell->atomics).unordered(who, by);
 }
 
 }  // namespace emu

@@ -20,6 +20,10 @@ struct Epoch {
     uint32_t block = 0;
     uint32_t agent = 0;
     Site site = 0;
+
+    bool same(const Epoch& other) const {
+        return clock == other.clock && agent == other.agent && block == other.block;
+    }
 };
 
 // The accesses, since the last write, of agents that are not ordered among each other. One an agent; those of a warp that
@@ -92,10 +96,18 @@ private:
     size_t used_splits = 0;
 };
 
+// Bytes that one write may have made as a whole.
+constexpr uint32_t SHADOW_PAGE = 1024;
+
 class Shadow {
 public:
-    void resize(size_t bytes) {
+    // With `whole_pages`, a write of a whole page is kept as that until a part of it is touched: copies of the tensor
+    // memory accelerator write many, which products then read without touching cells.
+    void resize(size_t bytes, bool whole_pages = false) {
         cells.resize((bytes + 3) / 4);
+        if (whole_pages) {
+            pages.resize((bytes + SHADOW_PAGE - 1) / SHADOW_PAGE);
+        }
     }
     bool empty() const {
         return cells.empty();
@@ -110,8 +122,29 @@ public:
     // The last plain write of a byte in this generation; its clock is 0 if there was none.
     Epoch last_write(ShadowPool& pool, uint32_t generation, uint32_t offset) const;
 
+    // Whether a read of these bytes, whole words, is a matter of one plain write: then `write` is that.
+    bool one_write(uint32_t generation, uint32_t offset, uint32_t bytes, Epoch& write) const;
+    // Whether atomic accesses to a byte are not ordered before the agent; `by` is one of them.
+    bool unordered_atomics(ShadowPool& pool, uint32_t generation, uint32_t offset, const Agent& who, Epoch& by) const;
+
 private:
+    // If its generation is the present one, the cells of the page are out of date: all are as this write left them.
+    struct Page {
+        uint32_t generation = 0;
+        Epoch write;
+    };
+
+    bool is_whole(uint32_t generation, uint32_t offset) const {
+        return !pages.empty() && pages[offset / SHADOW_PAGE].generation == generation;
+    }
+    void spread(uint32_t generation, uint32_t page);
+    bool write_page(ShadowPool& pool, uint32_t generation, uint32_t offset, const Agent& who, Site site,
+                    Conflict& conflict);
+    bool access_cells(ShadowPool& pool, uint32_t generation, uint32_t offset, uint32_t bytes, const Agent& who,
+                      AccessKind kind, Site site, Conflict& conflict);
+
     std::vector<Cell> cells;
+    std::vector<Page> pages;
 };
 
 }  // namespace emu

@@ -1,6 +1,6 @@
 //! Single PTX services.
 
-use da_moe_emulator::{Device, Error, Kind, Schedule, TensorMap2d};
+use da_moe_emulator::{Device, Error, Kind, Schedule, TensorMapShape};
 use half::f16;
 
 use crate::common::{compile, compiler, download, input, lines_with, mutant, output, parameter, passes, reports};
@@ -55,6 +55,38 @@ fn small_copies_are_filled_up_with_zeros() {
     });
 }
 
+#[test]
+fn reciprocals_have_no_subnormals() {
+    let (smallest, infinity) = (f32::MIN_POSITIVE, f32::INFINITY);
+    let cases = [
+        (3.0, 1.0 / 3.0),
+        (-0.25, -4.0),
+        (smallest, 1.0 / smallest),
+        (smallest / 2.0, infinity),
+        (-smallest / 2.0, -infinity),
+        (0.0, infinity),
+        (-0.0, -infinity),
+        (infinity, 0.0),
+        (-infinity, -0.0),
+        (1.0 / smallest, smallest),
+        (1.5 / smallest, 0.0),
+        (-f32::MAX, -0.0),
+    ];
+    let values: Vec<f32> = cases.iter().map(|case| case.0).chain([f32::NAN]).collect();
+    passes(&compile(&compiler(FILE)), |device| {
+        let (at, out) = (input(device, "in", &values), output::<f32>(device, "out", values.len()));
+        let threads = [values.len() as u32, 1, 1];
+        // SAFETY: two addresses, as the kernel takes them.
+        unsafe { device.launch("reciprocals", [1, 1, 1], threads, 0, &[parameter(&at), parameter(&out)])? };
+        let found = download::<f32>(device, out, values.len());
+        for ((x, expected), found) in cases.iter().zip(&found) {
+            assert_eq!(found.to_bits(), expected.to_bits(), "1 / {x:e}: {found:e} instead of {expected:e}");
+        }
+        assert!(found[cases.len()].is_nan());
+        Ok(())
+    });
+}
+
 fn pipeline(device: &Device) -> Result<(), Error> {
     let (at, out) = (input(device, "in", &(0..128).collect::<Vec<i32>>()), output::<i32>(device, "out", 128));
     // SAFETY: two addresses, as the kernel takes them.
@@ -94,31 +126,35 @@ fn a_pipeline_that_waits_for_nobody() {
 fn tensor_maps_that_the_driver_refuses() {
     let device = Device::new(compile(&compiler(FILE)), Schedule::from_seed(0));
     let address = device.alloc("matrix", 64 * 128).unwrap();
-    let right = TensorMap2d {
-        inner: 64,
-        outer: 64,
-        row_bytes: 128,
-        box_inner: 64,
-        box_outer: 64,
-        element_bytes: 2,
-        swizzle: 128,
-    };
-    device.tensor_map_2d(address, &right).unwrap();
+    let right = TensorMapShape::matrix(2, 128, 64, 64, 128, [64, 64]);
+    device.tensor_map(address, &right).unwrap();
+    let with_dims = |inner, outer| TensorMapShape { dims: [inner, outer, 1, 1, 1], ..right };
+    let with_stride = |bytes| TensorMapShape { strides: [bytes, 0, 0, 0], ..right };
+    let with_box = |inner, outer| TensorMapShape { box_dims: [inner, outer, 1, 1, 1], ..right };
     let wrong = [
-        TensorMap2d { row_bytes: 120, ..right },
-        TensorMap2d { inner: 65, ..right },
-        TensorMap2d { box_outer: 257, ..right },
-        TensorMap2d { box_inner: 4, ..right },
-        TensorMap2d { swizzle: 64, ..right },
-        TensorMap2d { box_inner: 32, ..right },
-        TensorMap2d { inner: 0, ..right },
-        TensorMap2d { outer: (1 << 32) + 1, ..right },
-        TensorMap2d { row_bytes: 1 << 40, ..right },
-        TensorMap2d { swizzle: 100, ..right },
-        TensorMap2d { element_bytes: 3, ..right },
+        with_stride(120),
+        with_stride(1 << 40),
+        with_stride(0),
+        with_dims(65, 64),
+        with_dims(0, 64),
+        with_dims(64, (1 << 32) + 1),
+        with_box(64, 257),
+        with_box(64, 0),
+        with_box(4, 64),
+        with_box(32, 64),
+        TensorMapShape { swizzle: 64, ..right },
+        TensorMapShape { swizzle: 100, ..right },
+        TensorMapShape { element_bytes: 3, ..right },
+        TensorMapShape { rank: 0, ..right },
+        TensorMapShape { rank: 6, ..right },
+        TensorMapShape { rank: 3, dims: [64, 64, 2, 1, 1], ..right },
+        TensorMapShape { rank: 3, box_dims: [64, 64, 0, 1, 1], ..right },
     ];
     for shape in wrong {
-        device.tensor_map_2d(address, &shape).expect_err(&format!("{shape:?}"));
+        device.tensor_map(address, &shape).expect_err(&format!("{shape:?}"));
     }
-    device.tensor_map_2d(address + 8, &right).expect_err("an address that is not aligned");
+    device.tensor_map(address + 8, &right).expect_err("an address that is not aligned");
+    // Tiles of rows lie closer together than rows, and the stride of a dimension of one element counts for nothing.
+    let tiles = TensorMapShape { rank: 4, dims: [64, 64, 2, 1, 1], strides: [256, 128, 0, 0], ..right };
+    device.tensor_map(address, &tiles).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Kernels for tensor cores, right and with planted bugs: cp.async and mma.sync, TMA and wgmma.
 
-use da_moe_emulator::{Device, Error, Kind, TensorMap2d, Work};
+use da_moe_emulator::{Compiler, Device, Error, Kind, TensorMapShape, Work};
 use half::bf16;
 
 use crate::common::{
@@ -47,10 +47,8 @@ impl Product {
             }
             "gemm_sm90" => {
                 let map = |address, rows: usize| {
-                    let (inner, outer, row_bytes) = (self.k as u64, rows as u64, 2 * self.k as u64);
-                    let (box_inner, box_outer, element_bytes, swizzle) = (64, 64, 2, 128);
-                    let shape = TensorMap2d { inner, outer, row_bytes, box_inner, box_outer, element_bytes, swizzle };
-                    device.tensor_map_2d(address, &shape)
+                    let (inner, outer) = (self.k as u64, rows as u64);
+                    device.tensor_map(address, &TensorMapShape::matrix(2, 128, inner, outer, 2 * inner, [64, 64]))
                 };
                 let (a_map, b_map) = (map(a, self.m)?, map(b, self.n)?);
                 let parameters = [&[parameter(&a_map), parameter(&b_map), parameter(&c)], &sizes[..]].concat();
@@ -106,6 +104,28 @@ fn products_are_right() {
     right(SM80, &[EVEN, RAGGED]);
     right(SM90, &[DEEP, RAGGED]);
     right(GENERIC, &[TILE]);
+}
+
+#[test]
+fn products_of_zeros_are_not_always_zero() {
+    // Mostly zeros, and infinities and a NaN that meet them.
+    let mut a = vec![bf16::ZERO; 64 * 64];
+    let mut b = vec![bf16::ZERO; 64 * 64];
+    (a[5 * 64 + 20], a[9 * 64 + 3], a[33 * 64 + 40]) = (bf16::INFINITY, bf16::NAN, bf16::from_f32(2.0));
+    (b[7 * 64 + 40], b[11 * 64 + 60], b[12 * 64 + 40]) = (bf16::NEG_INFINITY, bf16::INFINITY, bf16::from_f32(-3.0));
+    let value = |i: usize, j: usize, k: usize| a[i * 64 + k].to_f32() * b[j * 64 + k].to_f32();
+    let expected: Vec<f32> = (0..4096).map(|at| (0..64).map(|k| value(at / 64, at % 64, k)).sum()).collect();
+    passes(&compile(&compiler("wgmma_generic.cu")), |device| {
+        let (a, b, c) = (input(device, "A", &a), input(device, "B", &b), output::<f32>(device, "C", 4096));
+        let parameters = [parameter(&a), parameter(&b), parameter(&c)];
+        // SAFETY: three addresses, as the kernel takes them.
+        unsafe { device.launch(GENERIC, [1, 1, 1], [128, 1, 1], 2 * 8192, &parameters)? };
+        for (at, (found, expected)) in download::<f32>(device, c, 4096).iter().zip(&expected).enumerate() {
+            let same = found == expected || (found.is_nan() && expected.is_nan());
+            assert!(same, "row {}, column {}: {found} instead of {expected}", at / 64, at % 64);
+        }
+        Ok(())
+    });
 }
 
 #[test]
@@ -259,4 +279,73 @@ fn accumulators_read_before_the_wait() {
         assert!(!TILE.run(device, GENERIC)?, "the result is right");
         Ok(())
     });
+}
+
+#[test]
+fn a_reader_may_fence_in_place_of_the_writers() {
+    let with = |fence: &str| {
+        let file = "wgmma_generic.cu";
+        let without = compiler(file).replace(file, "    emu::fence_proxy_async();\n", "");
+        compile(&without.replace(file, "__syncthreads();", &format!("__syncthreads(); {fence}")))
+    };
+    passes(&with("emu::fence_proxy_async();"), |device| TILE.run(device, GENERIC).map(|right| assert!(right)));
+    // Every thread of every warp has to.
+    for fence in ["if (t != 77) emu::fence_proxy_async();", "if (t >= 32) emu::fence_proxy_async();"] {
+        let lines =
+            lines_with("wgmma_generic.cu", "gpu::wgmma_m64n64k16(").iter().map(|line| line - 1).collect::<Vec<_>>();
+        reports(&with(fence), &[Kind::Async], "wgmma_generic.cu", &lines, |device| TILE.run(device, GENERIC).map(drop));
+    }
+}
+
+#[test]
+fn a_writers_fence_is_between_its_write_and_its_release() {
+    let (before, after) = ("for (int i = t; i < 64 * 8;", "float d[32];");
+    for place in [before, after] {
+        let file = "wgmma_generic.cu";
+        // One warp's fences, so that they are not the readers'.
+        let fence = format!("if (t >= 32) emu::fence_proxy_async(); {place}");
+        let without = compiler(file).replace(file, "emu::fence_proxy_async();", "");
+        let module = compile(&without.replace(file, place, &fence));
+        reports(&module, &[Kind::Async], file, &lines_with(file, "gpu::wgmma_m64n64k16("), |device| {
+            TILE.run(device, GENERIC).map(drop)
+        });
+    }
+}
+
+#[test]
+fn copies_of_threads_need_a_proxy_fence_too() {
+    let file = "wgmma_generic.cu";
+    let copies = |wait: &str| {
+        let copy = |compiler: Compiler, from: &str, to: &str| compiler.replace(file, from, to);
+        let a = "*reinterpret_cast<uint4*>(sm + at) = *reinterpret_cast<const uint4*>(A + r * 64 + c * 8);";
+        let b =
+            "*reinterpret_cast<uint4*>(sm + TILE_BYTES + at) = *reinterpret_cast<const uint4*>(B + r * 64 + c * 8);";
+        let module = copy(compiler(file), a, "gpu::cp_async16(gpu::smem(sm + at), A + r * 64 + c * 8, 16);");
+        let module = copy(module, b, "gpu::cp_async16(gpu::smem(sm + TILE_BYTES + at), B + r * 64 + c * 8, 16);");
+        compile(&copy(module, "emu::fence_proxy_async();", wait))
+    };
+    let wait = "gpu::cp_async_commit(); gpu::cp_async_wait<0>();";
+    passes(&copies(&format!("{wait} emu::fence_proxy_async();")), |device| {
+        TILE.run(device, GENERIC).map(|right| assert!(right))
+    });
+    for without in [wait.to_string(), format!("emu::fence_proxy_async(); {wait}")] {
+        reports(&copies(&without), &[Kind::Async], file, &lines_with(file, "gpu::wgmma_m64n64k16("), |device| {
+            TILE.run(device, GENERIC).map(drop)
+        });
+    }
+}
+
+#[test]
+fn accumulators_need_a_fence_before_the_first_product() {
+    bug(GENERIC, &TILE, &[Kind::Async], "emu::wgmma_fence();", "", "gpu::wgmma_m64n64k16(");
+    bug(SM90, &DEEP, &[Kind::Async], "emu::wgmma_fence();", "if (k == 0) emu::wgmma_fence();", "gpu::wgmma_m64n64k16(");
+}
+
+#[test]
+fn products_of_another_shape_on_accumulators_in_flight() {
+    let (from, to) = (
+        "emu::wgmma_commit();",
+        "emu::wgmma(d, {emu::Element::Bf16, 32, a, b, true, false, false}); emu::wgmma_commit();",
+    );
+    bug(GENERIC, &TILE, &[Kind::Async], from, to, "emu::wgmma_commit();");
 }

@@ -26,8 +26,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
                 const uint32_t phase = (k / STAGES) & 1, tile = base + s * STAGE_BYTES;
                 gpu::mbar_wait(empty + 8 * s, phase ^ 1);
                 emu::mbarrier_arrive(full + 8 * s, STAGE_BYTES);
-                emu::tma_load_2d(tile, &a_map, full + 8 * s, k * BK, m0);
-                emu::tma_load_2d(tile + A_BYTES, &b_map, full + 8 * s, k * BK, n0);
+                gpu::tma_load_2d(tile, &a_map, full + 8 * s, k * BK, m0);
+                gpu::tma_load_2d(tile + A_BYTES, &b_map, full + 8 * s, k * BK, n0);
             }
         }
         return;

@@ -42,6 +42,17 @@ GPU_FN void mbar_wait(uint32_t mbarrier, uint32_t parity, Location here = Locati
     while (!emu::mbarrier_try_wait(mbarrier, parity, here)) {}
 }
 
+GPU_FN void tma_load(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, unsigned rank, const int* at) {
+    emu::tma_load(target, map, mbarrier, rank, at, 0);
+}
+GPU_FN void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int x, int y) {
+    const int at[2] = {x, y};
+    emu::tma_load(target, map, mbarrier, 2, at, 0);
+}
+GPU_FN void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at) {
+    emu::tma_store(map, source, rank, at);
+}
+
 GPU_FN void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool scale_d, Location here = Location::current()) {
     emu::wgmma(d, {emu::Element::Bf16, 64, a, b, scale_d, false, false}, here);
 }

@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(32) layout_tma(const __grid_constan
     __syncthreads();
     if (t == 0) {
         emu::mbarrier_arrive(full, bytes);
-        emu::tma_load_2d(gpu::smem(sm) + target, &map, full, x, y);
+        gpu::tma_load_2d(gpu::smem(sm) + target, &map, full, x, y);
     }
     gpu::mbar_wait(full, 0);
     const auto* box = reinterpret_cast<const uint16_t*>(sm + target);
@@ -104,3 +104,28 @@ extern "C" __global__ void __launch_bounds__(32) layout_tma(const __grid_constan
     }
 }
 GPU_KERNEL(layout_tma)
+
+// Two boxes of rank 4 after one another, of `bytes` each: a tile. `second` is where the other one is.
+struct Place {
+    int at[4];
+};
+extern "C" __global__ void __launch_bounds__(32)
+    layout_tiles(const __grid_constant__ CUtensorMap map, Place second, unsigned bytes, uint16_t* out) {
+    DYN_SMEM(sm, 1024);
+    SHARED_ARRAY(uint64_t, barrier, 1);
+    const uint32_t full = gpu::smem(barrier), tile = gpu::smem(sm);
+    const unsigned t = threadIdx.x;
+    if (t == 0) {
+        const int first[4] = {0, 0, 0, 0};
+        emu::mbarrier_init(full, 1);
+        emu::mbarrier_arrive(full, 2 * bytes);
+        gpu::tma_load(tile, &map, full, 4, first);
+        gpu::tma_load(tile + bytes, &map, full, 4, second.at);
+    }
+    __syncthreads();
+    gpu::mbar_wait(full, 0);
+    for (unsigned i = t; i < bytes; i += 32) {
+        out[i] = reinterpret_cast<const uint16_t*>(sm)[i];
+    }
+}
+GPU_KERNEL(layout_tiles)

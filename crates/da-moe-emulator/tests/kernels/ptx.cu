@@ -64,3 +64,8 @@ extern "C" __global__ void __launch_bounds__(64) pipeline(const int* in, int* ou
     }
 }
 GPU_KERNEL(pipeline)
+
+extern "C" __global__ void reciprocals(const float* in, float* out) {
+    out[threadIdx.x] = emu::rcp(in[threadIdx.x]);
+}
+GPU_KERNEL(reciprocals)

@@ -8,12 +8,14 @@ pub struct Kernel {
     pub shared: u32,
     pub local: u32,
     pub most_threads: Option<u32>,
+    /// Blocks of a cluster along x, y and z; zeros: whatever the launch says.
+    pub cluster: Option<[u32; 3]>,
     pub parameters: Vec<u32>,
 }
 
 pub fn kernel(name: &'static str, parameters: &[u32]) -> Kernel {
     let parameters = parameters.into();
-    Kernel { name, registers: 20, shared: 0, local: 0, most_threads: None, parameters }
+    Kernel { name, registers: 20, shared: 0, local: 0, most_threads: None, cluster: None, parameters }
 }
 
 /// The one that is right.
@@ -72,9 +74,13 @@ pub fn cubin(kernels: &[Kernel], architecture: u32) -> Vec<u8> {
     section(".symtab".into(), 2, symbols);
     section(".nv.info".into(), 0x7000_0000, facts);
     for kernel in kernels {
-        let Kernel { name, most_threads, .. } = kernel;
+        let Kernel { name, most_threads, cluster, .. } = kernel;
         let mut offset = 0;
         let mut own: Vec<u8> = most_threads.iter().flat_map(|&most| record(0x05, &[most, 1, 1])).collect();
+        if let Some(blocks) = cluster {
+            own.extend([1, 0x3e, 0, 0]);
+            own.extend(blocks.iter().any(|&blocks| blocks > 0).then(|| record(0x3d, blocks)).into_iter().flatten());
+        }
         for (i, &bytes) in (0..).zip(&kernel.parameters) {
             own.extend(record(0x17, &[0, offset << 16 | i, bytes << 18]));
             offset += bytes;

@@ -26,6 +26,11 @@ fn machine_code_tells_what_its_kernels_need() {
     assert_eq!(facts(&cuda, cuda.kernel(module, c"sum")), [200, 5000, 48, 256, 90, 90]);
     let bounded = cuda.kernel(module, c"past_the_end");
     assert_eq!(facts(&cuda, bounded), [20, 0, 0, 256, 90, 90]);
+    // Whether it must be started in clusters, and their blocks along x, y and z.
+    let cluster = |function| [10, 11, 12, 13].map(|attribute| fact(&cuda, attribute, function));
+    assert_eq!(cluster(bounded), [0; 4]);
+    let pairs = cuda.loaded(Kernel { cluster: Some([2, 1, 1]), ..kernel("cluster_ranks", &[8]) });
+    assert_eq!(cluster(pairs), [1, 2, 1, 1]);
     let (mut offset, mut bytes) = (0, 0);
     assert_eq!(cuda.parameter(bounded, 1, &mut offset, &mut bytes), 0);
     assert_eq!((offset, bytes), (8, 4));
@@ -50,6 +55,20 @@ fn every_gpu_takes_the_code_that_it_runs() {
             let (cuda, _) = Cuda::open();
             let function = cuda.kernel(cuda.module(&of_each()).unwrap(), c"sum");
             assert_eq!([4, 6, 5].map(|attribute| fact(&cuda, attribute, function)), expected);
+        }
+    }
+}
+
+#[test]
+fn code_for_hopper_alone_is_for_nothing_newer_or_older() {
+    for architecture in ["80", "90", "100"] {
+        let settings = [("EMULATED_CUDA_ARCHITECTURE", architecture)];
+        if alone("images::code_for_hopper_alone_is_for_nothing_newer_or_older", &settings) {
+            let (cuda, _) = Cuda::open();
+            let image = bundle(&[(Code::MachineOfOne(cubin(&[sum()], 90)), 90)]);
+            let refused = cuda.module(&image).map(drop).err();
+            let expected = (architecture != "90").then(|| (209, format!("it has no code for sm_{architecture}")));
+            assert_eq!(refused, expected);
         }
     }
 }

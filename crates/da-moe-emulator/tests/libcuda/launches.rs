@@ -3,7 +3,7 @@
 use std::ffi::c_uint;
 use std::ptr::null_mut;
 
-use crate::image::{Kernel, sum};
+use crate::image::{Kernel, kernel, sum};
 use crate::library::{Cuda, Handle, LEGACY, PER_THREAD, alone};
 
 const MOST_DYNAMIC_SHARED: i32 = 8;
@@ -83,6 +83,46 @@ fn shared_memory_must_be_asked_for() {
             assert_eq!((with(most as c_uint - 1000), with(most as c_uint - 999)), (0, 1));
         }
     }
+}
+
+/// Ranks that blocks say they have: `blocks` of them, started in the kernel's own clusters.
+fn ranks(cuda: &Cuda, cluster: Option<[u32; 3]>, blocks: c_uint) -> Result<[i32; 8], i32> {
+    let function = cuda.loaded(Kernel { cluster, ..kernel("cluster_ranks", &[8]) });
+    let mut ranks = cuda.memory(&[-1; 8]);
+    let mut parameters = [(&raw mut ranks).cast()];
+    match cuda.launch(function, blocks, 1, 1, 32, 1, 1, 0, LEGACY, parameters.as_mut_ptr(), null_mut()) {
+        0 => Ok((cuda.wait(LEGACY) == 0).then(|| cuda.values(ranks)).expect("no fault")),
+        refused => Err(refused),
+    }
+}
+
+#[test]
+fn blocks_are_in_the_clusters_that_the_machine_code_says() {
+    let (cuda, _) = Cuda::open();
+    assert_eq!(ranks(&cuda, None, 8), Ok([0; 8]));
+    assert_eq!(ranks(&cuda, Some([1, 1, 1]), 8), Ok([0; 8]));
+    assert_eq!(ranks(&cuda, Some([2, 1, 1]), 8), Ok([0, 1, 0, 1, 0, 1, 0, 1]));
+    assert_eq!(ranks(&cuda, Some([4, 1, 1]), 8), Ok([0, 1, 2, 3, 0, 1, 2, 3]));
+    for (cluster, blocks, result) in [
+        ([2, 1, 1], 7, 912),
+        ([1, 2, 1], 8, 912),
+        ([1, 1, 2], 8, 912),
+        ([16, 1, 1], 16, 912),
+        ([0; 3], 8, 912),
+        // Another than a power of two is in order on a GPU.
+        ([3, 1, 1], 6, 801),
+    ] {
+        assert_eq!(ranks(&cuda, Some(cluster), blocks), Err(result), "{cluster:?}");
+    }
+    let recorded = cuda.loaded(Kernel { cluster: Some([2, 1, 1]), ..kernel("cluster_ranks", &[8]) });
+    let (stream, mut ranks) = (cuda.stream(1), cuda.memory(&[-1; 4]));
+    let (mut graph, mut executable) = (null_mut(), null_mut());
+    assert_eq!(cuda.begin(stream, 1), 0);
+    let mut parameters = [(&raw mut ranks).cast()];
+    assert_eq!(cuda.launch(recorded, 4, 1, 1, 32, 1, 1, 0, stream, parameters.as_mut_ptr(), null_mut()), 0);
+    assert_eq!((cuda.end(stream, &mut graph), cuda.instantiate(&mut executable, graph, 0)), (0, 0));
+    assert_eq!((cuda.replay(executable, stream), cuda.wait(stream)), (0, 0));
+    assert_eq!(cuda.values(ranks), [0, 1, 0, 1]);
 }
 
 #[test]

@@ -92,6 +92,11 @@ functions! {
         function: Handle, x: c_uint, y: c_uint, z: c_uint, threads_x: c_uint, threads_y: c_uint, threads_z: c_uint,
         shared: c_uint, stream: Handle, parameters: *mut *mut c_void, extra: *mut *mut c_void
     );
+    tensor_map = "cuTensorMapEncodeTiled"(
+        map: *mut u64, elements: c_int, rank: c_uint, address: u64, extents: *const u64, strides: *const u64,
+        box_extents: *const c_uint, steps: *const c_uint, interleave: c_int, swizzle: c_int, promotion: c_int,
+        fill: c_int
+    );
     blocks_at_once = "cuOccupancyMaxActiveBlocksPerMultiprocessor"(
         blocks: &mut c_int, function: Handle, threads: c_int, shared: usize
     );

@@ -8,6 +8,7 @@ mod launches;
 mod library;
 mod memory;
 mod recordings;
+mod tensor_maps;
 
 use std::process::Command;
 use std::{env, fs};

@@ -4,10 +4,11 @@ use super::context::Refused;
 use super::event::{BesideRecordings, Event, is_recording};
 use super::pool::Source;
 use super::recent::Words;
-use super::{Driver, streams};
+use super::{Driver, maps, streams};
 use crate::cuda::Device;
 use crate::cuda::Launch;
-use crate::cuda::device::Target;
+use crate::cuda::abi::TensorMap;
+use crate::cuda::device::{Target, TensorBoxes};
 use crate::{Error, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -173,6 +174,10 @@ impl Device for Driver {
                 .refused("cuMemcpyDtoHAsync", format_args!("{count} bytes; {}", self.recent))?;
             self.synchronize(handle)
         }
+    }
+
+    fn tensor_map(&self, boxes: &TensorBoxes) -> Result<TensorMap> {
+        self.maps.get(boxes, || maps::encode(boxes))
     }
 
     unsafe fn launch(&self, handle: u64, launch: &Launch, parameters: &[*mut c_void]) -> Result<()> {

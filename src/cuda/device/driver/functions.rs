@@ -44,6 +44,8 @@ struct Facts {
     ptx: u32,
     registers: u32,
     local_bytes: u32,
+    /// Blocks of a cluster along x: what a launch that says nothing of clusters gets.
+    cluster: u32,
 }
 
 /// Which machine code runs on a GPU, and what it takes, by [`Driver::loaded`](super::Driver::loaded).
@@ -93,7 +95,11 @@ unsafe impl Sync for Functions {}
 impl Functions {
     /// Finds every kernel of every image, for the current context of a GPU whose blocks may have `most_shared` bytes of shared
     /// memory; `gpu` is for messages.
-    pub(super) fn find_all(images: &[Image], most_shared: u32, gpu: &str) -> Result<Self> {
+    pub(super) fn find_all<'i>(
+        images: impl IntoIterator<Item = &'i Image>,
+        most_shared: u32,
+        gpu: &str,
+    ) -> Result<Self> {
         let mut functions = Self::default();
         functions.most_shared = most_shared;
         for image in images {
@@ -149,14 +155,19 @@ impl Functions {
 
     /// The kernel of a launch. Asks nothing of the driver once it is loaded.
     pub(super) fn find(&self, launch: &Launch) -> Result<sys::CUfunction> {
-        let Launch { kernel, shared, .. } = *launch;
+        let Launch { kernel, shared, cluster, .. } = *launch;
         let refuse = |problem| Err(Error::Cuda { call: "cuLaunchKernel", problem });
         let Some(function) = self.by_name.get(kernel) else {
             return refuse(format!("there is no kernel `{kernel}`"));
         };
-        let Facts { most_shared, .. } = function.load(kernel, self.most_shared)?;
+        let Facts { most_shared, cluster: compiled, .. } = function.load(kernel, self.most_shared)?;
         if shared > most_shared {
             return refuse(format!("`{kernel}` needs {shared} bytes of shared memory, a block may have {most_shared}"));
+        }
+        // A block alone and a cluster of one are the same.
+        let [cluster, compiled] = [cluster, compiled].map(|blocks| blocks.max(1));
+        if cluster != compiled {
+            return refuse(format!("`{kernel}` is compiled for clusters of {compiled} blocks, not of {cluster}"));
         }
         Ok(function.handle)
     }
@@ -232,6 +243,7 @@ impl Function {
             ptx: number(Attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?,
             registers: number(Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
             local_bytes: number(Attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            cluster: number(Attribute::CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH)?,
         };
         let dynamic = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let bytes = i32::try_from(facts.most_shared).unwrap_or(i32::MAX);
@@ -258,8 +270,8 @@ mod tests {
     #[test]
     fn kernels_are_found_without_the_driver() {
         let mut functions = Functions::default();
-        for (name, registers, ptx) in [("known", 90, 90), ("other", 100, 89)] {
-            let facts = Facts { most_shared: 1000, binary: 90, ptx, registers, local_bytes: 0 };
+        for (name, registers, ptx, cluster) in [("known", 90, 90, 0), ("other", 100, 89, 2)] {
+            let facts = Facts { most_shared: 1000, binary: 90, ptx, registers, local_bytes: 0, cluster };
             let function = Function { handle: 8 as sys::CUfunction, facts: facts.into() };
             functions.by_name.insert(name.into(), function);
         }
@@ -274,5 +286,12 @@ mod tests {
         assert!(error.contains("there is no kernel `unknown`"), "{error}");
         let error = functions.find(&launch("known", 1001)).unwrap_err().to_string();
         assert!(error.contains("needs 1001 bytes of shared memory, a block may have 1000"), "{error}");
+        for (kernel, compiled, right, wrong) in [("known", 1, [0, 1], 2), ("other", 2, [2, 2], 1)] {
+            let find = |cluster| functions.find(&Launch { cluster, ..launch(kernel, 0) });
+            assert!(right.into_iter().all(|cluster| find(cluster).is_ok()), "{kernel}");
+            let (error, words) =
+                (find(wrong).unwrap_err().to_string(), format!("clusters of {compiled} blocks, not of {wrong}"));
+            assert!(error.contains(&words), "{error}");
+        }
     }
 }

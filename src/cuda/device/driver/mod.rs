@@ -10,6 +10,7 @@ mod calls;
 mod context;
 mod event;
 mod functions;
+mod maps;
 mod open;
 mod pool;
 mod recent;
@@ -17,6 +18,7 @@ mod streams;
 
 use crate::Result;
 use crate::cuda::device::Target;
+use crate::cuda::device::tensor_map::MapCache;
 use context::{Context, refused};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -38,6 +40,7 @@ pub struct Driver {
     /// Whether memory is kept for later.
     pooled: bool,
     recent: Recent,
+    maps: MapCache,
     /// Whether each launch is waited for, so that what goes wrong in it is told with its name.
     one_by_one: bool,
     description: String,
@@ -70,6 +73,7 @@ impl Driver {
         let images = crate::cuda::device::images::require_kernels()?;
         let gpu = open::gpu(ordinal)?;
         let context = Context::retain(gpu.device)?;
+        let images = images.iter().filter(|image| gpu.target.architecture.runs(image.architecture));
         let functions = Functions::find_all(images, gpu.shared_bytes, &gpu.description)?;
         let streams = Streams::new()?;
         Ok(Self {
@@ -79,6 +83,7 @@ impl Driver {
             context,
             pooled: true,
             recent: Recent::default(),
+            maps: MapCache::new(),
             one_by_one: env::var_os("DA_MOE_SYNC").is_some_and(|wanted| wanted == "1"),
             description: gpu.description,
             target: gpu.target,

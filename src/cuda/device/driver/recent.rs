@@ -42,7 +42,7 @@ pub(super) struct Words<'a>(pub &'a Launch);
 
 impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Launch { kernel, grid, threads, shared } = self.0;
+        let Launch { kernel, grid, threads, shared, .. } = self.0;
         write!(f, "`{kernel}` with grid {grid:?}, {threads} threads, {shared} bytes")
     }
 }

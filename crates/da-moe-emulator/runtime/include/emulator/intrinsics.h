@@ -6,6 +6,9 @@
 #include "collectives.h"
 #include "types.h"
 
+// Later calls give more, whichever thread makes them: how much says nothing of a GPU.
+long long clock64();
+
 static inline int __popc(unsigned value) {
     return __builtin_popcount(value);
 }

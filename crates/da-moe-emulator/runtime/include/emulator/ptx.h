@@ -38,6 +38,8 @@ void mma_m16n8k16(Element element, float* d, const uint32_t* a, const uint32_t* 
 // ex2.approx.ftz.f32: 2^x, and 0 instead of what is subnormal. A subnormal x counts as zero, of which the result is 1 as
 // well.
 float ex2(float x);
+// rcp.approx.ftz.f32: 1 / x, and a zero of its sign instead of what is subnormal. A subnormal x counts as zero.
+float rcp(float x);
 // cvt.rna.tf32.f32: to the nearest value with 10 fraction bits, halves away from zero. Infinities stay; a NaN loses its
 // lower 13 bits like all others, and is infinite then if it had no more.
 uint32_t round_tf32(uint32_t bits);
@@ -54,8 +56,19 @@ bool mbarrier_try_wait(uint32_t mbarrier, uint32_t parity, Location here = Locat
 
 // ---- The async proxy: what the tensor memory accelerator and wgmma go through.
 void fence_proxy_async();
-// cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
-void tma_load_2d(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, int x, int y);
+// cp.async.bulk.tensor.{1..5}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes: the box at `at`, `rank`
+// coordinates of which the innermost is first. With `to_blocks` it is .multicast::cluster with that mask, else only the
+// executing block gets it.
+void tma_load(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, unsigned rank, const int* at,
+              uint16_t to_blocks);
+// cp.async.bulk.tensor.{1..5}d.global.shared::cta.tile.bulk_group
+void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at);
+// cp.async.bulk.commit_group
+void bulk_commit();
+// cp.async.bulk.wait_group, with .read if `read`: of all but the last `groups` groups of the thread.
+void bulk_wait(unsigned groups, bool read);
+// prefetch.tensormap
+void prefetch_tensor_map(const CUtensorMap* map);
 
 // ---- wgmma of m64nNk16, or m64nNk8 of TF32, with f32 accumulators: `d` are the thread's N / 2 of them.
 struct WgmmaOperands {
@@ -69,5 +82,26 @@ void wgmma_fence(Location here = Location::current());
 void wgmma(float* d, const WgmmaOperands& operands, Location here = Location::current());
 void wgmma_commit(Location here = Location::current());
 void wgmma_wait(unsigned groups, Location here = Location::current());
+
+// ---- Clusters of blocks. A shared address that `map_shared` gave means a block of the cluster, a plain one the
+// thread's own. %cluster_ctarank
+uint32_t cluster_rank();
+// mapa.shared::cluster.u32: the same place in the cluster's block of that rank
+uint32_t map_shared(uint32_t address, uint32_t rank);
+// barrier.cluster.arrive.aligned, which releases, and barrier.cluster.wait.aligned, which acquires
+void cluster_arrive(Location here = Location::current());
+void cluster_wait(Location here = Location::current());
+// fence.mbarrier_init.release.cluster
+void fence_mbarrier_init();
+// mbarrier.arrive.release.cluster.shared::cluster.b64, in any block of the cluster
+void mbarrier_arrive_remote(uint32_t mbarrier);
+
+// ---- What lanes and warps agree about
+// cp.async.mbarrier.arrive.noinc.shared::cta.b64: arrives when all copies that the thread has started have come.
+void cp_async_mbarrier_arrive_noinc(uint32_t mbarrier);
+// elect.sync _|p, 0xffffffff: true in one lane of the warp.
+bool elect_sync(Location here = Location::current());
+// setmaxnreg.inc.sync.aligned.u32, or dec
+void set_max_registers(unsigned count, bool increase, Location here = Location::current());
 
 }  // namespace emu

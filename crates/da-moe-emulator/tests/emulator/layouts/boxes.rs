@@ -1,6 +1,6 @@
 //! Boxes of the tensor memory accelerator in shared memory.
 
-use da_moe_emulator::{Device, TensorMap2d};
+use da_moe_emulator::{Device, TensorMapShape};
 
 use super::{BOXES, agrees, launch, misread, numbers, same};
 use crate::common::{download, input, output, parameter};
@@ -37,16 +37,9 @@ impl TmaBox {
         let row = inner.next_multiple_of(8);
         let elements: Vec<u16> = (0..row * outer).map(|i| i as u16 + 1).collect();
         let matrix = input(device, "matrix", &elements);
-        let shape = TensorMap2d {
-            inner: inner as u64,
-            outer: outer as u64,
-            row_bytes: row as u64 * 2,
-            box_inner: self.width as u32,
-            box_outer: self.height as u32,
-            element_bytes: 2,
-            swizzle: self.swizzle as u32,
-        };
-        let map = device.tensor_map_2d(matrix, &shape).unwrap_or_else(|error| panic!("{error}"));
+        let (box_dims, row_bytes) = ([self.width as u32, self.height as u32], row as u64 * 2);
+        let shape = TensorMapShape::matrix(2, self.swizzle as u32, inner as u64, outer as u64, row_bytes, box_dims);
+        let map = device.tensor_map(matrix, &shape).unwrap_or_else(|error| panic!("{error}"));
         let (width, height) = (self.width as i32, self.height as i32);
         for (x, y) in [(0, 0), (3, 2), (width, height), (-5, -1), (inner as i32, 0), (0, -height)] {
             let out = output::<u16>(device, "box", self.bytes() / 2);

@@ -4,6 +4,7 @@
 
 mod boxes;
 mod fragments;
+mod loaded_tiles;
 mod operands;
 mod tiles;
 

@@ -1,0 +1,120 @@
+// What brings the steps of a unit into the ring: half of B for both blocks by TMA, and the block's own rows of A.
+//
+// Rows that are gathered by token are copied by all 128 threads: eight lanes copy the 128 bytes of a row, a thread has eight rows
+// for the whole of a unit. Packed rows come by TMA, 64 at a time; past an expert's last row those of the next expert come too, or
+// what nobody has written, and meet only products that are not stored.
+#pragma once
+
+#include "experts/hopper/ring.cuh"
+#include "experts/hopper/units.cuh"
+
+namespace da_moe::hopper {
+
+constexpr uint16_t BOTH_BLOCKS = 0b11;
+
+// This block's half of a step of B, for both. Ends the half of the stage's wait that is TMA's.
+template <bool GATED, bool CLOCKED>
+__device__ __forceinline__ void bring_b(const HopperGemm& p, const Ring<CLOCKED>& ring, const Unit& unit, int rank, int depth) {
+    const uint32_t to = ring.b() + static_cast<uint32_t>(rank * (B_BYTES / BLOCKS));
+    const int row = GATED ? unit.column : unit.column + rank * HALF_COLUMNS;
+    ptx::tma_load_4d_multicast(to, &p.b, ring.full(), depth, row, GATED ? rank : 0, unit.expert, BOTH_BLOCKS);
+}
+
+// A thread's share of a block's rows: every sixteenth, one piece of each.
+template <class S>
+class GatheredRows {
+public:
+    __device__ __forceinline__ GatheredRows(const GroupedGemm& p, const Segment& rows) : warpgroups_(warpgroups(rows)) {
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            const int row = thread_row() + i * STRIDE;
+            const int token = row < rows.count ? p.row_token[rows.first + row] : -1;
+            const bool is_there = token >= 0 && token < p.a_rows;
+            from_[i] = static_cast<const S*>(p.a) + (is_there ? token * p.a_stride : 0) + piece() * PIECE;
+            there_ |= static_cast<uint32_t>(is_there) << i;
+        }
+    }
+
+    // Rows of a warpgroup that has none are not copied, for nobody reads them; those past the last of one that has some are zeros.
+    __device__ __forceinline__ void copy(uint32_t stage, int at, int depth) const {
+        const uint32_t to = stage + static_cast<uint32_t>(swizzled(thread_row(), piece()));
+        const uint32_t there = at + piece() * PIECE < depth ? there_ : 0;
+#pragma unroll
+        for (int warpgroup = 0; warpgroup < 2; warpgroup++) {
+            if (warpgroup < warpgroups_) {
+#pragma unroll
+                for (int i = warpgroup * (ROWS / 2); i < (warpgroup + 1) * (ROWS / 2); i++) {
+                    ptx::cp_async_16_if(to + static_cast<uint32_t>(i * STRIDE * ROW_BYTES), from_[i] + at, there >> i & 1);
+                }
+            }
+        }
+    }
+
+private:
+    static constexpr int STRIDE = WARPGROUP / PIECES;
+    static constexpr int ROWS = BLOCK_ROWS / STRIDE;
+    static_assert(STRIDE % 8 == 0, "rows of a thread have their pieces exchanged alike");
+
+    __device__ __forceinline__ static int piece() { return static_cast<int>(threadIdx.x) % PIECES; }
+    __device__ __forceinline__ static int thread_row() { return static_cast<int>(threadIdx.x) / PIECES; }
+
+    const int warpgroups_;
+    const S* from_[ROWS];
+    uint32_t there_ = 0;
+};
+
+// By all threads of a warpgroup.
+template <class S, bool GATED, bool CLOCKED>
+__device__ __forceinline__ void produce_gathered(const HopperGemm& p, Ring<CLOCKED>& ring, int rank) {
+    const GroupedGemm& product = p.product;
+    const int warp = uniform(warp_index());
+    Units<GATED> units(product);
+    Unit unit;
+    while (units.next(unit)) {
+        const GatheredRows<S> rows(product, unit.of_block(rank));
+        int turn = 0;
+#pragma unroll 1
+        for (int depth = 0; depth < product.depth; depth += DEPTH) {
+            ring.wait_empty();
+            if (warp == turn && ptx::elect()) {
+                ptx::mbarrier_arrive_expect(ring.full(), B_BYTES);
+                bring_b<GATED>(p, ring, unit, rank, depth);
+            }
+            turn = (turn + 1) % (WARPGROUP / WARP);
+            rows.copy(ring.a(), depth, product.depth);
+            ptx::cp_async_arrive(ring.full());
+            ring.next();
+        }
+    }
+}
+
+// By one warp.
+template <bool GATED, bool CLOCKED>
+__device__ __forceinline__ void produce_packed(const HopperGemm& p, Ring<CLOCKED>& ring, int rank) {
+    const bool elected = ptx::elect();
+    Units<GATED> units(p.product);
+    Unit unit;
+    while (units.next(unit)) {
+        const Segment rows = unit.of_block(rank);
+        const int halves = warpgroups(rows);
+        const auto bytes = static_cast<uint32_t>(B_BYTES + halves * PLANE_BYTES);
+        if (elected) {
+#pragma unroll 1
+            for (int depth = 0; depth < p.product.depth; depth += DEPTH) {
+                ring.wait_empty();
+                ptx::mbarrier_arrive_expect(ring.full(), bytes);
+                bring_b<GATED>(p, ring, unit, rank, depth);
+#pragma unroll 1
+                for (int half = 0; half < halves; half++) {
+                    const int skip = half * WARPGROUP_ROWS;
+                    ptx::tma_load_2d(ring.a() + static_cast<uint32_t>(half * PLANE_BYTES), &p.a, ring.full(), depth,
+                                     rows.first + skip);
+                }
+                ring.next();
+            }
+        }
+        __syncwarp();
+    }
+}
+
+}  // namespace da_moe::hopper
