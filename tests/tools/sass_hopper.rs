@@ -33,7 +33,9 @@ fn count(code: &[Instruction], family: &str) -> usize {
 /// The shortest stretch from where a jump goes back to the jump, that has an instruction of a family: an innermost loop.
 fn innermost<'a>(code: &'a [Instruction], family: &str) -> Option<&'a [Instruction]> {
     let loops = code.iter().enumerate().filter_map(|(end, jump)| {
-        let start = code.iter().position(|instruction| Some(instruction.address) == jump.target())?;
+        let target = jump.target()?;
+        // In the order of their addresses.
+        let start = code.binary_search_by_key(&target, |instruction| instruction.address).ok()?;
         (start <= end).then(|| &code[start..=end])
     });
     loops.filter(|body| count(body, family) > 0).min_by_key(|body| body.len())
