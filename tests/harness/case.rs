@@ -205,7 +205,9 @@ pub fn config() -> impl Strategy<Value = LayerConfig> {
     ];
     shape.prop_flat_map(|(e, z, groups, chosen)| {
         let reachable = (e + z) / groups * chosen;
-        let sizes = (1usize..20, 1usize..20, prop_oneof![2 => Just(0usize), 1 => 1usize..9]);
+        // Half of them as Hopper's products want rows of 16 bits.
+        let width = || prop_oneof![1usize..20, prop::sample::select(vec![8usize, 16])];
+        let sizes = (width(), width(), prop_oneof![2 => Just(0usize), 1 => 1usize..9]);
         let kinds = (
             prop::sample::select(vec![NullExpert::Zero, NullExpert::Copy, NullExpert::Constant]),
             prop::sample::select(Activation::ALL.to_vec()),
