@@ -2,7 +2,7 @@
 //
 // Units are numbered expert by expert. Within an expert, bands of 8 units come one after the other, within a band its columns, and
 // within those the units: clusters that run at the same time share weights, and what the rows of a band and a few columns take has
-// room in L2. A cluster takes every so-manieth unit, so that which it gets depends on nothing but the offsets.
+// room in L2. Of n clusters each takes every n-th unit, so that which it gets depends on nothing but the offsets.
 #pragma once
 
 #include "experts/hopper/tile.cuh"

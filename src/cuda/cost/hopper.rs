@@ -82,19 +82,19 @@ impl Prediction {
 
 /// Rows of a unit, which a cluster divides, and of a warpgroup.
 const UNIT_ROWS: usize = 256;
-const WARPGROUP_ROWS: usize = 64;
+pub(in crate::cuda) const WARPGROUP_ROWS: usize = 64;
 /// Columns of a unit.
 const UNIT_COLUMNS: usize = 256;
 /// Elements of the depth in a step.
-const STEP: usize = 64;
+pub(in crate::cuda) const STEP: usize = 64;
 /// Units of an expert whose columns come before the next units.
 const BAND: usize = 8;
 /// Clocks of the tensor cores for a step of a warpgroup: 64 × 256 × 64 products, 2048 a clock.
 const TENSOR: f64 = 512.0;
 /// Clocks of shared memory for a step: 256 for the weights that come in, and for each warpgroup 64 for its rows that come in, 64 and
 /// 256 for rows and weights that it reads.
-const SHARED: f64 = 256.0;
-const SHARED_OF_WARPGROUP: f64 = 384.0;
+pub(in crate::cuda) const SHARED: f64 = 256.0;
+pub(in crate::cuda) const SHARED_OF_WARPGROUP: f64 = 384.0;
 /// Special functions of a multiprocessor in a clock.
 const SPECIAL: f64 = 16.0;
 /// Bytes of shared memory in a clock. What is written goes in and comes out.

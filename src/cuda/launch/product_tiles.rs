@@ -3,7 +3,7 @@
 //! against the emulator and the instructions against the machine code.
 
 use crate::cuda::abi;
-use crate::cuda::cost::Unit;
+use crate::cuda::cost::{Unit, hopper};
 
 /// Threads of a warp.
 const WARP: f64 = 32.0;
@@ -27,11 +27,7 @@ const STEP_OVERHEAD: usize = 190;
 /// Instructions of a warp for an element of the depth in f32 beside reads and products.
 const F32_OVERHEAD: usize = 8;
 
-/// Elements of the depth that a step of a Hopper product takes.
-const HOPPER_STEP: usize = 64;
-/// Rows that a warpgroup multiplies.
-const HOPPER_WARPGROUP_ROWS: usize = 64;
-/// Blocks that divide a unit.
+/// Blocks that divide a unit of a Hopper product.
 const HOPPER_BLOCKS: f64 = 2.0;
 /// Instructions of the warps of a block that bring a step, and of a warpgroup that multiplies it, at most.
 const HOPPER_BRINGING: f64 = 4.0 * 120.0;
@@ -86,13 +82,10 @@ pub(super) fn tiles_of(count: f64, [rows, columns]: [usize; 2], [height, width]:
 
 /// Wavefronts and instructions of both blocks of a cluster that have a unit.
 fn by_wgmma(tiles: Tiles, depth: f64) -> [f64; 2] {
-    let steps = (depth / HOPPER_STEP as f64).ceil();
-    let warpgroups = tiles.rows.div_ceil(HOPPER_WARPGROUP_ROWS);
-    // Every block gets all the weights, a warpgroup's rows once; a warpgroup reads its rows and all the weights.
-    let of_rows = (HOPPER_WARPGROUP_ROWS * 2 * HOPPER_STEP) as f64 / WAVEFRONT;
-    let of_weights = (abi::HOPPER_TILE_COLUMNS as usize * 2 * HOPPER_STEP) as f64 / WAVEFRONT;
-    let wavefronts = HOPPER_BLOCKS * of_weights + warpgroups as f64 * (2.0 * of_rows + of_weights);
-    let instructions = HOPPER_BLOCKS * HOPPER_BRINGING + warpgroups as f64 * HOPPER_MULTIPLYING;
+    let steps = (depth / hopper::STEP as f64).ceil();
+    let warpgroups = tiles.rows.div_ceil(hopper::WARPGROUP_ROWS) as f64;
+    let wavefronts = HOPPER_BLOCKS * hopper::SHARED + warpgroups * hopper::SHARED_OF_WARPGROUP;
+    let instructions = HOPPER_BLOCKS * HOPPER_BRINGING + warpgroups * HOPPER_MULTIPLYING;
     [steps * wavefronts, steps * instructions]
 }
 

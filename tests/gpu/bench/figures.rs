@@ -198,7 +198,7 @@ pub(super) fn report(plan: &Plan, shape: &Shape, it: &Measured, ceilings: Ceilin
 fn predicted(of: &Predicted, ceilings: Ceilings) -> String {
     let [low, high] = of.prediction.rates().map(|rate| rate / 1e12);
     let rate = ceilings.rate(of.prediction.operations, of.time);
-    let mut text = format!("\n    {} {:.3} ms {rate}, predicted {low:.0} to {high:.0}", of.kernel, of.time);
+    let mut text = format!("\n    {} {:.3} ms {rate}, predicted for an H100 {low:.0} to {high:.0}", of.kernel, of.time);
     if let Some([bring, no_room, multiply, no_step, leave]) = of.clocks {
         let part = |part: f64, of: f64| 100.0 * part / of.max(1.0);
         text += &format!(
@@ -300,7 +300,7 @@ mod tests {
             lines[2].contains("  in 2.000 ms 206 TFLOP/s 21%  out 4.000 ms 52 TFLOP/s 5%  dh 2.000 ms 103"),
             "{text}"
         );
-        let own = "grouped_gemm_bf16_gated 2.000 ms 206 TFLOP/s 21%, predicted 412 to 824; clocks: bringing 1000, 10% without room; \
+        let own = "grouped_gemm_bf16_gated 2.000 ms 206 TFLOP/s 21%, predicted for an H100 412 to 824; clocks: bringing 1000, 10% without room; \
                    multiplying 2000, 25% without a step, 20% leaving";
         assert!(lines[3].ends_with(own), "{text}");
         assert!(lines[4].ends_with("forward by portable kernels 15.000 ms, 1.50 of this"), "{text}");
