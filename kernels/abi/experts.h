@@ -80,9 +80,9 @@ struct GroupedGemm {
 /** Its rows, which a cluster of two blocks divides. */
 #define HOPPER_TILE_ROWS 256
 
-/** Dynamic shared memory of a block: four stages of 128 rows and 256 columns of 128 bytes, four planes of 64 rows, two
- * mbarriers a stage. */
-#define HOPPER_SHARED_BYTES 229440
+/** Dynamic shared memory of a block: four stages of 128 rows and 256 columns of 128 bytes, four planes of 64 rows, and
+ * room for mbarriers. */
+#define HOPPER_SHARED_BYTES 229504
 
 /** Counts of clocks of a block. */
 #define HOPPER_CLOCKS 5
@@ -126,6 +126,24 @@ struct HiddenGradient {
     float* parts;
     /** Distance between rows of `activated`. */
     int64_t activated_stride;
+};
+
+/** As `HiddenGradient` on Hopper: `grouped_gemm_bf16_dh_*_hopper`. Maps as in `HopperGemm`. */
+struct HopperHiddenGradient {
+    /** `b` as `[E, 1, depth, columns]`; boxes of 64 rows. */
+    struct TensorMap b;
+    /** `hidden`, which is of the storage type, as `[rows, halves, columns]`; boxes of 64 rows. */
+    struct TensorMap hidden;
+    /** `out` alike. */
+    struct TensorMap out;
+    /** `activated` as `[rows, 1, columns]`; boxes of 64 rows. */
+    struct TensorMap activated;
+    /** The same gradient. Its matrices and the distances between their rows are multiples of 16 bytes. */
+    struct HiddenGradient gradient;
+    /** As in `HopperGemm`. */
+    int64_t* clocks;
+    /** Keeps the struct free of padding. */
+    uint64_t reserved[2];
 };
 
 /** Gradient of every row's weight (SPEC §6), added up: `row_weight_gradient_*`. */
@@ -202,6 +220,21 @@ struct WeightGradient {
     int32_t share;
     /** Keeps the struct free of padding. */
     int32_t reserved;
+};
+
+/** As `WeightGradient` on Hopper: `grouped_gemm_bf16_tn_*hopper`. Maps as in `HopperGemm`. */
+struct HopperWeightGradient {
+    /** The factor whose rows lie as the plan has them, which is `right`, or `left` where the kernel's name has `turned`, as
+     * `[1, 1, rows, columns]`; boxes of 64 rows. */
+    struct TensorMap packed;
+    /** `out` as `[E, left columns, right columns]`; boxes of 64 rows. */
+    struct TensorMap out;
+    /** The same gradient. Its matrices and the distances between their rows are multiples of 16 bytes. */
+    struct WeightGradient gradient;
+    /** As in `HopperGemm`. */
+    int64_t* clocks;
+    /** Keeps the struct free of padding. */
+    uint64_t reserved[2];
 };
 
 /** A weight's gradient whose rows were divided, added up, `out = beta * out + sum of parts`: `weight_gradient_sum_*`. */

@@ -79,6 +79,22 @@ PTX_FN void tma_load_2d(uint32_t target, const TensorMap* map, uint32_t mbarrier
         : "memory");
 }
 
+PTX_FN void tma_load_3d(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
+            target),
+        "l"(map), "r"(mbarrier), "r"(x), "r"(y), "r"(z)
+        : "memory");
+}
+
+PTX_FN void tma_load_4d(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z, int w) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(
+            target),
+        "l"(map), "r"(mbarrier), "r"(x), "r"(y), "r"(z), "r"(w)
+        : "memory");
+}
+
 // The same box for every block of the cluster in the mask: there it has the same place, and completes the mbarrier at the same place.
 PTX_FN void tma_load_4d_multicast(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z, int w,
                                   uint16_t blocks) {
@@ -98,6 +114,13 @@ PTX_FN void tma_store_2d(const TensorMap* map, uint32_t source, int x, int y) {
 
 PTX_FN void tma_store_3d(const TensorMap* map, uint32_t source, int x, int y, int z) {
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+                 "r"(source), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+
+// The same for f32, added to what is there: one addition for each element.
+PTX_FN void tma_add_3d(const TensorMap* map, uint32_t source, int x, int y, int z) {
+    asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
                  "r"(source), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
@@ -134,9 +157,22 @@ PTX_FN void barrier() {
     asm volatile("bar.sync %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
 }
 
+// Arrives at such a barrier, and does not wait.
+template <int ID, int THREADS>
+PTX_FN void barrier_arrive() {
+    asm volatile("bar.arrive %0, %1;" ::"n"(ID), "n"(THREADS) : "memory");
+}
+
 // Four 8 × 8 matrices of 16-bit elements; lane l gives the address of row l mod 8 of matrix l / 8.
 PTX_FN void stmatrix_x4(uint32_t row, const uint32_t (&in)[4]) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(in[0]), "r"(in[1]),
+                 "r"(in[2]), "r"(in[3])
+                 : "memory");
+}
+
+// The same of matrices that are turned: what a thread has of a row is stored to a column.
+PTX_FN void stmatrix_x4_trans(uint32_t row, const uint32_t (&in)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(in[0]), "r"(in[1]),
                  "r"(in[2]), "r"(in[3])
                  : "memory");
 }
@@ -187,16 +223,28 @@ PTX_FN void wgmma_wait() {
 #define PTX_WRITTEN(x) "=f"(x)
 #define PTX_WGMMA(type, add, accumulators)                                                                             \
     asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " " PTX_NAMES_128 ", %128, %129, " add   \
-                 ", 1, 1, 0, 0;"                                                                                       \
+                 ", 1, 1, %130, %131;"                                                                                 \
                  : PTX_TIMES_128(d, accumulators)                                                                      \
-                 : "l"(a), "l"(b))
+                 : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS))
 
-// d += a · bᵀ by a warpgroup: 64 rows of A and 256 of B, which both run along the depth of 16.
-PTX_FN void wgmma_bf16(float (&d)[128], uint64_t a, uint64_t b) { PTX_WGMMA("bf16", "1", PTX_READ_WRITTEN); }
-PTX_FN void wgmma_f16(float (&d)[128], uint64_t a, uint64_t b) { PTX_WGMMA("f16", "1", PTX_READ_WRITTEN); }
+// d += a · bᵀ by a warpgroup: 64 rows of A and 256 of B, which run along the depth of 16, or across it.
+template <int A_ACROSS, int B_ACROSS>
+PTX_FN void wgmma_bf16(float (&d)[128], uint64_t a, uint64_t b) {
+    PTX_WGMMA("bf16", "1", PTX_READ_WRITTEN);
+}
+template <int A_ACROSS, int B_ACROSS>
+PTX_FN void wgmma_f16(float (&d)[128], uint64_t a, uint64_t b) {
+    PTX_WGMMA("f16", "1", PTX_READ_WRITTEN);
+}
 // d = a · bᵀ. The accumulators are outputs alone, or the compiler would keep them in registers from before.
-PTX_FN void wgmma_first_bf16(float (&d)[128], uint64_t a, uint64_t b) { PTX_WGMMA("bf16", "0", PTX_WRITTEN); }
-PTX_FN void wgmma_first_f16(float (&d)[128], uint64_t a, uint64_t b) { PTX_WGMMA("f16", "0", PTX_WRITTEN); }
+template <int A_ACROSS, int B_ACROSS>
+PTX_FN void wgmma_first_bf16(float (&d)[128], uint64_t a, uint64_t b) {
+    PTX_WGMMA("bf16", "0", PTX_WRITTEN);
+}
+template <int A_ACROSS, int B_ACROSS>
+PTX_FN void wgmma_first_f16(float (&d)[128], uint64_t a, uint64_t b) {
+    PTX_WGMMA("f16", "0", PTX_WRITTEN);
+}
 
 #else
 
@@ -221,6 +269,14 @@ PTX_FN void tma_load_2d(uint32_t target, const TensorMap* map, uint32_t mbarrier
     const int at[] = {x, y};
     emu::tma_load(target, encoded(map), mbarrier, 2, at, 0);
 }
+PTX_FN void tma_load_3d(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z) {
+    const int at[] = {x, y, z};
+    emu::tma_load(target, encoded(map), mbarrier, 3, at, 0);
+}
+PTX_FN void tma_load_4d(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z, int w) {
+    const int at[] = {x, y, z, w};
+    emu::tma_load(target, encoded(map), mbarrier, 4, at, 0);
+}
 PTX_FN void tma_load_4d_multicast(uint32_t target, const TensorMap* map, uint32_t mbarrier, int x, int y, int z, int w,
                                   uint16_t blocks) {
     const int at[] = {x, y, z, w};
@@ -233,6 +289,10 @@ PTX_FN void tma_store_2d(const TensorMap* map, uint32_t source, int x, int y) {
 PTX_FN void tma_store_3d(const TensorMap* map, uint32_t source, int x, int y, int z) {
     const int at[] = {x, y, z};
     emu::tma_store(encoded(map), source, 3, at);
+}
+PTX_FN void tma_add_3d(const TensorMap* map, uint32_t source, int x, int y, int z) {
+    const int at[] = {x, y, z};
+    emu::tma_add(encoded(map), source, 3, at);
 }
 PTX_FN void bulk_commit() { emu::bulk_commit(); }
 template <int GROUPS>
@@ -252,7 +312,12 @@ template <int ID, int THREADS>
 PTX_FN void barrier() {
     emu::named_barrier(ID, THREADS, true);
 }
+template <int ID, int THREADS>
+PTX_FN void barrier_arrive() {
+    emu::named_barrier(ID, THREADS, false);
+}
 PTX_FN void stmatrix_x4(uint32_t row, const uint32_t (&in)[4]) { emu::stmatrix(4, false, row, in); }
+PTX_FN void stmatrix_x4_trans(uint32_t row, const uint32_t (&in)[4]) { emu::stmatrix(4, true, row, in); }
 PTX_FN uint32_t pack_bf16(float first, float second) {
     return emu::bfloat16_bits(first) | static_cast<uint32_t>(emu::bfloat16_bits(second)) << 16;
 }
@@ -266,17 +331,21 @@ template <int GROUPS>
 PTX_FN void wgmma_wait() {
     emu::wgmma_wait(GROUPS);
 }
+template <int A_ACROSS, int B_ACROSS>
 PTX_FN void wgmma_bf16(float (&d)[128], uint64_t a, uint64_t b) {
-    emu::wgmma(d, {emu::Element::Bf16, 256, a, b, true, false, false});
+    emu::wgmma(d, {emu::Element::Bf16, 256, a, b, true, A_ACROSS != 0, B_ACROSS != 0});
 }
+template <int A_ACROSS, int B_ACROSS>
 PTX_FN void wgmma_f16(float (&d)[128], uint64_t a, uint64_t b) {
-    emu::wgmma(d, {emu::Element::F16, 256, a, b, true, false, false});
+    emu::wgmma(d, {emu::Element::F16, 256, a, b, true, A_ACROSS != 0, B_ACROSS != 0});
 }
+template <int A_ACROSS, int B_ACROSS>
 PTX_FN void wgmma_first_bf16(float (&d)[128], uint64_t a, uint64_t b) {
-    emu::wgmma(d, {emu::Element::Bf16, 256, a, b, false, false, false});
+    emu::wgmma(d, {emu::Element::Bf16, 256, a, b, false, A_ACROSS != 0, B_ACROSS != 0});
 }
+template <int A_ACROSS, int B_ACROSS>
 PTX_FN void wgmma_first_f16(float (&d)[128], uint64_t a, uint64_t b) {
-    emu::wgmma(d, {emu::Element::F16, 256, a, b, false, false, false});
+    emu::wgmma(d, {emu::Element::F16, 256, a, b, false, A_ACROSS != 0, B_ACROSS != 0});
 }
 
 #endif

@@ -22,7 +22,7 @@ pub const HOPPER_TILE_COLUMNS: i32 = 256;
 /// `HOPPER_TILE_ROWS` of the kernels.
 pub const HOPPER_TILE_ROWS: i32 = 256;
 /// `HOPPER_SHARED_BYTES` of the kernels.
-pub const HOPPER_SHARED_BYTES: i32 = 229440;
+pub const HOPPER_SHARED_BYTES: i32 = 229504;
 /// `HOPPER_CLOCKS` of the kernels.
 pub const HOPPER_CLOCKS: i32 = 5;
 /// A [`Measure`].
@@ -1239,6 +1239,41 @@ impl Default for HiddenGradient {
     }
 }
 
+/// As `HiddenGradient` on Hopper: `grouped_gemm_bf16_dh_*_hopper`. Maps as in `HopperGemm`.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct HopperHiddenGradient {
+    /// `b` as `[E, 1, depth, columns]`; boxes of 64 rows.
+    pub b: TensorMap,
+    /// `hidden`, which is of the storage type, as `[rows, halves, columns]`; boxes of 64 rows.
+    pub hidden: TensorMap,
+    /// `out` alike.
+    pub out: TensorMap,
+    /// `activated` as `[rows, 1, columns]`; boxes of 64 rows.
+    pub activated: TensorMap,
+    /// The same gradient. Its matrices and the distances between their rows are multiples of 16 bytes.
+    pub gradient: HiddenGradient,
+    /// As in `HopperGemm`.
+    pub clocks: *mut i64,
+    /// Keeps the struct free of padding.
+    pub reserved: [u64; 2usize],
+}
+
+impl Default for HopperHiddenGradient {
+    fn default() -> Self {
+        Self {
+            b: <TensorMap>::default(),
+            hidden: <TensorMap>::default(),
+            out: <TensorMap>::default(),
+            activated: <TensorMap>::default(),
+            gradient: <HiddenGradient>::default(),
+            clocks: ::core::ptr::null_mut(),
+            reserved: [0; 2usize],
+        }
+    }
+}
+
 /// Gradient of every row's weight (SPEC §6), added up: `row_weight_gradient_*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -1370,6 +1405,36 @@ impl Default for WeightGradient {
             beta: 0.0,
             share: 0,
             reserved: 0,
+        }
+    }
+}
+
+/// As `WeightGradient` on Hopper: `grouped_gemm_bf16_tn_*hopper`. Maps as in `HopperGemm`.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Clone, Copy, Debug)]
+pub struct HopperWeightGradient {
+    /** The factor whose rows lie as the plan has them, which is `right`, or `left` where the kernel's name has `turned`, as
+    `[1, 1, rows, columns]`; boxes of 64 rows.*/
+    pub packed: TensorMap,
+    /// `out` as `[E, left columns, right columns]`; boxes of 64 rows.
+    pub out: TensorMap,
+    /// The same gradient. Its matrices and the distances between their rows are multiples of 16 bytes.
+    pub gradient: WeightGradient,
+    /// As in `HopperGemm`.
+    pub clocks: *mut i64,
+    /// Keeps the struct free of padding.
+    pub reserved: [u64; 2usize],
+}
+
+impl Default for HopperWeightGradient {
+    fn default() -> Self {
+        Self {
+            packed: <TensorMap>::default(),
+            out: <TensorMap>::default(),
+            gradient: <WeightGradient>::default(),
+            clocks: ::core::ptr::null_mut(),
+            reserved: [0; 2usize],
         }
     }
 }
@@ -2193,6 +2258,32 @@ pub const LAYOUTS: &[Layout] = &[
         ],
     },
     Layout {
+        name: "HopperHiddenGradient",
+        size: size_of::<HopperHiddenGradient>(),
+        align: align_of::<HopperHiddenGradient>(),
+        fields: &[
+            Field { name: "b", offset: offset_of!(HopperHiddenGradient, b), size: size_of::<TensorMap>() },
+            Field { name: "hidden", offset: offset_of!(HopperHiddenGradient, hidden), size: size_of::<TensorMap>() },
+            Field { name: "out", offset: offset_of!(HopperHiddenGradient, out), size: size_of::<TensorMap>() },
+            Field {
+                name: "activated",
+                offset: offset_of!(HopperHiddenGradient, activated),
+                size: size_of::<TensorMap>(),
+            },
+            Field {
+                name: "gradient",
+                offset: offset_of!(HopperHiddenGradient, gradient),
+                size: size_of::<HiddenGradient>(),
+            },
+            Field { name: "clocks", offset: offset_of!(HopperHiddenGradient, clocks), size: size_of::<*mut i64>() },
+            Field {
+                name: "reserved",
+                offset: offset_of!(HopperHiddenGradient, reserved),
+                size: size_of::<[u64; 2usize]>(),
+            },
+        ],
+    },
+    Layout {
         name: "RowWeightGradient",
         size: size_of::<RowWeightGradient>(),
         align: align_of::<RowWeightGradient>(),
@@ -2263,6 +2354,26 @@ pub const LAYOUTS: &[Layout] = &[
             Field { name: "beta", offset: offset_of!(WeightGradient, beta), size: size_of::<f32>() },
             Field { name: "share", offset: offset_of!(WeightGradient, share), size: size_of::<i32>() },
             Field { name: "reserved", offset: offset_of!(WeightGradient, reserved), size: size_of::<i32>() },
+        ],
+    },
+    Layout {
+        name: "HopperWeightGradient",
+        size: size_of::<HopperWeightGradient>(),
+        align: align_of::<HopperWeightGradient>(),
+        fields: &[
+            Field { name: "packed", offset: offset_of!(HopperWeightGradient, packed), size: size_of::<TensorMap>() },
+            Field { name: "out", offset: offset_of!(HopperWeightGradient, out), size: size_of::<TensorMap>() },
+            Field {
+                name: "gradient",
+                offset: offset_of!(HopperWeightGradient, gradient),
+                size: size_of::<WeightGradient>(),
+            },
+            Field { name: "clocks", offset: offset_of!(HopperWeightGradient, clocks), size: size_of::<*mut i64>() },
+            Field {
+                name: "reserved",
+                offset: offset_of!(HopperWeightGradient, reserved),
+                size: size_of::<[u64; 2usize]>(),
+            },
         ],
     },
     Layout {

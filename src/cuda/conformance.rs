@@ -100,6 +100,16 @@ const fn rows(elements: Elements, [columns, rows]: [u64; 2], stride: u64) -> Ten
     TensorBoxes { address: 16, elements, rank: 2, extents, strides, heights }
 }
 
+/// Rows of two halves, of which each is longer than a box.
+const HALVES: TensorBoxes = TensorBoxes {
+    address: 16,
+    elements: Elements::Half,
+    rank: 3,
+    extents: [77, 2, 70, 1],
+    strides: [160, 480, 0],
+    heights: [1, 64, 1],
+};
+
 /// Every kernel, a file after the other.
 pub const KERNELS: &[MicroKernel] = &[
     MicroKernel::new("conformance_cp_async", [1, WARP], [4, 8]),
@@ -123,6 +133,8 @@ pub const KERNELS: &[MicroKernel] = &[
     MicroKernel::new("conformance_exp_log", VALUES, [2, 4]),
     MicroKernel::new("conformance_wgmma_bf16", [1, 128], [80, 128]).hopper(OPERANDS),
     MicroKernel::new("conformance_wgmma_f16", [1, 128], [80, 128]).hopper(OPERANDS),
+    MicroKernel::new("conformance_wgmma_b_across", [1, 128], [80, 128]).hopper(OPERANDS),
+    MicroKernel::new("conformance_wgmma_both_across", [1, 128], [80, 128]).hopper(OPERANDS),
     MicroKernel::new("conformance_wgmma_of_copies", [1, 128], [80, 128]).hopper(OPERANDS + MBARRIER),
     MicroKernel::of_words("conformance_tma_load_2d", [1, 128], [4400, 4 * 2048])
         .hopper(4 * PLANE_BYTES + MBARRIER)
@@ -130,6 +142,19 @@ pub const KERNELS: &[MicroKernel] = &[
     MicroKernel::of_words("conformance_tma_load_2d_f32", [1, 128], [4400, 4 * 2048])
         .hopper(4 * PLANE_BYTES + MBARRIER)
         .map(Map::In(rows(Elements::Float, [45, 77], 208))),
+    MicroKernel::of_words("conformance_tma_load_3d", [1, 128], [8420, 2 * 2048])
+        .hopper(2 * PLANE_BYTES + MBARRIER)
+        .map(Map::In(HALVES)),
+    MicroKernel::of_words("conformance_tma_load_4d", [1, 128], [12_004, 2 * 2048])
+        .hopper(2 * PLANE_BYTES + MBARRIER)
+        .map(Map::In(TensorBoxes {
+            address: 16,
+            elements: Elements::Half,
+            rank: 4,
+            extents: [72, 75, 2, 2],
+            strides: [160, 160 * 75, 2 * 160 * 75],
+            heights: [64, 1, 1],
+        })),
     MicroKernel::of_words("conformance_tma_multicast", [2, 128], [24_004, 2 * 3 * 4096])
         .hopper(6 * PLANE_BYTES + MBARRIER)
         .in_pairs()
@@ -144,20 +169,25 @@ pub const KERNELS: &[MicroKernel] = &[
     MicroKernel::of_words("conformance_tma_store_2d_f32", [1, 128], [2 * 2048, 3400])
         .hopper(2 * PLANE_BYTES)
         .map(Map::Out(rows(Elements::Float, [45, 70], 192))),
-    MicroKernel::of_words("conformance_tma_store_3d", [1, 128], [2 * 2048, 8420]).hopper(2 * PLANE_BYTES).map(
-        Map::Out(TensorBoxes {
+    MicroKernel::of_words("conformance_tma_store_3d", [1, 128], [2 * 2048, 8420])
+        .hopper(2 * PLANE_BYTES)
+        .map(Map::Out(HALVES)),
+    MicroKernel::of_words("conformance_tma_add_3d", [1, 128], [2048, 6724]).hopper(PLANE_BYTES).map(Map::Out(
+        TensorBoxes {
             address: 16,
-            elements: Elements::Half,
+            elements: Elements::Float,
             rank: 3,
-            extents: [77, 2, 70, 1],
-            strides: [160, 480, 0],
-            heights: [1, 64, 1],
-        }),
-    ),
+            extents: [45, 70, 2, 1],
+            strides: [192, 192 * 70, 0],
+            heights: [64, 1, 1],
+        },
+    )),
     MicroKernel::of_words("conformance_bulk_wait_read", [1, 128], [6 * 2048, 6 * 2048 + 4])
         .hopper(2 * PLANE_BYTES)
         .map(Map::Out(rows(Elements::Half, [64, 6 * 64], 128))),
     MicroKernel::new("conformance_stmatrix", [1, WARP], [4, 4]).hopper(0),
+    MicroKernel::new("conformance_stmatrix_trans", [1, WARP], [4, 4]).hopper(0),
+    MicroKernel::new("conformance_barrier_arrive", [1, 64], [1, 1]).hopper(0),
     MicroKernel::new("conformance_elect", [2, 128], [1, 1]).hopper(0),
     MicroKernel::new("conformance_cluster_barrier", [4, WARP], [1, 2]).hopper(0).in_pairs(),
     MicroKernel::new("conformance_remote_arrive", [4, WARP], [1, 1]).hopper(0).in_pairs(),

@@ -13,7 +13,7 @@ mod tensors;
 
 use da_moe::cuda::cost::Contents;
 use da_moe::cuda::cost::hopper::Hopper;
-use da_moe::cuda::launch::{clocked, prediction};
+use da_moe::cuda::launch::{Way, in_another_way, prediction};
 use da_moe::cuda::{Architecture, Call, Device, DeviceMemory, Driver, Graph, Listed, Most, Stream, abi};
 use da_moe::{Backend, Cuda, DType, Error, Inputs, Keep, Layer, TensorMut, TensorRef};
 use drawn::{expect_rows, random};
@@ -174,10 +174,20 @@ impl Bench {
         let mut all = Vec::new();
         for (of, (_, time)) in listed.iter().zip(times) {
             let Some(prediction) = prediction(&Hopper::H100, &of.call, &contents) else { continue };
-            let clocks = self.clocks(stream, &of.call)?;
-            all.push(Predicted { kernel: of.call.launch.kernel, time: *time, prediction, clocks });
+            let (ways, clocks) = (self.ways(stream, of)?, self.clocks(stream, &of.call)?);
+            all.push(Predicted { kernel: of.call.launch.kernel, time: *time, prediction, ways, clocks });
         }
         Ok(all)
+    }
+
+    /// Milliseconds of the other ways in which a product may be run.
+    fn ways(&self, stream: &Stream<Driver>, of: &Listed) -> Result<Vec<(&'static str, f64)>> {
+        let ways = [("alone", Way::Alone), ("skewed", Way::Skewed)];
+        let there = ways.map(|(name, way)| in_another_way(&of.call, way).map(|call| (name, call)));
+        let (names, calls): (Vec<_>, Vec<_>) = there.into_iter().flatten().unzip();
+        let listed: Vec<_> = calls.into_iter().map(|call| Listed { call, ..*of }).collect();
+        let times = self.each(stream, &listed)?;
+        Ok(names.into_iter().zip(times.into_iter().map(|(_, time)| time)).collect())
     }
 
     /// Clocks of a block on average, by what they went to.
@@ -185,7 +195,7 @@ impl Bench {
         const COUNTS: usize = abi::HOPPER_CLOCKS as usize;
         let blocks = call.launch.blocks() as usize;
         let counts = self.gpu.zeros(DType::U8, blocks * COUNTS * size_of::<i64>())?;
-        let Some(call) = clocked(call, counts.address()) else { return Ok(None) };
+        let Some(call) = in_another_way(call, Way::Clocked(counts.address())) else { return Ok(None) };
         self.fill(stream, &self.flush, 1)?;
         // SAFETY: what the call reads and writes is the caller's, as in `each`; there is room for every block's counts.
         unsafe { call.run(&**self.gpu.device(), stream.handle()) }?;

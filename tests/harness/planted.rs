@@ -2,7 +2,7 @@
 
 use super::case::Case;
 use super::data::Data;
-use super::product::Product;
+use super::product::{HiddenProduct, Product, WeightProduct};
 use super::{Through, judge, kernels};
 use da_moe::cuda::{Architecture, Emulated, Kernels, Staged, StandIn};
 use da_moe::{Error, Keep};
@@ -62,17 +62,24 @@ impl Trial for Case {
 }
 
 /// One launch.
-impl Trial for Product {
-    type Data = [Vec<f64>; 2];
+macro_rules! trial {
+    ($product:ty, $data:ty) => {
+        impl Trial for $product {
+            type Data = $data;
 
-    fn data(&self) -> Self::Data {
-        self.expected()
-    }
+            fn data(&self) -> Self::Data {
+                self.expected()
+            }
 
-    fn run(&self, expected: &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
-        Product::run(self, &*device).map(|results| self.judge(expected, &results))
-    }
+            fn run(&self, expected: &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
+                <$product>::run(self, &*device).map(|results| self.judge(expected, &results))
+            }
+        }
+    };
 }
+trial!(Product, [Vec<f64>; 2]);
+trial!(HiddenProduct, [Vec<f64>; 3]);
+trial!(WeightProduct, Vec<f64>);
 
 /// A change to one place in a kernel's source.
 pub struct Bug<T = Case> {

@@ -7,7 +7,7 @@ use da_moe::cuda::{Emulated, abi};
 use da_moe_emulator::Schedule;
 use da_moe_harness::cases;
 use da_moe_harness::kernels::module;
-use da_moe_harness::product::Product;
+use da_moe_harness::product::{Product, Routing, Run};
 use proptest::prelude::*;
 
 /// `h` and the output under one schedule.
@@ -24,32 +24,37 @@ fn check(product: Product) {
 fn plain() -> Product {
     Product {
         dtype: DType::Bf16,
-        counts: vec![70, 0, 3],
+        routing: Routing::packed([70, 0, 3]),
         depth: 136,
         columns: 72,
         activation: abi::ACTIVATION_NONE,
-        tokens: 0,
-        astray: 0,
+        across: false,
         biased: false,
         padding: 0,
         hidden_size: 0,
         out_size: 2,
         multiprocessors: 2,
         seed: 1,
-        clocked: false,
+        way: Run::Usual,
     }
 }
 
 fn gated() -> Product {
-    Product { activation: abi::ACTIVATION_SWIGLU, tokens: 50, biased: true, hidden_size: 4, ..plain() }
+    Product {
+        activation: abi::ACTIVATION_SWIGLU,
+        routing: Routing::found([70, 0, 3], 50),
+        biased: true,
+        hidden_size: 4,
+        ..plain()
+    }
 }
 
 /// Rows around a warpgroup, a block, a unit and two units, of the first expert and of a later one.
 #[test]
 fn rows_around_every_division() {
     for rows in [1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 320, 513] {
-        check(Product { counts: vec![rows], columns: 8, depth: 64, ..plain() });
-        check(Product { counts: vec![1, 0, rows, 2], columns: 8, depth: 64, tokens: 40, ..plain() });
+        check(Product { routing: Routing::packed([rows]), columns: 8, depth: 64, ..plain() });
+        check(Product { routing: Routing::found([1, 0, rows, 2], 40), columns: 8, depth: 64, ..plain() });
     }
 }
 
@@ -57,10 +62,10 @@ fn rows_around_every_division() {
 fn columns_around_every_plane_and_unit() {
     for columns in [8, 56, 64, 72, 128, 136, 256, 264] {
         for out_size in [2, 4].into_iter().filter(|size| *size == 2 || columns >= 128) {
-            check(Product { counts: vec![66], columns, depth: 72, out_size, ..plain() });
+            check(Product { routing: Routing::packed([66]), columns, depth: 72, out_size, ..plain() });
         }
-        check(Product { counts: vec![66], columns, depth: 72, hidden_size: 2, ..gated() });
-        check(Product { counts: vec![66], columns, depth: 72, ..gated() });
+        check(Product { routing: Routing::found([66], 50), columns, depth: 72, hidden_size: 2, ..gated() });
+        check(Product { routing: Routing::found([66], 50), columns, depth: 72, ..gated() });
     }
 }
 
@@ -69,7 +74,7 @@ fn columns_around_every_plane_and_unit() {
 fn depths_around_every_step() {
     for depth in [8, 56, 64, 72, 256, 264, 328, 576] {
         for tokens in [0, 30] {
-            check(Product { depth, tokens, counts: vec![65, 130], columns: 16, ..plain() });
+            check(Product { depth, routing: Routing::found([65, 130], tokens), columns: 16, ..plain() });
         }
     }
 }
@@ -78,7 +83,8 @@ fn depths_around_every_step() {
 fn one_expert_has_everything_or_nothing() {
     for counts in [vec![0, 0, 0], vec![300], vec![0, 290, 0], vec![1; 40], vec![0, 1, 0, 129, 0, 0, 64, 0]] {
         for product in [plain(), gated()] {
-            check(Product { counts: counts.clone(), depth: 64, columns: 40, ..product });
+            let routing = Routing { counts: counts.clone(), ..product.routing };
+            check(Product { routing, depth: 64, columns: 40, ..product });
         }
     }
 }
@@ -86,7 +92,7 @@ fn one_expert_has_everything_or_nothing() {
 /// Warpgroups without rows pass the ring on, more often round than it has stages, in every order of their lanes.
 #[test]
 fn nobody_is_lapped_on_the_ring() {
-    let product = Product { counts: vec![1; 6], columns: 8, depth: 640, ..plain() };
+    let product = Product { routing: Routing::packed([1; 6]), columns: 8, depth: 640, ..plain() };
     let once = run(&product, 0);
     for schedule in (1..9).chain([35]) {
         assert_eq!(run(&product, schedule), once, "{schedule}");
@@ -96,7 +102,8 @@ fn nobody_is_lapped_on_the_ring() {
 /// The bits are those of the unit, whichever cluster has it and whatever else runs.
 #[test]
 fn who_computes_a_unit_does_not_show() {
-    let product = Product { counts: vec![300, 5, 0, 140], columns: 136, depth: 72, padding: 8, ..gated() };
+    let product =
+        Product { routing: Routing::found([300, 5, 0, 140], 50), columns: 136, depth: 72, padding: 8, ..gated() };
     let once = run(&product, 0);
     for (multiprocessors, schedule) in [(1, 1), (4, 2), (6, 3), (8, 4), (64, 5)] {
         assert_eq!(run(&Product { multiprocessors, ..product.clone() }, schedule), once, "{multiprocessors}");
@@ -104,9 +111,15 @@ fn who_computes_a_unit_does_not_show() {
 }
 
 #[test]
-fn telling_clocks_changes_nothing() {
-    for product in [Product { tokens: 0, ..plain() }, Product { counts: vec![200, 3], ..gated() }] {
-        assert_eq!(run(&Product { clocked: true, ..product.clone() }, 2), run(&product, 2));
+fn other_ways_change_nothing() {
+    let packed = Product { routing: Routing::packed([70, 0, 3, 200, 300]), columns: 328, ..plain() };
+    for product in [packed, Product { routing: Routing::found([200, 3, 0, 260], 50), ..gated() }] {
+        let usual = run(&product, 2);
+        for way in [Run::Clocked, Run::Alone, Run::Skewed] {
+            for schedule in 2..4 {
+                assert!(run(&Product { way, ..product.clone() }, schedule) == usual, "{way:?}");
+            }
+        }
     }
 }
 
@@ -117,7 +130,8 @@ fn rows_that_are_not_there_are_not_multiplied() {
     for (experts, rows, most) in [(256, 16384 * 3, 1.18), (128, 32768 * 4, 1.04), (8, 8192 * 2, 1.02)] {
         let counts = random_counts(experts, rows);
         let padded: usize = counts.iter().map(|count| count.next_multiple_of(64)).sum();
-        let product = Product { counts, depth: 64, columns: 8, multiprocessors: 4, ..plain() };
+        let product =
+            Product { routing: Routing::packed(counts), depth: 64, columns: 8, multiprocessors: 4, ..plain() };
         let device = Emulated::new(module(), Schedule::from_seed(0));
         product.run(&device).unwrap_or_else(|error| panic!("{error}"));
         let multiplied = device.work().multiply_adds as usize / (64 * 256);
@@ -150,19 +164,18 @@ fn any_product() -> impl Strategy<Value = Product> {
             let wide = activation == abi::ACTIVATION_NONE && columns >= 128 && seed.is_multiple_of(2);
             Product {
                 dtype,
-                counts,
+                routing: Routing { counts, tokens, astray: if seed.is_multiple_of(3) { 5 } else { 0 } },
                 depth: 8 * depth,
                 columns,
                 activation,
-                tokens,
-                astray: if seed.is_multiple_of(3) { 5 } else { 0 },
+                across: false,
                 biased,
                 padding: 8 * padding,
                 hidden_size,
                 out_size: if wide { 4 } else { 2 },
                 multiprocessors,
                 seed,
-                clocked: false,
+                way: Run::Usual,
             }
         },
     )

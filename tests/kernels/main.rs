@@ -9,6 +9,7 @@ mod contents;
 mod experts;
 mod experts_backward;
 mod experts_hopper;
+mod experts_hopper_backward;
 mod forward;
 mod rows;
 mod schedule;

@@ -1,7 +1,7 @@
 // As conformance.cu, for what Hopper alone has. Kernels take (in, out) and the tensor maps that src/cuda/conformance.rs lists for
 // them. Where memory is shown, it is as it lies, so that the swizzle is held against tables of its own. Floor: a launch.
 
-#include "experts/hopper/tile.cuh"
+#include "experts/hopper/multiply.cuh"
 
 namespace da_moe {
 namespace {
@@ -39,49 +39,57 @@ __device__ __forceinline__ void make_barrier(uint32_t mbarrier, uint32_t arrival
 constexpr int OPERAND_ROWS = WARPGROUP_ROWS + COLUMNS;
 constexpr int OPERAND_BYTES = OPERAND_ROWS * ROW_BYTES;
 
-template <class First, class Add>
-__device__ __forceinline__ void multiply(uint32_t operands, float* out, First first, Add add) {
-    float d[128];
+// Across the depth, planes are 64 of it by 64 rows.
+template <class S, bool A_ACROSS, bool B_ACROSS>
+__device__ __forceinline__ void wgmma(uint32_t operands, float* out) {
+    float d[ACCUMULATORS];
+    const uint32_t b = operands + PLANE_BYTES;
     ptx::wgmma_fence();
-    first(d, descriptor(operands, 0), descriptor(operands + PLANE_BYTES, 0));
+    Mma<S>::template first<A_ACROSS, B_ACROSS>(d, descriptor<A_ACROSS>(operands, 0), descriptor<B_ACROSS>(b, 0));
 #pragma unroll
     for (int k = 1; k < DEPTH / 16; k++) {
-        add(d, descriptor(operands, k), descriptor(operands + PLANE_BYTES, k));
+        Mma<S>::template add<A_ACROSS, B_ACROSS>(d, descriptor<A_ACROSS>(operands, k), descriptor<B_ACROSS>(b, k));
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 128; i++) {
-        out[first_word(128) + i] = d[i];
+    for (int i = 0; i < ACCUMULATORS; i++) {
+        out[first_word(ACCUMULATORS) + i] = d[i];
     }
 }
 
 // Operands are written by threads.
-template <class First, class Add>
-__device__ __forceinline__ void wgmma(const uint4* in, float* out, unsigned char* shared, First first, Add add) {
+template <class S, bool A_ACROSS, bool B_ACROSS>
+__device__ __forceinline__ void wgmma_of_stores(const uint4* in, float* out, unsigned char* shared) {
     for (int i = static_cast<int>(threadIdx.x); i < OPERAND_ROWS * PIECES; i += WARPGROUP) {
         *reinterpret_cast<uint4*>(shared + swizzled(i / PIECES, i % PIECES)) = in[i];
     }
     ptx::fence_proxy_async();
     __syncthreads();
-    multiply(ptx::shared_address(shared), out, first, add);
+    wgmma<S, A_ACROSS, B_ACROSS>(ptx::shared_address(shared), out);
+}
+
+// So many planes, each by one copy.
+template <class Copy>
+__device__ __forceinline__ void load(uint32_t* out, int boxes, unsigned char* shared, Copy copy) {
+    const uint32_t first = ptx::shared_address(shared), full = first + static_cast<uint32_t>(boxes * PLANE_BYTES);
+    make_barrier(full, 1);
+    if (threadIdx.x == 0) {
+        ptx::mbarrier_arrive_expect(full, static_cast<uint32_t>(boxes * PLANE_BYTES));
+        for (int i = 0; i < boxes; i++) {
+            copy(first + static_cast<uint32_t>(i * PLANE_BYTES), full, i);
+        }
+    }
+    ptx::mbarrier_wait(full, 0);
+    show(shared, boxes * PLANE_BYTES, out);
 }
 
 // Four boxes that stand out over the tensor's four corners.
 __device__ __forceinline__ void load_2d(uint32_t* out, const TensorMap* map, unsigned char* shared) {
-    constexpr int BOXES = 4;
-    const uint32_t boxes = ptx::shared_address(shared), full = boxes + BOXES * PLANE_BYTES;
-    make_barrier(full, 1);
-    if (threadIdx.x == 0) {
-        ptx::prefetch_tensor_map(map);
-        ptx::mbarrier_arrive_expect(full, BOXES * PLANE_BYTES);
-#pragma unroll
-        for (int i = 0; i < BOXES; i++) {
-            ptx::tma_load_2d(boxes + static_cast<uint32_t>(i * PLANE_BYTES), map, full, i % 2 == 0 ? -5 : 40, i / 2 == 0 ? -3 : 40);
-        }
-    }
-    ptx::mbarrier_wait(full, 0);
-    show(shared, BOXES * PLANE_BYTES, out);
+    ptx::prefetch_tensor_map(map);
+    load(out, 4, shared, [&](uint32_t to, uint32_t full, int i) {
+        ptx::tma_load_2d(to, map, full, i % 2 == 0 ? -5 : 40, i / 2 == 0 ? -3 : 40);
+    });
 }
 
 }  // namespace
@@ -91,19 +99,27 @@ using namespace da_moe;
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_bf16(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma(
-        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_bf16(d, a, b); },
-        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_bf16(d, a, b); });
+    wgmma_of_stores<bf16, false, false>(in, out, shared);
 }
 GPU_KERNEL(conformance_wgmma_bf16)
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_f16(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma(
-        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_f16(d, a, b); },
-        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_f16(d, a, b); });
+    wgmma_of_stores<f16, false, false>(in, out, shared);
 }
 GPU_KERNEL(conformance_wgmma_f16)
+
+extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_b_across(const uint4* in, float* out) {
+    DYN_SMEM(shared, 1024);
+    wgmma_of_stores<bf16, false, true>(in, out, shared);
+}
+GPU_KERNEL(conformance_wgmma_b_across)
+
+extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_both_across(const uint4* in, float* out) {
+    DYN_SMEM(shared, 1024);
+    wgmma_of_stores<bf16, true, true>(in, out, shared);
+}
+GPU_KERNEL(conformance_wgmma_both_across)
 
 // Operands come by cp.async, every fifth row as zeros: each thread arrives when its own have landed, and reads all of them.
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_of_copies(const uint4* in, float* out) {
@@ -117,9 +133,7 @@ extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_of_copies(co
     ptx::cp_async_arrive(full);
     ptx::mbarrier_wait(full, 0);
     ptx::fence_proxy_async();
-    multiply(
-        operands, out, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_f16(d, a, b); },
-        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_f16(d, a, b); });
+    wgmma<f16, false, false>(operands, out);
 }
 GPU_KERNEL(conformance_wgmma_of_copies)
 
@@ -136,6 +150,21 @@ extern "C" __global__ void __launch_bounds__(128)
     load_2d(out, &map, shared);
 }
 GPU_KERNEL(conformance_tma_load_2d_f32)
+
+// Boxes of both halves of the rows, over the edges of the tensor; and of two of its matrices.
+extern "C" __global__ void __launch_bounds__(128)
+    conformance_tma_load_3d(const uint32_t*, uint32_t* out, const __grid_constant__ TensorMap map) {
+    DYN_SMEM(shared, 1024);
+    load(out, 2, shared, [&](uint32_t to, uint32_t full, int i) { ptx::tma_load_3d(to, &map, full, 30 - 40 * i, i, 40 * i - 5); });
+}
+GPU_KERNEL(conformance_tma_load_3d)
+
+extern "C" __global__ void __launch_bounds__(128)
+    conformance_tma_load_4d(const uint32_t*, uint32_t* out, const __grid_constant__ TensorMap map) {
+    DYN_SMEM(shared, 1024);
+    load(out, 2, shared, [&](uint32_t to, uint32_t full, int i) { ptx::tma_load_4d(to, &map, full, 30 - 40 * i, 40 * i - 5, i, 1 - i); });
+}
+GPU_KERNEL(conformance_tma_load_4d)
 
 // Each block brings a box for both, and one for the other alone.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(128)
@@ -194,6 +223,21 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 GPU_KERNEL(conformance_tma_store_3d)
 
+// Added to what is there, over a corner.
+extern "C" __global__ void __launch_bounds__(128)
+    conformance_tma_add_3d(const uint32_t* in, uint32_t*, const __grid_constant__ TensorMap map) {
+    DYN_SMEM(shared, 1024);
+    bring(shared, PLANE_BYTES, in);
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        ptx::tma_add_3d(&map, ptx::shared_address(shared), -7, -9, 1);
+        ptx::bulk_commit();
+        ptx::bulk_wait_read<0>();
+    }
+}
+GPU_KERNEL(conformance_tma_add_3d)
+
 // Planes in two rooms by turns, each written again as soon as it has been read.
 extern "C" __global__ void __launch_bounds__(128)
     conformance_bulk_wait_read(const uint32_t* in, uint32_t*, const __grid_constant__ TensorMap map) {
@@ -233,6 +277,31 @@ extern "C" __global__ void __launch_bounds__(32) conformance_stmatrix(const uint
     out[lane_index()] = rows[lane_index()];
 }
 GPU_KERNEL(conformance_stmatrix)
+
+// The same, each matrix turned.
+extern "C" __global__ void __launch_bounds__(32) conformance_stmatrix_trans(const uint32_t* in, uint4* out) {
+    SHARED_ARRAY(uint4, rows, WARP);
+    const uint32_t* own = in + first_word(4);
+    const uint32_t fragments[4] = {own[0], own[1], own[2], own[3]};
+    ptx::stmatrix_x4_trans(ptx::shared_address(rows) + static_cast<uint32_t>(lane_index() * 7 % WARP * 16), fragments);
+    __syncwarp();
+    out[lane_index()] = rows[lane_index()];
+}
+GPU_KERNEL(conformance_stmatrix_trans)
+
+// The second warp waits for the first, which does not wait.
+extern "C" __global__ void __launch_bounds__(64) conformance_barrier_arrive(const uint32_t* in, uint32_t* out) {
+    SHARED_ARRAY(uint32_t, words, WARP);
+    if (warp_index() == 0) {
+        words[lane_index()] = in[threadIdx.x];
+        ptx::barrier_arrive<1, 2 * WARP>();
+        out[threadIdx.x] = in[threadIdx.x];
+    } else {
+        ptx::barrier<1, 2 * WARP>();
+        out[threadIdx.x] = in[threadIdx.x] + words[lane_index()];
+    }
+}
+GPU_KERNEL(conformance_barrier_arrive)
 
 // How many lanes were elected, which is not said.
 extern "C" __global__ void __launch_bounds__(128) conformance_elect(const uint32_t* in, uint32_t* out) {

@@ -23,7 +23,7 @@ public:
     }
 
     // What the thread of the first warp of a warpgroup has that counted most: one of them may have done it all.
-    __device__ __forceinline__ void store(const HopperGemm& p, int column) const {
+    __device__ __forceinline__ void store(int64_t* clocks, int column) const {
         if constexpr (ON) {
             if (warp_index() % (WARPGROUP / WARP) != 0) {
                 return;
@@ -35,7 +35,7 @@ public:
                 most = other > most ? other : most;
             }
             if (lane_index() == 0) {
-                p.clocks[blockIdx.x * HOPPER_CLOCKS + column] = most;
+                clocks[blockIdx.x * HOPPER_CLOCKS + column] = most;
             }
         }
     }

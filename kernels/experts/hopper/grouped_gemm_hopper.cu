@@ -20,13 +20,13 @@
 //                 memory      L2   banks   issue   units
 //   W_in, bf16      0.12    0.60    0.52    0.14    0.52
 //   W_out, bf16     0.09    0.31    0.26    0.07    0.26
-#include "experts/hopper/product.cuh"
+#include "experts/hopper/gemm.cuh"
 
-HOPPER_GEMM(da_moe::bf16, bf16_plain_gathered_hopper, false, true, false)
-HOPPER_GEMM(da_moe::bf16, bf16_gated_gathered_hopper, true, true, false)
-HOPPER_GEMM(da_moe::bf16, bf16_plain_packed_hopper, false, false, false)
-HOPPER_GEMM(da_moe::bf16, bf16_gated_packed_hopper, true, false, false)
-HOPPER_GEMM(da_moe::f16, f16_plain_gathered_hopper, false, true, false)
-HOPPER_GEMM(da_moe::f16, f16_gated_gathered_hopper, true, true, false)
-HOPPER_GEMM(da_moe::f16, f16_plain_packed_hopper, false, false, false)
-HOPPER_GEMM(da_moe::f16, f16_gated_packed_hopper, true, false, false)
+HOPPER_GEMM(bf16, bf16_plain_gathered_hopper, false, true, false, Usual)
+HOPPER_GEMM(bf16, bf16_gated_gathered_hopper, true, true, false, Usual)
+HOPPER_GEMM(bf16, bf16_plain_packed_hopper, false, false, false, Usual)
+HOPPER_GEMM(bf16, bf16_gated_packed_hopper, true, false, false, Usual)
+HOPPER_GEMM(f16, f16_plain_gathered_hopper, false, true, false, Usual)
+HOPPER_GEMM(f16, f16_gated_gathered_hopper, true, true, false, Usual)
+HOPPER_GEMM(f16, f16_plain_packed_hopper, false, false, false, Usual)
+HOPPER_GEMM(f16, f16_gated_packed_hopper, true, false, false, Usual)

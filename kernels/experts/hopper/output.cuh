@@ -3,17 +3,13 @@
 #pragma once
 
 #include "experts/activation.cuh"
+#include "experts/hopper/sigmoid.cuh"
 #include "experts/hopper/staging.cuh"
 #include "experts/hopper/units.cuh"
 
 namespace da_moe::hopper {
 
-// Two instructions of the special-function units, each to 22 bits: more than any storage type here keeps.
-struct Approximate {
-    __device__ __forceinline__ static float sigmoid(float h) { return ptx::rcp(1.0f + ptx::ex2(-1.44269504f * h)); }
-};
-
-template <class S, bool GATED>
+template <class K>
 class Output {
 public:
     __device__ __forceinline__ Output(const HopperGemm& p, unsigned char* shared, int warpgroup)
@@ -22,9 +18,11 @@ public:
           hidden_(target(p.hidden, p.product.hidden, p.product.hidden_stride, p.product.hidden_f32)),
           staging_(shared, warpgroup) {}
 
+    __device__ __forceinline__ void prepare(const Unit&, const Segment&) const {}
+
     __device__ __forceinline__ void write(const Unit& unit, const Segment& rows, const float (&d)[ACCUMULATORS]) {
 #pragma unroll
-        for (int first = 0; first < COLUMNS / (GATED ? 2 : 1); first += SPAN) {
+        for (int first = 0; first < COLUMNS / (K::GATED ? 2 : 1); first += SPAN) {
             const int column = unit.column + first;
             if (column < p_.columns) {
                 const Values values{p_, d, unit.expert, first, column};
@@ -66,9 +64,9 @@ private:
             before(v, 0, group);
 #pragma unroll
             for (int i = 0; i < OF_GROUP; i++) {
-                v[i] = GATED ? gate_curve<Approximate>(p.activation, v[i]).value : curve<Approximate>(p.activation, v[i]).value;
+                v[i] = K::GATED ? gate_curve<Approximate>(p.activation, v[i]).value : curve<Approximate>(p.activation, v[i]).value;
             }
-            if constexpr (GATED) {
+            if constexpr (K::GATED) {
                 float up[OF_GROUP];
                 before(up, 1, group);
 #pragma unroll
@@ -80,6 +78,7 @@ private:
 
     private:
         __device__ __forceinline__ void add_bias(float (&v)[OF_GROUP], int half, int first_column) const {
+            using S = typename K::Storage;
             const S* bias = static_cast<const S*>(p.bias) + expert * p.bias_stride + half * p.columns;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -96,7 +95,7 @@ private:
             return;
         }
 #pragma unroll
-        for (int half = 0; half < (GATED ? 2 : 1); half++) {
+        for (int half = 0; half < (K::GATED ? 2 : 1); half++) {
             const auto before = [&](float (&v)[OF_GROUP], int group) { values.before(v, half, group); };
             if (p_.hidden_f32 != 0) {
                 put_f32(hidden_, rows, half, column, before);
@@ -108,7 +107,7 @@ private:
 
     // What is f32 has no activation: the host sees to that.
     __device__ __forceinline__ void activated(const Segment& rows, int column, const Values& values) {
-        if constexpr (!GATED) {
+        if constexpr (!K::GATED) {
             if (p_.out_f32 != 0) {
                 put_f32(out_, rows, 0, column, [&](float (&v)[OF_GROUP], int group) { values.before(v, 0, group); });
                 return;
@@ -135,7 +134,7 @@ private:
     const GroupedGemm& p_;
     const Target out_;
     const Target hidden_;
-    Staging<S> staging_;
+    Staging<K> staging_;
 };
 
 }  // namespace da_moe::hopper

@@ -5,7 +5,7 @@
 // room in L2. Of n clusters each takes every n-th unit, so that which it gets depends on nothing but the offsets.
 #pragma once
 
-#include "experts/hopper/tile.cuh"
+#include "experts/hopper/kind.cuh"
 #include "experts/scheduler.cuh"
 
 namespace da_moe::hopper {
@@ -21,13 +21,16 @@ struct Unit {
     int expert;
     // First column of the output.
     int column;
+    // Those of its rows that the cluster has.
     Segment rows;
 
-    // Rows of one block of the cluster. What is left of an expert is divided so that both end together: a warpgroup multiplies 64
+    // Rows of one of a cluster's blocks. What is left of an expert is divided so that all end together: a warpgroup multiplies 64
     // rows or none.
+    template <int BLOCKS>
     __device__ __forceinline__ Segment of_block(int rank) const {
-        const int first = (rows.count + UNIT_ROWS / 2 - 1) / (UNIT_ROWS / 2) * WARPGROUP_ROWS;
-        return rank == 0 ? part(rows, 0, first) : part(rows, first, BLOCK_ROWS);
+        constexpr int HALVES = BLOCKS * WARPGROUP_ROWS;
+        const int of_each = (rows.count + HALVES - 1) / HALVES * WARPGROUP_ROWS;
+        return part(rows, rank * of_each, of_each);
     }
 };
 
@@ -40,11 +43,13 @@ __device__ __forceinline__ int warpgroups(const Segment& of_block) {
     return (of_block.count + WARPGROUP_ROWS - 1) / WARPGROUP_ROWS;
 }
 
-template <bool GATED>
+template <class K>
 class Units {
 public:
     __device__ __forceinline__ explicit Units(const GroupedGemm& p)
-        : experts_(p, blockIdx.x / BLOCKS, gridDim.x / BLOCKS), columns_((p.columns + WIDTH - 1) / WIDTH) {}
+        : p_(p),
+          experts_(p, blockIdx.x / K::Way::BLOCKS, gridDim.x / K::Way::BLOCKS),
+          columns_((p.columns + WIDTH - 1) / WIDTH) {}
 
     // False when no unit is left. Called by whole warps, which all get the same answer.
     __device__ __forceinline__ bool next(Unit& unit) {
@@ -62,9 +67,13 @@ public:
         return true;
     }
 
-private:
-    static constexpr int WIDTH = GATED ? HALF_COLUMNS : COLUMNS;
+    __device__ __forceinline__ int depth(const Unit&) const { return p_.depth; }
 
+private:
+    static constexpr int UNIT_ROWS = K::Way::BLOCKS * BLOCK_ROWS;
+    static constexpr int WIDTH = K::GATED ? HALF_COLUMNS : COLUMNS;
+
+    const GroupedGemm& p_;
     ExpertTiles<UNIT_ROWS> experts_;
     const int columns_;
 };

@@ -46,7 +46,7 @@ impl Hopper {
 /// A product as its kernel does it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Product {
-    /// Rows, spread evenly over the experts.
+    /// Rows, of experts that were chosen at random.
     pub rows: usize,
     /// Experts that have rows.
     pub experts: usize,
@@ -58,6 +58,21 @@ pub struct Product {
     pub out_bytes: f64,
     /// Special functions for a row and a column.
     pub special: f64,
+    /// Bytes moved through memory when nothing is read twice.
+    pub bytes: f64,
+}
+
+/// Gradients of some experts' weights: of each the sum of products of two factors' rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gradient {
+    /// Rows, of experts that were chosen at random.
+    pub rows: usize,
+    /// Experts, those without rows too.
+    pub experts: usize,
+    /// Columns of the factor that is found by token, and of the other one.
+    pub sides: [usize; 2],
+    /// Bytes that are written, or read and written, for an element of a gradient.
+    pub out_bytes: f64,
     /// Bytes moved through memory when nothing is read twice.
     pub bytes: f64,
 }
@@ -100,6 +115,31 @@ const SPECIAL: f64 = 16.0;
 /// Bytes of shared memory in a clock. What is written goes in and comes out.
 const WAVEFRONT: f64 = 128.0;
 
+/// Rows of each expert when every row has one of them by chance: as many as one of a normal distribution's parts of equal
+/// probability has, whose quantiles are taken from the logistic distribution that is nearest to it.
+fn experts(rows: usize, experts: usize) -> Vec<usize> {
+    let experts = experts.max(1);
+    let mean = rows as f64 / experts as f64;
+    let deviation = (mean * (1.0 - 1.0 / experts as f64)).sqrt();
+    let of = |expert: usize| {
+        let part = (expert as f64 + 0.5) / experts as f64;
+        (mean + deviation * (part / (1.0 - part)).ln() / 1.702).max(0.0)
+    };
+    let all: f64 = (0..experts).map(of).sum();
+    // Rounded where they end, so that none is lost.
+    let mut ends = (0..experts).scan(0.0, |sum, expert| {
+        *sum += of(expert) / all * rows as f64;
+        Some(sum.round() as usize)
+    });
+    let mut before = 0;
+    let mut counts: Vec<usize> = ends.by_ref().map(|end| end - std::mem::replace(&mut before, end)).collect();
+    // What rounding lost or added in the last place.
+    if let Some(last) = counts.last_mut() {
+        *last = (*last + rows).saturating_sub(before);
+    }
+    counts
+}
+
 /// A unit of so many rows, at one clock rate.
 struct UnitClocks {
     main_loop: f64,
@@ -110,39 +150,74 @@ impl Hopper {
     /// What the product is predicted to take.
     pub fn predict(&self, product: &Product) -> Prediction {
         let operations = 2.0 * (product.rows * product.columns * product.depth) as f64;
+        let clusters = |clock, way_out| self.longest_cluster(product, clock, way_out);
+        self.bounded(operations, self.issued(product), product.bytes, clusters)
+    }
+
+    /// What the gradients are predicted to take.
+    pub fn predict_gradient(&self, gradient: &Gradient) -> Prediction {
+        let [m, n] = gradient.sides;
+        let operations = 2.0 * (gradient.rows * m * n) as f64;
+        let steps: usize = experts(gradient.rows, gradient.experts).iter().map(|rows| rows.div_ceil(STEP)).sum();
+        let padded = m.next_multiple_of(WARPGROUP_ROWS) * n.next_multiple_of(UNIT_COLUMNS);
+        let clusters = |clock, way_out| self.longest_of_gradient(gradient, clock, way_out);
+        self.bounded(operations, 2.0 * (padded * steps * STEP) as f64, gradient.bytes, clusters)
+    }
+
+    /// From clocks of the cluster that has most to do, given a clock and a way out, and from what is moved and multiplied in all.
+    fn bounded(&self, operations: f64, issued: f64, bytes: f64, clusters: impl Fn(f64, f64) -> f64) -> Prediction {
         if operations == 0.0 {
             return Prediction { least: 0.0, most: 0.0, operations };
         }
         let [quick, slow] = [(self.clock, self.way_out), (self.limited_clock, self.limited_way_out)]
-            .map(|(clock, way_out)| self.longest_cluster(product, clock, way_out) / clock);
-        let memory = product.bytes / self.bandwidth;
-        let issued = self.issued(product) / self.sustained;
+            .map(|(clock, way_out)| clusters(clock, way_out) / clock);
+        let memory = bytes / self.bandwidth;
+        let issued = issued / self.sustained;
         // Where memory and products take turns to wait for each other, a quarter of the shorter is not hidden.
         Prediction { least: quick.max(issued).max(memory), most: slow.max(memory) + slow.min(memory) / 4.0, operations }
-    }
-
-    /// Rows of each unit of an expert's, and how many experts have such.
-    fn experts(product: &Product) -> impl Iterator<Item = (usize, usize)> {
-        let (experts, rows) = (product.experts.max(1), product.rows);
-        [(rows % experts, rows / experts + 1), (experts - rows % experts, rows / experts)].into_iter()
     }
 
     /// Clocks of the cluster that has most to do. Units are dealt out as on the device.
     fn longest_cluster(&self, product: &Product, clock: f64, way_out: f64) -> f64 {
         let mut clusters = vec![0.0; self.clusters];
         let (columns, mut next) = (product.columns.div_ceil(UNIT_COLUMNS), 0);
-        for (experts, rows) in Self::experts(product) {
-            let whole = self.unit(product, UNIT_ROWS, clock, way_out);
+        let whole = self.unit(product, UNIT_ROWS, clock, way_out);
+        for rows in experts(product.rows, product.experts) {
             let last = self.unit(product, rows - rows.saturating_sub(1) / UNIT_ROWS * UNIT_ROWS, clock, way_out);
             let units = rows.div_ceil(UNIT_ROWS);
-            for _ in 0..experts {
-                for first in (0..units).step_by(BAND) {
-                    let band = first..units.min(first + BAND);
-                    for unit in (0..columns).flat_map(|_| band.clone()) {
-                        let of = if unit + 1 == units { &last } else { &whole };
-                        clusters[next % self.clusters] += of.main_loop + of.way_out;
-                        next += 1;
-                    }
+            for first in (0..units).step_by(BAND) {
+                let band = first..units.min(first + BAND);
+                for unit in (0..columns).flat_map(|_| band.clone()) {
+                    let of = if unit + 1 == units { &last } else { &whole };
+                    clusters[next % self.clusters] += of.main_loop + of.way_out;
+                    next += 1;
+                }
+            }
+        }
+        clusters.into_iter().fold(0.0, f64::max)
+    }
+
+    /// The same for gradients: every expert has as many units, of as many steps as it has rows.
+    fn longest_of_gradient(&self, gradient: &Gradient, clock: f64, way_out: f64) -> f64 {
+        let mut clusters = vec![0.0; self.clusters];
+        let [m, n] = gradient.sides;
+        let product = Product {
+            rows: gradient.rows,
+            experts: gradient.experts,
+            columns: n,
+            depth: 0,
+            out_bytes: gradient.out_bytes,
+            special: 0.0,
+            bytes: 0.0,
+        };
+        let mut next = 0;
+        for depth in experts(gradient.rows, gradient.experts) {
+            let product = Product { depth, ..product };
+            for _ in 0..n.div_ceil(UNIT_COLUMNS) {
+                for first in (0..m).step_by(UNIT_ROWS) {
+                    let of = self.unit(&product, (m - first).min(UNIT_ROWS), clock, way_out);
+                    clusters[next % self.clusters] += of.main_loop + of.way_out;
+                    next += 1;
                 }
             }
         }
@@ -152,7 +227,8 @@ impl Hopper {
     fn unit(&self, product: &Product, rows: usize, clock: f64, way_out: f64) -> UnitClocks {
         // The block that has more of the rows.
         let warpgroups = rows.div_ceil(2 * WARPGROUP_ROWS) as f64;
-        let steps = product.depth.div_ceil(STEP) as f64;
+        // A unit without a step still leaves.
+        let steps = product.depth.div_ceil(STEP).max(1) as f64;
         let multiprocessors = 2.0 * self.clusters as f64;
         let l2_of_clock = self.l2 / multiprocessors / clock;
         let out_bytes = (rows * UNIT_COLUMNS) as f64 * product.out_bytes;
@@ -171,7 +247,7 @@ impl Hopper {
         let columns = product.columns.div_ceil(UNIT_COLUMNS) * UNIT_COLUMNS;
         let depth = product.depth.div_ceil(STEP) * STEP;
         let rows: usize =
-            Self::experts(product).map(|(experts, rows)| experts * rows.next_multiple_of(WARPGROUP_ROWS)).sum();
+            experts(product.rows, product.experts).iter().map(|rows| rows.next_multiple_of(WARPGROUP_ROWS)).sum();
         2.0 * (rows * columns * depth) as f64
     }
 }
@@ -192,13 +268,14 @@ mod tests {
         }
     }
 
-    /// 64 units of 8 columns are 512 for 66 clusters: eight turns, each of 48 steps.
+    /// Of one expert: 64 units of 8 columns are 512 for 66 clusters, eight turns, each of 48 steps.
     #[test]
     fn a_product_is_counted_by_hand() {
         let h100 = Hopper { l2: f64::INFINITY, ..Hopper::H100 };
         let unit = 48.0 * 1024.0 + 1024.0 + 350.0;
-        assert_eq!(h100.longest_cluster(&marin_down(), h100.clock, h100.way_out), 8.0 * unit);
-        let predicted = h100.predict(&marin_down());
+        let product = Product { experts: 1, ..marin_down() };
+        assert_eq!(h100.longest_cluster(&product, h100.clock, h100.way_out), 8.0 * unit);
+        let predicted = h100.predict(&product);
         assert_eq!(predicted.operations, 2.0 * 16384.0 * 2048.0 * 3072.0);
         let sustained = predicted.operations / 800e12;
         assert!(predicted.least >= sustained && predicted.least < 1.01 * sustained.max(8.0 * unit / 1.755e9));
@@ -218,6 +295,18 @@ mod tests {
         assert_eq!(unit.main_loop, 48.0 * 2048.0);
     }
 
+    /// marin's dW_out of one expert with all rows: 96 units, the longest of two turns of 256 steps.
+    #[test]
+    fn a_gradient_is_counted_by_hand() {
+        let h100 = Hopper { l2: f64::INFINITY, ..Hopper::H100 };
+        let gradient = Gradient { rows: 16384, experts: 1, sides: [2048, 3072], out_bytes: 2.0, bytes: 1e8 };
+        let unit = 256.0 * 1024.0 + 1024.0 + 350.0;
+        assert_eq!(h100.longest_of_gradient(&gradient, h100.clock, h100.way_out), 2.0 * unit);
+        let predicted = h100.predict_gradient(&gradient);
+        assert_eq!(predicted.operations, 2.0 * 16384.0 * 2048.0 * 3072.0);
+        assert_eq!(predicted.least, 2.0 * unit / 1.755e9);
+    }
+
     #[test]
     fn weights_are_what_few_rows_wait_for() {
         let decode = Product { rows: 64, experts: 64, bytes: 64.0 * 2048.0 * 768.0 * 2.0, depth: 768, ..marin_down() };
@@ -228,12 +317,15 @@ mod tests {
         assert_eq!((nothing.least, nothing.most), (0.0, 0.0));
     }
 
-    /// Rows that do not divide evenly are all there.
+    /// All rows are there, and as far from even as chance makes them.
     #[test]
     fn every_row_is_some_experts() {
-        for (rows, experts) in [(10, 3), (9, 3), (2, 5), (1000, 7)] {
-            let product = Product { rows, experts, ..marin_down() };
-            assert_eq!(Hopper::experts(&product).map(|(experts, rows)| experts * rows).sum::<usize>(), rows);
+        for (rows, experts) in [(10, 3), (9, 3), (2, 5), (1000, 7), (0, 4), (131_072, 128)] {
+            let counts = super::experts(rows, experts);
+            assert_eq!((counts.len(), counts.iter().sum::<usize>()), (experts, rows));
         }
+        let counts = super::experts(131_072, 128);
+        let deviation = (counts.iter().map(|count| (*count as f64 - 1024.0).powi(2)).sum::<f64>() / 128.0).sqrt();
+        assert!((30.0..34.0).contains(&deviation), "{deviation}");
     }
 }

@@ -40,6 +40,9 @@ impl Launch {
 /// The one parameter of a kernel, by value: a struct of [`abi`]. Implemented in the stage's file of `launch`, where the kernel is
 /// chosen; that is all a kernel has to be known by.
 pub trait Parameters: Copy + fmt::Debug + 'static {
+    /// Tensor maps that it begins with.
+    const MAPS: usize = 0;
+
     /// What a launch with these costs at least.
     fn work(&self, launch: &Launch, contents: &Contents) -> Work;
 }
@@ -112,7 +115,11 @@ impl Call {
         parameters: P,
         maps: [Option<TensorBoxes>; MAPS],
     ) -> Self {
-        const { assert!(size_of::<P>() >= MAPS * size_of::<TensorMap>() && align_of::<P>() == align_of::<TensorMap>()) };
+        const {
+            assert!(P::MAPS <= MAPS && size_of::<P>() >= P::MAPS * size_of::<TensorMap>());
+            assert!(align_of::<P>() == align_of::<TensorMap>());
+        };
+        debug_assert!(maps[P::MAPS..].iter().all(Option::is_none));
         Self { maps, ..Self::new(launch, parameters) }
     }
 

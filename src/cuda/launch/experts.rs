@@ -76,7 +76,7 @@ pub fn calls(
         let launch = persistent(target, kernel(operands, unit, &p), unit, is_gated(&p), &p);
         launch.map(|launch| Call::new(launch, p))
     };
-    hopper::call(target, operands, &p).or_else(portable).into_iter()
+    hopper::along(target, operands, &p).or_else(portable).into_iter()
 }
 
 /// Blocks of a product that a multiprocessor holds at once, by their registers (held against the compiled kernels).

@@ -5,6 +5,7 @@ use crate::DType;
 use crate::cuda::abi;
 use crate::cuda::device::{Call, Launch, Target};
 use crate::cuda::launch::experts::{self, Factors, Operands, THREADS, Unit, is_aligned};
+use crate::cuda::launch::hopper;
 
 /// Threads of a warp, and of a block of the kernels that multiply nothing.
 const WARP: usize = 32;
@@ -25,7 +26,8 @@ pub fn across(target: Target, operands: impl Into<Operands>, p: abi::GroupedGemm
         (DType::F16, _, false) => "grouped_gemm_f16_nn_any",
         _ => "grouped_gemm_f32_nn",
     };
-    experts::persistent(target, kernel, unit, false, &p).map(|launch| Call::new(launch, p)).into_iter()
+    let portable = || experts::persistent(target, kernel, unit, false, &p).map(|launch| Call::new(launch, p));
+    hopper::across(target, operands, &p).or_else(portable).into_iter()
 }
 
 /// The one launch from `dy` to `dh`.
@@ -38,7 +40,8 @@ pub fn hidden_gradient(target: Target, storage: DType, p: abi::HiddenGradient) -
         _ => "grouped_gemm_f32_dh",
     };
     let unit = Unit::of(storage.into(), Factors::F32);
-    experts::persistent(target, kernel, unit, false, &p.product).map(|launch| Call::new(launch, p)).into_iter()
+    let portable = || experts::persistent(target, kernel, unit, false, &p.product).map(|launch| Call::new(launch, p));
+    hopper::hidden_gradient(target, storage, &p).or_else(portable).into_iter()
 }
 
 /// Tiles in a row of the product that [`hidden_gradient`] launches: parts of every row's `dg`.
@@ -53,7 +56,12 @@ pub fn between(storage: DType) -> DType {
 
 /// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, or f32 and a
 /// 16-bit type (of which bf16 is on the right). A gradient that is not f32 has the 16-bit type.
-pub fn weight_gradient(_: Target, left: DType, right: DType, p: abi::WeightGradient) -> impl Iterator<Item = Call> {
+pub fn weight_gradient(
+    target: Target,
+    left: DType,
+    right: DType,
+    p: abi::WeightGradient,
+) -> impl Iterator<Item = Call> {
     let whole = |from: &abi::RoutedOperand| {
         (from.rows as usize).is_multiple_of(16)
             && (from.stride.unsigned_abs() as usize * right.size()).is_multiple_of(16)
@@ -73,7 +81,8 @@ pub fn weight_gradient(_: Target, left: DType, right: DType, p: abi::WeightGradi
     let tiles: usize = sides.into_iter().zip(unit.tile()).map(|(side, tile)| side.div_ceil(tile)).product();
     let blocks = tiles * p.experts as usize;
     let launch = Launch { kernel, grid: [blocks as u32, 1, 1], threads: THREADS, shared: unit.shared(), cluster: 1 };
-    (blocks > 0).then(|| Call::new(launch, p)).into_iter()
+    let portable = || (blocks > 0).then(|| Call::new(launch, p));
+    hopper::weight_gradient(target, [left, right], &p).or_else(portable).into_iter()
 }
 
 /// Blocks that a gradient without experts is divided into at least, if it has the rows: twice the multiprocessors of an

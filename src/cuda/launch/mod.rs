@@ -20,5 +20,5 @@ pub mod routing_backward;
 mod tests;
 mod vectorized;
 
-pub use hopper::clocked;
+pub use hopper::{Way, in_another_way};
 pub use product_work::prediction;

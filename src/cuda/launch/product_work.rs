@@ -79,6 +79,8 @@ impl Parameters for abi::GroupedGemm {
 }
 
 impl Parameters for abi::HopperGemm {
+    const MAPS: usize = 4;
+
     fn work(&self, launch: &Launch, contents: &Contents) -> Work {
         product(&self.product, launch.kernel, contents).work(launch.kernel)
     }
@@ -86,28 +88,72 @@ impl Parameters for abi::HopperGemm {
 
 /// How long a call of a Hopper product is predicted to take; none for other kernels.
 pub fn prediction(machine: &Hopper, call: &Call, contents: &Contents) -> Option<Prediction> {
-    let p = &call.parameters::<abi::HopperGemm>()?.product;
-    let rows = contents.rows(p.offsets, p.rows) as usize;
-    let (halves, written) = if experts::is_gated(p) { (2, 0.5) } else { (1, 1.0) };
-    let size = |is_f32: i32| if is_f32 == 0 { 2.0 } else { 4.0 };
-    let kept = if p.hidden.is_null() { 0.0 } else { size(p.hidden_f32) };
-    let is_curved = ![abi::ACTIVATION_NONE, abi::ACTIVATION_RELU, abi::ACTIVATION_REGLU].contains(&p.activation);
-    // An exponential and a quotient for each value of the output, of a row and a column of which a gated one has two.
-    let special = if is_curved { 2.0 * written } else { 0.0 };
-    Some(machine.predict(&hopper::Product {
-        rows,
-        experts: (p.experts as usize).min(rows),
-        columns: p.columns as usize * halves,
-        depth: p.depth as usize,
-        out_bytes: written * size(p.out_f32) + kept,
-        special,
-        bytes: call.work(contents).bytes,
+    let bytes = call.work(contents).bytes;
+    if let Some(p) = call.parameters::<abi::HopperGemm>() {
+        let (p, kept) =
+            (&p.product, if p.product.hidden.is_null() { 0.0 } else { half_or_float(p.product.hidden_f32) });
+        let (halves, written) = if experts::is_gated(p) { (2, 0.5) } else { (1, 1.0) };
+        let columns = p.columns as usize * halves;
+        let out_bytes = written * half_or_float(p.out_f32) + kept;
+        return Some(machine.predict(&of_rows(p, contents, columns, [out_bytes, specials(p) * written, bytes])));
+    }
+    if let Some(p) = call.parameters::<abi::HopperHiddenGradient>() {
+        let p = &p.gradient.product;
+        // h in, dh out, g·a out.
+        let out_bytes = if experts::is_gated(p) { 10.0 } else { 6.0 };
+        return Some(machine.predict(&of_rows(p, contents, p.columns as usize, [out_bytes, specials(p), bytes])));
+    }
+    let p = call.parameters::<abi::HopperWeightGradient>()?.gradient;
+    let sides = [&p.left, &p.right].map(|from| from.columns as usize);
+    Some(machine.predict_gradient(&hopper::Gradient {
+        rows: contents.rows(p.offsets, p.rows) as usize,
+        experts: p.experts as usize,
+        sides: if p.right.row_token.is_null() { sides } else { [sides[1], sides[0]] },
+        out_bytes: written(p.out_f32, p.beta, 2.0),
+        bytes,
     }))
+}
+
+fn half_or_float(is_f32: i32) -> f64 {
+    if is_f32 == 0 { 2.0 } else { 4.0 }
+}
+
+/// An exponential and a quotient for each value that is activated.
+fn specials(p: &abi::GroupedGemm) -> f64 {
+    let is_curved = ![abi::ACTIVATION_NONE, abi::ACTIVATION_RELU, abi::ACTIVATION_REGLU].contains(&p.activation);
+    if is_curved { 2.0 } else { 0.0 }
+}
+
+fn of_rows(
+    p: &abi::GroupedGemm,
+    contents: &Contents,
+    columns: usize,
+    [out_bytes, special, bytes]: [f64; 3],
+) -> hopper::Product {
+    let rows = contents.rows(p.offsets, p.rows) as usize;
+    let (experts, depth) = ((p.experts as usize).min(rows), p.depth as usize);
+    hopper::Product { rows, experts, columns, depth, out_bytes, special, bytes }
 }
 
 impl Parameters for abi::HiddenGradient {
     fn work(&self, launch: &Launch, contents: &Contents) -> Work {
         hidden_gradient(self, launch.kernel, contents).work(launch.kernel)
+    }
+}
+
+impl Parameters for abi::HopperHiddenGradient {
+    const MAPS: usize = 4;
+
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        hidden_gradient(&self.gradient, launch.kernel, contents).work(launch.kernel)
+    }
+}
+
+impl Parameters for abi::HopperWeightGradient {
+    const MAPS: usize = 2;
+
+    fn work(&self, launch: &Launch, contents: &Contents) -> Work {
+        weight_gradient(&self.gradient, launch.kernel, contents).work(launch.kernel)
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct Predicted {
     /// Milliseconds.
     pub(super) time: f64,
     pub(super) prediction: Prediction,
+    /// Milliseconds of the other ways in which it may be run.
+    pub(super) ways: Vec<(&'static str, f64)>,
     pub(super) clocks: Option<Clocks>,
 }
 
@@ -199,6 +201,9 @@ fn predicted(of: &Predicted, ceilings: Ceilings) -> String {
     let [low, high] = of.prediction.rates().map(|rate| rate / 1e12);
     let rate = ceilings.rate(of.prediction.operations, of.time);
     let mut text = format!("\n    {} {:.3} ms {rate}, predicted for an H100 {low:.0} to {high:.0}", of.kernel, of.time);
+    for (way, time) in &of.ways {
+        text += &format!("; {way} {time:.3} ms");
+    }
     if let Some([bring, no_room, multiply, no_step, leave]) = of.clocks {
         let part = |part: f64, of: f64| 100.0 * part / of.max(1.0);
         text += &format!(
@@ -263,6 +268,7 @@ mod tests {
             kernel: "grouped_gemm_bf16_gated",
             time: 2.0,
             prediction: Prediction { least: 5e-4, most: 1e-3, operations: 412e9 },
+            ways: vec![("alone", 2.25), ("skewed", 1.75)],
             clocks: Some([1000.0, 100.0, 2000.0, 500.0, 400.0]),
         });
         Measured { rows: 16384, mean_k: 2.0, forward, backward: pass(backward), portable: Some(15.0) }
@@ -300,8 +306,8 @@ mod tests {
             lines[2].contains("  in 2.000 ms 206 TFLOP/s 21%  out 4.000 ms 52 TFLOP/s 5%  dh 2.000 ms 103"),
             "{text}"
         );
-        let own = "grouped_gemm_bf16_gated 2.000 ms 206 TFLOP/s 21%, predicted for an H100 412 to 824; clocks: bringing 1000, 10% without room; \
-                   multiplying 2000, 25% without a step, 20% leaving";
+        let own = "grouped_gemm_bf16_gated 2.000 ms 206 TFLOP/s 21%, predicted for an H100 412 to 824; alone 2.250 ms; skewed 1.750 ms; \
+                   clocks: bringing 1000, 10% without room; multiplying 2000, 25% without a step, 20% leaving";
         assert!(lines[3].ends_with(own), "{text}");
         assert!(lines[4].ends_with("forward by portable kernels 15.000 ms, 1.50 of this"), "{text}");
         assert!(lines[5].contains("  permute_scatter 0.2500  ") && lines.len() == 6, "{text}");

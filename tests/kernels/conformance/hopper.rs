@@ -11,25 +11,40 @@ pub const CASES: &[Case] = &[
     Case {
         kernel: "conformance_wgmma_bf16",
         draw: |draw, count| exact(draw, Half::Bf16, count),
-        expect: |words| products(words, Half::Bf16, |_| true),
+        expect: |words| products(words, Half::Bf16, [false; 2]),
     },
     Case {
         kernel: "conformance_wgmma_f16",
         draw: |draw, count| exact(draw, Half::F16, count),
-        expect: |words| products(words, Half::F16, |_| true),
+        expect: |words| products(words, Half::F16, [false; 2]),
+    },
+    Case {
+        kernel: "conformance_wgmma_b_across",
+        draw: |draw, count| exact(draw, Half::Bf16, count),
+        expect: |words| products(words, Half::Bf16, [false, true]),
+    },
+    Case {
+        kernel: "conformance_wgmma_both_across",
+        draw: |draw, count| exact(draw, Half::Bf16, count),
+        expect: |words| products(words, Half::Bf16, [true; 2]),
     },
     Case {
         kernel: "conformance_wgmma_of_copies",
         draw: |draw, count| exact(draw, Half::F16, count),
-        expect: |words| products(words, Half::F16, |row| !row.is_multiple_of(5)),
+        expect: |words| products(&without_every_fifth_row(words), Half::F16, [false; 2]),
     },
     Case { kernel: "conformance_tma_load_2d", draw: Draw::words, expect: |words| corners(words, &HALVES) },
     Case { kernel: "conformance_tma_load_2d_f32", draw: Draw::words, expect: |words| corners(words, &FLOATS) },
+    Case { kernel: "conformance_tma_load_3d", draw: Draw::words, expect: of_halves },
+    Case { kernel: "conformance_tma_load_4d", draw: Draw::words, expect: of_matrices },
     Case { kernel: "conformance_tma_multicast", draw: Draw::words, expect: multicasts },
     Case { kernel: "conformance_tma_store_2d_f32", draw: Draw::words, expect: stored_floats },
     Case { kernel: "conformance_tma_store_3d", draw: Draw::words, expect: stored_halves },
+    Case { kernel: "conformance_tma_add_3d", draw: alike, expect: added },
     Case { kernel: "conformance_bulk_wait_read", draw: Draw::words, expect: planes },
     Case { kernel: "conformance_stmatrix", draw: Draw::words, expect: matrices },
+    Case { kernel: "conformance_stmatrix_trans", draw: Draw::words, expect: turned },
+    Case { kernel: "conformance_barrier_arrive", draw: Draw::words, expect: handed_on },
     Case { kernel: "conformance_elect", draw: Draw::words, expect: |words| all_bits(words.iter().map(plus(1))) },
     Case { kernel: "conformance_cluster_barrier", draw: Draw::words, expect: told },
     Case { kernel: "conformance_remote_arrive", draw: Draw::words, expect: turns },
@@ -48,19 +63,28 @@ fn exact(draw: &mut Draw, half: Half, count: usize) -> Vec<u32> {
     (0..count).map(|_| element(draw) | element(draw) << 16).collect()
 }
 
-/// 64 rows of A by 256 of B, where a row that is not there is zeros. In a warp's 16 rows a thread has, of each eight columns, two
-/// in row `lane / 4` and two in row 8 further.
-fn products(words: &[u32], half: Half, is_there: fn(usize) -> bool) -> Vec<Expected> {
-    const DEPTH: usize = 64;
+/// Rows of 64 elements as they are brought.
+fn without_every_fifth_row(words: &[u32]) -> Vec<u32> {
+    words.iter().enumerate().map(|(at, word)| if (at / 32).is_multiple_of(5) { 0 } else { *word }).collect()
+}
+
+/// 64 rows of A by 256 of B, in planes of 64 by 64: rows along the depth, or a row for each element of the depth. In a warp's 16 rows a
+/// thread has, of each eight columns, two in row `lane / 4` and two in row 8 further.
+fn products(words: &[u32], half: Half, across: [bool; 2]) -> Vec<Expected> {
+    const PLANE: usize = 64;
     let elements: Vec<f64> =
         words.iter().flat_map(|word| [*word as u16, (word >> 16) as u16]).map(|bits| half.value(bits)).collect();
-    let row = |row: usize| if is_there(row) { &elements[row * DEPTH..][..DEPTH] } else { &[0.0; DEPTH] };
+    let element = |plane: usize, across: bool, row: usize, k: usize| {
+        let (row, column) = if across { (k, row) } else { (row, k) };
+        elements[(plane * PLANE + row) * PLANE + column]
+    };
+    let element = &element;
     let value = |thread: usize, i: usize| {
         let lane = thread % 32;
         let (m, n) = (thread / 32 * 16 + lane / 4 + i / 2 % 2 * 8, i / 4 * 8 + lane % 4 * 2 + i % 2);
-        let sum = row(m).iter().zip(row(64 + n)).map(|(a, b)| a * b).sum();
+        let product = |k| element(0, across[0], m, k) * element(1 + n / PLANE, across[1], n % PLANE, k);
         // Zero may have either sign.
-        Expected::Near { value: sum, within: 0.0 }
+        Expected::Near { value: (0..PLANE).map(product).sum(), within: 0.0 }
     };
     let value = &value;
     (0..128).flat_map(|thread| (0..128).map(move |i| value(thread, i))).collect()
@@ -102,10 +126,14 @@ impl Tensor {
         (0..rows).flat_map(|row| (0..128 / self.size).map(move |i| element(row, i))).collect()
     }
 
-    /// The shared memory of a box that was loaded.
+    /// The shared memory of a box that was loaded, whose rows go along the second dimension.
     fn loaded(&self, bytes: &[u8], at: [i64; 4], rows: usize) -> Vec<u32> {
+        self.loaded_along(bytes, at, 1, rows)
+    }
+
+    fn loaded_along(&self, bytes: &[u8], at: [i64; 4], along: usize, rows: usize) -> Vec<u32> {
         let mut shared = vec![0; rows * 128];
-        for (to, from) in self.elements(at, 1, rows) {
+        for (to, from) in self.elements(at, along, rows) {
             if let Some(from) = from {
                 shared[to..][..self.size].copy_from_slice(&bytes[from..][..self.size]);
             }
@@ -138,6 +166,21 @@ fn corners(words: &[u32], tensor: &Tensor) -> Vec<Expected> {
     all_bits(boxes.into_iter().flat_map(|at| tensor.loaded(&bytes, at, 64)))
 }
 
+const ROWS_OF_HALVES: Tensor = Tensor { size: 2, extents: [77, 2, 70, 1], strides: [160, 480, 0] };
+
+fn of_halves(words: &[u32]) -> Vec<Expected> {
+    let bytes = bytes_of(words);
+    all_bits(
+        [[30, 0, -5, 0], [-10, 1, 35, 0]].into_iter().flat_map(|at| ROWS_OF_HALVES.loaded_along(&bytes, at, 2, 64)),
+    )
+}
+
+fn of_matrices(words: &[u32]) -> Vec<Expected> {
+    let tensor = Tensor { size: 2, extents: [72, 75, 2, 2], strides: [160, 160 * 75, 2 * 160 * 75] };
+    let bytes = bytes_of(words);
+    all_bits([[30, -5, 0, 1], [-10, 35, 1, 0]].into_iter().flat_map(|at| tensor.loaded(&bytes, at, 64)))
+}
+
 /// What each block brings for both, and what the other one brings for it.
 fn multicasts(words: &[u32]) -> Vec<Expected> {
     let tensor = Tensor { size: 2, extents: [72, 150, 2, 2], strides: [160, 160 * 150, 2 * 160 * 150] };
@@ -165,8 +208,27 @@ fn stored_floats(words: &[u32]) -> Vec<Expected> {
 }
 
 fn stored_halves(words: &[u32]) -> Vec<Expected> {
-    let tensor = Tensor { size: 2, extents: [77, 2, 70, 1], strides: [160, 480, 0] };
-    stored(words, 8420, &tensor, &[[-6, 0, -9, 0], [40, 1, 20, 0]], 2)
+    stored(words, 8420, &ROWS_OF_HALVES, &[[-6, 0, -9, 0], [40, 1, 20, 0]], 2)
+}
+
+/// About as large as what bytes make of a number before, so that the sum has something of both.
+fn alike(draw: &mut Draw, count: usize) -> Vec<u32> {
+    let before = f32::from_le_bytes([BEFORE; 4]);
+    (0..count).map(|_| (draw.uniform(-4.0, 4.0) * before).to_bits()).collect()
+}
+
+/// Added to what is there, with one rounding.
+fn added(words: &[u32]) -> Vec<Expected> {
+    let tensor = Tensor { size: 4, extents: [45, 70, 2, 1], strides: [192, 192 * 70, 0] };
+    let (bytes, mut memory) = (bytes_of(words), vec![BEFORE; 6724 * 4]);
+    let number = |bytes: &[u8]| f32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
+    for (from, to) in tensor.elements([-7, -9, 1, 0], 1, 64) {
+        if let Some(to) = to {
+            let sum = number(&memory[to..]) + number(&bytes[from..]);
+            memory[to..][..4].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+    all_bits(words_of(&memory))
 }
 
 /// As they were when they were stored.
@@ -185,6 +247,26 @@ fn matrices(words: &[u32]) -> Vec<Expected> {
         }
     }
     all_bits(rows)
+}
+
+/// As `matrices`, but that a lane's two neighbours are of a column.
+fn turned(words: &[u32]) -> Vec<Expected> {
+    let mut halves = vec![0u16; 256];
+    for (lane, own) in words.chunks(4).enumerate() {
+        for (q, word) in own.iter().enumerate() {
+            for (i, half) in [*word as u16, (word >> 16) as u16].into_iter().enumerate() {
+                let row = (q * 8 + lane % 4 * 2 + i) * 7 % 32;
+                halves[row * 8 + lane / 4] = half;
+            }
+        }
+    }
+    all_bits(halves.chunks(2).map(|pair| u32::from(pair[0]) | u32::from(pair[1]) << 16))
+}
+
+/// The second warp has the first one's words too.
+fn handed_on(words: &[u32]) -> Vec<Expected> {
+    let (first, second) = words.split_at(32);
+    all_bits(first.iter().copied().chain(second.iter().zip(first).map(|(own, first)| own.wrapping_add(*first))))
 }
 
 /// A block's own number, and the other's.

@@ -1,6 +1,6 @@
 //! Who brings steps and who multiplies them: barriers of the ring's stages, and what comes into these.
 
-use super::{first, second};
+use super::{first, second, skewed};
 use da_moe_harness::planted::Shows::{Report, Wrong};
 use da_moe_harness::planted::{Bug, assert_found};
 use da_moe_harness::product::Product;
@@ -9,8 +9,8 @@ const BUGS: &[Bug<Product>] = &[
     // A stage's barriers: who waits, who arrives, how many, where.
     Bug {
         file: "experts/hopper/multiply.cuh",
-        from: "    ring.wait_full();\n    if constexpr (GATHERED)",
-        to: "    if constexpr (GATHERED)",
+        from: "    ring.wait_full();\n    if constexpr (K::GATHERED)",
+        to: "    if constexpr (K::GATHERED)",
         shows: Report("race|asynchronous|uninitialised"),
         call: first,
     },
@@ -51,35 +51,35 @@ const BUGS: &[Bug<Product>] = &[
     },
     Bug {
         file: "experts/hopper/product.cuh",
-        from: "ring.init(GATHERED ? WARPGROUP + 1 : 1);",
-        to: "ring.init(GATHERED ? WARPGROUP : 1);",
+        from: "ring.init(K::GATHERED ? WARPGROUP + 1 : 1);",
+        to: "ring.init(K::GATHERED ? WARPGROUP : 1);",
         shows: Report("race|asynchronous|uninitialised"),
         call: first,
     },
     Bug {
         file: "experts/hopper/product.cuh",
-        from: "ring.init(GATHERED ? WARPGROUP + 1 : 1);",
-        to: "ring.init(GATHERED ? WARPGROUP + 1 : 2);",
+        from: "ring.init(K::GATHERED ? WARPGROUP + 1 : 1);",
+        to: "ring.init(K::GATHERED ? WARPGROUP + 1 : 2);",
         shows: Report("deadlock"),
         call: second,
     },
     Bug {
         file: "experts/hopper/ring.cuh",
-        from: "ptx::mbarrier_init(empty(stage), BLOCKS * MULTIPLYING_WARPS);",
+        from: "ptx::mbarrier_init(empty(stage), K::Way::BLOCKS * MULTIPLYING_WARPS);",
         to: "ptx::mbarrier_init(empty(stage), MULTIPLYING_WARPS);",
         shows: Report("race|asynchronous|deadlock"),
         call: second,
     },
     Bug {
         file: "experts/hopper/ring.cuh",
-        from: "static_cast<uint32_t>(min(lane_index(), BLOCKS - 1))",
+        from: "static_cast<uint32_t>(min(lane_index(), K::Way::BLOCKS - 1))",
         to: "ptx::cluster_rank()",
         shows: Report("race|asynchronous"),
         call: second,
     },
     Bug {
         file: "experts/hopper/ring.cuh",
-        from: "if (lane_index() < BLOCKS) {",
+        from: "if (lane_index() < K::Way::BLOCKS) {",
         to: "if (lane_index() == 0) {",
         shows: Report("deadlock"),
         call: first,
@@ -93,7 +93,7 @@ const BUGS: &[Bug<Product>] = &[
     },
     Bug {
         file: "experts/hopper/product.cuh",
-        from: "            pass_over(ring, release, p.product.depth);\n",
+        from: "            pass_over(ring, release, units.depth(unit));\n",
         to: "",
         shows: Report("race|asynchronous|deadlock|uninitialised"),
         call: second,
@@ -106,9 +106,9 @@ const BUGS: &[Bug<Product>] = &[
         call: first,
     },
     Bug {
-        file: "experts/hopper/ring.cuh",
-        from: "        ptx::fence_mbarrier_init();\n",
-        to: "",
+        file: "experts/hopper/product.cuh",
+        from: "        begin();\n        ptx::fence_mbarrier_init();\n",
+        to: "        begin();\n",
         shows: Report("asynchronous"),
         call: second,
     },
@@ -130,14 +130,14 @@ const BUGS: &[Bug<Product>] = &[
     Bug {
         file: "experts/hopper/produce.cuh",
         from: "ptx::mbarrier_arrive_expect(ring.full(), B_BYTES);",
-        to: "ptx::mbarrier_arrive_expect(ring.full(), B_BYTES / BLOCKS);",
+        to: "ptx::mbarrier_arrive_expect(ring.full(), B_BYTES / 2);",
         shows: Report("race|asynchronous|deadlock|uninitialised"),
         call: first,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
         from: "B_BYTES + halves * PLANE_BYTES",
-        to: "B_BYTES / BLOCKS + halves * PLANE_BYTES",
+        to: "B_BYTES / 2 + halves * PLANE_BYTES",
         shows: Report("race|asynchronous|deadlock|uninitialised"),
         call: second,
     },
@@ -164,8 +164,8 @@ const BUGS: &[Bug<Product>] = &[
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "&p.b, ring.full(), depth, row",
-        to: "&p.b, ring.empty(ring.stage()), depth, row",
+        from: "multicast(to, &b, ring.full()",
+        to: "multicast(to, &b, ring.empty(ring.stage())",
         shows: Report("race|asynchronous|deadlock|uninitialised"),
         call: second,
     },
@@ -185,43 +185,43 @@ const BUGS: &[Bug<Product>] = &[
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "BOTH_BLOCKS = 0b11;",
-        to: "BOTH_BLOCKS = 0b01;",
+        from: "all = (1 << BLOCKS) - 1;",
+        to: "all = 1;",
         shows: Report("race|asynchronous|deadlock|uninitialised"),
         call: first,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "ring.b() + static_cast<uint32_t>(rank * (B_BYTES / BLOCKS))",
-        to: "ring.b() + static_cast<uint32_t>((1 - rank) * (B_BYTES / BLOCKS))",
+        from: "ring.b() + static_cast<uint32_t>(half * HALF_B_BYTES)",
+        to: "ring.b() + static_cast<uint32_t>((1 - half) * HALF_B_BYTES)",
         shows: Wrong,
         call: second,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "ring.b() + static_cast<uint32_t>(rank * (B_BYTES / BLOCKS))",
+        from: "ring.b() + static_cast<uint32_t>(half * HALF_B_BYTES)",
         to: "ring.b()",
         shows: Report("race|uninitialised"),
         call: first,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "GATED ? rank : 0, unit.expert",
-        to: "GATED ? 1 - rank : 0, unit.expert",
+        from: "K::GATED ? half : 0);",
+        to: "K::GATED ? 1 - half : 0);",
         shows: Wrong,
         call: first,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
-        from: "unit.column + rank * HALF_COLUMNS;",
-        to: "unit.column;",
+        from: "K::GATED ? column : column + half * HALF_COLUMNS",
+        to: "column",
         shows: Wrong,
         call: second,
     },
     Bug {
         file: "experts/hopper/produce.cuh",
         from: "        int turn = 0;\n",
-        to: "        int turn = 0;\n        if (unit.of_block(rank).count == 0) {\n            continue;\n        }\n",
+        to: "        int turn = 0;\n        if (unit.of_block<K::Way::BLOCKS>(rank).count == 0) {\n            continue;\n        }\n",
         shows: Report("deadlock"),
         call: first,
     },
@@ -238,6 +238,21 @@ const BUGS: &[Bug<Product>] = &[
         to: "rows.first);",
         shows: Wrong,
         call: second,
+    },
+    // Warpgroups that start one after the other.
+    Bug {
+        file: "experts/hopper/product.cuh",
+        from: "            skew.started(warpgroup);\n            pass_over",
+        to: "            pass_over",
+        shows: Report("deadlock"),
+        call: skewed,
+    },
+    Bug {
+        file: "experts/hopper/product.cuh",
+        from: "                is_started_ = true;\n",
+        to: "",
+        shows: Report("barrier|deadlock"),
+        call: skewed,
     },
 ];
 

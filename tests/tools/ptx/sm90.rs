@@ -11,8 +11,8 @@ pub const PTX: Header = Header {
     helpers: &["encoded"],
 };
 
-const ADDING: &str = r#""+f"(d[0])…"+f"(d[127]):"l"(a),"l"(b)"#;
-const FIRST: &str = r#""=f"(d[0])…"=f"(d[127]):"l"(a),"l"(b)"#;
+const ADDING: &str = r#""+f"(d[0])…"+f"(d[127]):"l"(a),"l"(b),"n"(A_ACROSS),"n"(B_ACROSS)"#;
+const FIRST: &str = r#""=f"(d[0])…"=f"(d[127]):"l"(a),"l"(b),"n"(A_ACROSS),"n"(B_ACROSS)"#;
 
 const GOLDEN: &[Golden] = &[
     Golden { name: "cluster_rank", instruction: "mov.u32 %0, %%cluster_ctarank;", operands: r#""=r"(rank)"# },
@@ -65,6 +65,18 @@ const GOLDEN: &[Golden] = &[
         operands: r#":"r"(target),"l"(map),"r"(mbarrier),"r"(x),"r"(y):"memory""#,
     },
     Golden {
+        name: "tma_load_3d",
+        instruction: "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
+                      [%0], [%1, {%3, %4, %5}], [%2];",
+        operands: r#":"r"(target),"l"(map),"r"(mbarrier),"r"(x),"r"(y),"r"(z):"memory""#,
+    },
+    Golden {
+        name: "tma_load_4d",
+        instruction: "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
+                      [%0], [%1, {%3, %4, %5, %6}], [%2];",
+        operands: r#":"r"(target),"l"(map),"r"(mbarrier),"r"(x),"r"(y),"r"(z),"r"(w):"memory""#,
+    },
+    Golden {
         name: "tma_load_4d_multicast",
         instruction: "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes\
                       .multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;",
@@ -78,6 +90,12 @@ const GOLDEN: &[Golden] = &[
     Golden {
         name: "tma_store_3d",
         instruction: "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];",
+        operands: r#":"l"(map),"r"(source),"r"(x),"r"(y),"r"(z):"memory""#,
+    },
+    Golden {
+        name: "tma_add_3d",
+        instruction: "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group \
+                      [%0, {%2, %3, %4}], [%1];",
         operands: r#":"l"(map),"r"(source),"r"(x),"r"(y),"r"(z):"memory""#,
     },
     Golden { name: "bulk_commit", instruction: "cp.async.bulk.commit_group;", operands: r#"::"memory""# },
@@ -102,9 +120,15 @@ const GOLDEN: &[Golden] = &[
         operands: r#":"n"(REGISTERS)"#,
     },
     Golden { name: "barrier", instruction: "bar.sync %0, %1;", operands: r#":"n"(ID),"n"(THREADS):"memory""# },
+    Golden { name: "barrier_arrive", instruction: "bar.arrive %0, %1;", operands: r#":"n"(ID),"n"(THREADS):"memory""# },
     Golden {
         name: "stmatrix_x4",
         instruction: "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};",
+        operands: r#":"r"(row),"r"(in[0]),"r"(in[1]),"r"(in[2]),"r"(in[3]):"memory""#,
+    },
+    Golden {
+        name: "stmatrix_x4_trans",
+        instruction: "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};",
         operands: r#":"r"(row),"r"(in[0]),"r"(in[1]),"r"(in[2]),"r"(in[3]):"memory""#,
     },
     // The first source is the upper half.
@@ -126,25 +150,25 @@ const GOLDEN: &[Golden] = &[
         instruction: "wgmma.wait_group.sync.aligned %0;",
         operands: r#":"n"(GROUPS):"memory""#,
     },
-    // After the descriptors: whether it adds, which a constant may say, then neither operand negated and both along the depth.
+    // After the descriptors: whether it adds, which a constant may say, then neither operand negated, and which of them are across the depth.
     Golden {
         name: "wgmma_bf16",
-        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0…%127}, %128, %129, 1, 1, 1, 0, 0;",
+        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0…%127}, %128, %129, 1, 1, 1, %130, %131;",
         operands: ADDING,
     },
     Golden {
         name: "wgmma_f16",
-        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {%0…%127}, %128, %129, 1, 1, 1, 0, 0;",
+        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {%0…%127}, %128, %129, 1, 1, 1, %130, %131;",
         operands: ADDING,
     },
     Golden {
         name: "wgmma_first_bf16",
-        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0…%127}, %128, %129, 0, 1, 1, 0, 0;",
+        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {%0…%127}, %128, %129, 0, 1, 1, %130, %131;",
         operands: FIRST,
     },
     Golden {
         name: "wgmma_first_f16",
-        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {%0…%127}, %128, %129, 0, 1, 1, 0, 0;",
+        instruction: "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {%0…%127}, %128, %129, 0, 1, 1, %130, %131;",
         operands: FIRST,
     },
 ];

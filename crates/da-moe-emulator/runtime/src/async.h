@@ -95,6 +95,7 @@ struct TmaStore {
     uint32_t source;
     EncodedMap map;
     int at[MAX_RANK];
+    bool adds;             // to the f32 elements that are there
     Agent reader, writer;  // of the same clock
     Ref<Clocks> fenced;    // as of the thread's ProxyFences when it issued this
     Site site;

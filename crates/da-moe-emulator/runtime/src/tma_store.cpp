@@ -54,15 +54,36 @@ void read_box(Block& block, TmaStore& store) {
     store.is_read = true;
 }
 
-void write_box(Block& block, const TmaStore& store) {
+// Each element is added by itself, but two additions to one element are two writes: their order would show.
+void add_row(Machine& machine, TmaStore& store, const BoxRow& row, const unsigned char* bytes) {
+    access_global(machine, row.address, row.bytes,
+                  {store.writer, AccessKind::Read, "TMA addition's read", store.site, false});
+    count_background(machine, row.bytes);
+    store.writer.known.own.unique().at[store.writer.index] = store.writer.clock;
+    for (uint32_t at = 0; at < row.bytes; at += sizeof(float)) {
+        float value, sum;
+        memcpy(&value, bytes + at, sizeof value);
+        memcpy(&sum, reinterpret_cast<const void*>(row.address + at), sizeof sum);
+        sum += value;
+        memcpy(reinterpret_cast<void*>(row.address + at), &sum, sizeof sum);
+    }
+}
+
+void write_box(Block& block, TmaStore& store) {
     Machine& machine = *block.machine;
     for_each_row(store.map, store.at, [&](const BoxRow& row) {
-        if (row.bytes > 0) {
-            access_global(machine, row.address, row.bytes,
-                          {store.writer, AccessKind::Write, "TMA store's write", store.site, false});
-            memcpy(reinterpret_cast<void*>(row.address), store.bytes.data() + row.offset + row.skipped, row.bytes);
-            count_background(machine, row.bytes);
+        if (row.bytes == 0) {
+            return;
         }
+        const unsigned char* bytes = store.bytes.data() + row.offset + row.skipped;
+        if (store.adds) {
+            add_row(machine, store, row, bytes);
+        } else {
+            memcpy(reinterpret_cast<void*>(row.address), bytes, row.bytes);
+        }
+        access_global(machine, row.address, row.bytes,
+                      {store.writer, AccessKind::Write, "TMA store's write", store.site, false});
+        count_background(machine, row.bytes);
     });
 }
 
@@ -80,12 +101,9 @@ void finish_stores(Thread& self, uint32_t clock, bool read) {
     }
 }
 
-}  // namespace
-
-void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at) {
+void start_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at, bool adds, Site site) {
     Thread& self = current();
     Block& block = *self.block;
-    const Site site = site_of(__builtin_return_address(0));
     if (is_mapped(source)) {
         self.machine->fail(Kind::Async, site, "%s from a mapped address, 0x%x: it is of the thread's own block", STORE,
                            source);
@@ -95,7 +113,11 @@ void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int
     store.source = source;
     store.map = open_tensor_map(self, map, rank, STORE, site);
     std::copy_n(at, rank, store.at);
+    store.adds = adds;
     store.site = site;
+    if (adds && store.map.shape.element_bytes != sizeof(float)) {
+        self.machine->fail(Kind::Async, site, "cp.reduce.async.bulk.tensor of elements that are not f32");
+    }
     if (source % 128 != 0) {
         self.machine->fail(Kind::Misaligned, site, "%s from shared address 0x%x, not a multiple of 128", STORE, source);
     }
@@ -118,6 +140,16 @@ void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int
     self.bulk.issued = store.reader.clock;
     self.bulk.last = site;
     block.stores.push_back(std::move(store));
+}
+
+}  // namespace
+
+void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at) {
+    start_store(map, source, rank, at, false, site_of(__builtin_return_address(0)));
+}
+
+void tma_add(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at) {
+    start_store(map, source, rank, at, true, site_of(__builtin_return_address(0)));
 }
 
 void run_store(Block& block, size_t number) {

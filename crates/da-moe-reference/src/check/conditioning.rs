@@ -93,6 +93,15 @@ pub(super) fn uncancelled_logits(problem: &Problem) -> Vec<f64> {
     (0..problem.tokens).flat_map(|t| experts().map(move |w| size(problem.x_row(t), w))).collect()
 }
 
+/// What the error of the logits is at least relative to: half the size that they would have if their products did not cancel, which all of
+/// the few of one token and one expert may do.
+pub(super) fn cancelled_logits(problem: &Problem) -> f64 {
+    let experts = || problem.router.chunks(problem.config.hidden_size);
+    let square = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| finite((x * w).powi(2))).sum::<f64>();
+    let all = (0..problem.tokens).flat_map(|t| experts().map(move |w| square(problem.x_row(t), w)));
+    all.sum::<f64>().sqrt() / 2.0
+}
+
 /// `|W_out[e]| |a| (+ |b_out|)`.
 fn uncancelled_out(experts: &Experts, d: usize, e: usize, a: &[f64]) -> Vec<f64> {
     let bias = |i: usize| experts.b_out.as_ref().map_or(0.0, |b| b[e * d + i].abs());

@@ -2,6 +2,7 @@
 //! two nearly equal values under `rank`), the error it may make of the f32 bound does not count.
 
 use super::bounds::{bound, exponent_error};
+use super::conditioning::cancelled_logits;
 use super::outcome::Outcome;
 use super::report::{Report, Tolerance};
 use crate::attention::attention_score;
@@ -12,7 +13,8 @@ use da_moe_core::{AttentionSource, DType, Normalize, Source};
 pub(super) fn check(problem: &Problem, outcome: &Outcome, report: &mut Report) {
     let (config, z) = (&problem.config, logits(problem));
     let tolerance = Tolerance::new(bound(DType::F32, config.hidden_size), DType::F32);
-    report.close("logits", config.candidates(), &outcome.logits, &z, tolerance);
+    let of_logits = Tolerance { floor: cancelled_logits(problem), ..tolerance };
+    report.close("logits", config.candidates(), &outcome.logits, &z, of_logits);
     let slack = slack_of_source(problem, &config.importance.source, &z);
     let measured = measure(problem, &config.importance.source, &z);
     let slack = slack_of_normalized(problem, &config.importance.normalize, &measured, &slack);

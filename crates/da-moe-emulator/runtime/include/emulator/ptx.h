@@ -63,6 +63,8 @@ void tma_load(uint32_t target, const CUtensorMap* map, uint32_t mbarrier, unsign
               uint16_t to_blocks);
 // cp.async.bulk.tensor.{1..5}d.global.shared::cta.tile.bulk_group
 void tma_store(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at);
+// cp.reduce.async.bulk.tensor.{1..5}d.global.shared::cta.add.tile.bulk_group, of f32
+void tma_add(const CUtensorMap* map, uint32_t source, unsigned rank, const int* at);
 // cp.async.bulk.commit_group
 void bulk_commit();
 // cp.async.bulk.wait_group, with .read if `read`: of all but the last `groups` groups of the thread.
