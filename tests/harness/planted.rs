@@ -2,6 +2,7 @@
 
 use super::case::Case;
 use super::data::Data;
+use super::ends::{Ends, Gradients};
 use super::product::Product;
 use super::{Through, judge, kernels};
 use da_moe::cuda::{Architecture, Emulated, Kernels, Staged, StandIn};
@@ -71,6 +72,22 @@ impl Trial for Product {
 
     fn run(&self, expected: &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
         Product::run(self, &*device).map(|results| self.judge(expected, &results))
+    }
+}
+
+/// Gradients of more than a layer says of them.
+impl Trial for Ends {
+    type Data = (Data, Gradients);
+
+    fn data(&self) -> Self::Data {
+        let data = self.tensors();
+        let expected = self.expected(&data);
+        (data, expected)
+    }
+
+    fn run(&self, (data, expected): &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
+        let found = Ends::run(self, data, Staged::new(Kernels::new(device)))?;
+        Ok(self.judge(expected, &found))
     }
 }
 

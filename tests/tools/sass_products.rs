@@ -241,11 +241,12 @@ fn persistent() -> Vec<Call> {
         for dtype in types {
             calls.extend(experts::calls(ONE, dtype, Factors::F32, product));
             calls.extend(experts::calls(ONE, dtype, Factors::Tf32, product));
-            calls.extend(gradient_products::across(ONE, dtype, product));
+            calls.extend(gradient_products::across(ONE, dtype, Factors::F32, product));
             let hidden = abi::HiddenGradient { product, ..Default::default() };
             calls.extend(gradient_products::hidden_gradient(ONE, dtype, hidden));
             let mixed = Operands { rows: DType::F32, weights: dtype };
-            calls.extend(gradient_products::across(ONE, mixed, product));
+            calls.extend(gradient_products::across(ONE, mixed, Factors::F32, product));
+            calls.extend(gradient_products::across(ONE, mixed, Factors::Tf32, product));
         }
         for rows in types {
             let mixed = Operands { rows, weights: DType::F32 };
