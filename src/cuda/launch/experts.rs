@@ -49,11 +49,10 @@ impl Unit {
         if mixed || exact { Unit::Scalar } else { Unit::TensorCores }
     }
 
-    /// On the way back, where f32 factors are TF32's beside f16 alone.
+    /// On the way back, where f32 is TF32 beside f16 alone: on the right always, on the left where `factors` are.
     pub fn of_gradients([left, right]: [DType; 2], factors: Factors) -> Self {
-        let is_mixed = [left, right].iter().all(|of| [DType::F32, DType::F16].contains(of)) && left != right;
-        match factors {
-            Factors::Tf32 if is_mixed => Unit::TensorCores,
+        match ([left, right], factors) {
+            ([DType::F16, DType::F32], _) | ([DType::F32, DType::F16], Factors::Tf32) => Unit::TensorCores,
             _ => Unit::of(Operands { rows: left, weights: right }, Factors::F32),
         }
     }

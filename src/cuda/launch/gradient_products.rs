@@ -65,9 +65,9 @@ pub fn factors_between(storage: DType) -> Factors {
     if storage == DType::F16 { Factors::Tf32 } else { Factors::F32 }
 }
 
-/// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, or f32 and a
-/// 16-bit type (which is on the right, but where it is f16 beside TF32). By `factors`, f32 rows beside f16 are TF32, or stay
-/// f32. A gradient that is not f32 has the 16-bit type.
+/// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, f32 and a 16-bit
+/// type, or f16 and TF32, which is f32 in memory. By `factors`, f32 on the left is TF32 beside f16 too, or stays f32. A gradient
+/// that is not f32 has the 16-bit type.
 pub fn weight_gradient(
     _: Target,
     [left, right]: [DType; 2],
