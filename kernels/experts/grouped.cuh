@@ -2,6 +2,7 @@
 #pragma once
 
 #include "abi.h"
+#include "device/tf32.cuh"
 #include "experts/epilogue.cuh"
 #include "experts/hidden_gradient.cuh"
 #include "experts/operands.cuh"
@@ -29,14 +30,15 @@ __device__ __forceinline__ void grouped_gemm(const GroupedGemm& p, unsigned char
     tiles<Loop, SourceA, SourceB>(p, Output(p), shared);
 }
 
-// f16 has too few exponents for gradients on their way: rounding them there loses what the end could still hold.
+// f16 has too few exponents for gradients on their way: rounding them there loses what the end could still hold. TF32 has f32's
+// and the same fraction, and the products that follow take it as it is.
 template <class S>
 struct BetweenLaunches {
     using Type = S;
 };
 template <>
 struct BetweenLaunches<f16> {
-    using Type = float;
+    using Type = tf32;
 };
 
 // Products that are the gradient of activated values.

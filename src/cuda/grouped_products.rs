@@ -5,7 +5,7 @@
 
 use crate::cuda::abi;
 use crate::cuda::device::Device;
-use crate::cuda::launch::experts::Operands;
+use crate::cuda::launch::experts::{Factors, Operands};
 use crate::cuda::launch::gradient_products::{across, bias_gradient, weight_gradient};
 use crate::cuda::stage::binder::Binder;
 use crate::cuda::stage::{STORAGE, row_stride};
@@ -26,8 +26,10 @@ pub struct Gathered<'a> {
 pub struct WeightGradientArgs<'a> {
     /// Of the storage type, or f32.
     pub left: Gathered<'a>,
-    /// Of the storage type.
+    /// Of the storage type; f32 beside a left of f16 if `factors` are TF32.
     pub right: Gathered<'a>,
+    /// How f32 beside f16 is multiplied: as TF32, what it holds beyond that is cut off.
+    pub factors: Factors,
     /// `[E + 1]` i32; absent: one expert has all rows.
     pub offsets: Option<TensorRef<'a, 1>>,
     /// Rows of the plan that there is room for; without `offsets`, the rows there are.
@@ -79,7 +81,9 @@ impl<D: Device> Staged<D> {
     /// Shapes and types that do not fit, and the device's.
     pub fn weight_gradient(&self, args: WeightGradientArgs<'_>) -> Result<()> {
         let op = "gradient";
-        let (left, storage) = (args.left.rows.dtype(), args.right.rows.dtype());
+        let types = [args.left.rows.dtype(), args.right.rows.dtype()];
+        let storage =
+            if types == [DType::F16, DType::F32] && args.factors == Factors::Tf32 { types[0] } else { types[1] };
         args.left.rows.expect_dtype(op, "left", &[storage, DType::F32])?;
         let experts = args.offsets.map_or(1, |offsets| offsets.shape()[0].saturating_sub(1));
         let [m, n] = [&args.left, &args.right].map(|from| from.rows.shape()[1]);
@@ -106,7 +110,7 @@ impl<D: Device> Staged<D> {
             ..Default::default()
         };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { binder.run(weight_gradient(binder.target(), left, storage, p)) }?;
+        unsafe { binder.run(weight_gradient(binder.target(), types, args.factors, p)) }?;
         binder.take(out).map(drop)
     }
 
@@ -143,11 +147,18 @@ impl<D: Device> Staged<D> {
         binder.take(out).map(drop)
     }
 
-    /// One launch: `out = a B` of one group, in f32; `b` is `[depth, columns]`, and `a` of its type or f32.
+    /// One launch: `out = a B` of one group, in f32; `b` is `[depth, columns]`, and `a` of its type or f32. `factors` are as in
+    /// [`WeightGradientArgs`].
     ///
     /// # Errors
     /// Shapes and types that do not fit, and the device's.
-    pub fn rows_by_weights(&self, a: TensorRef<'_, 2>, b: TensorRef<'_, 2>, out: TensorMut<'_, 2>) -> Result<()> {
+    pub fn rows_by_weights(
+        &self,
+        a: TensorRef<'_, 2>,
+        b: TensorRef<'_, 2>,
+        factors: Factors,
+        out: TensorMut<'_, 2>,
+    ) -> Result<()> {
         let op = "rows_by_weights";
         let ([rows, depth], [_, columns]) = (a.shape(), b.shape());
         b.expect_dtype(op, "b", &STORAGE)?;
@@ -174,7 +185,7 @@ impl<D: Device> Staged<D> {
         };
         let operands = Operands { rows: a.dtype(), weights: b.dtype() };
         // SAFETY: every address is of an allocation as large as the tensor it stands for.
-        unsafe { binder.run(across(binder.target(), operands, p)) }?;
+        unsafe { binder.run(across(binder.target(), operands, factors, p)) }?;
         binder.take(out).map(drop)
     }
 }

@@ -7,6 +7,7 @@ pub mod bits;
 pub mod case;
 pub mod data;
 pub mod device;
+pub mod ends;
 pub mod faulty;
 pub mod gradients;
 pub mod kernels;

@@ -2,6 +2,7 @@
 
 use super::case::Case;
 use super::data::Data;
+use super::ends::{Ends, Gradients};
 use super::product::{HiddenProduct, Product, WeightProduct};
 use super::{Through, judge, kernels};
 use da_moe::cuda::{Architecture, Emulated, Kernels, Staged, StandIn};
@@ -80,6 +81,22 @@ macro_rules! trial {
 trial!(Product, [Vec<f64>; 2]);
 trial!(HiddenProduct, [Vec<f64>; 3]);
 trial!(WeightProduct, Vec<f64>);
+
+/// Gradients of more than a layer says of them.
+impl Trial for Ends {
+    type Data = (Data, Gradients);
+
+    fn data(&self) -> Self::Data {
+        let data = self.tensors();
+        let expected = self.expected(&data);
+        (data, expected)
+    }
+
+    fn run(&self, (data, expected): &Self::Data, device: Arc<Watched>) -> Result<Result<(), String>, Error> {
+        let found = Ends::run(self, data, Staged::new(Kernels::new(device)))?;
+        Ok(self.judge(expected, &found))
+    }
+}
 
 /// A change to one place in a kernel's source.
 pub struct Bug<T = Case> {

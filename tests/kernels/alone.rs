@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "launches take the addresses of their parameters")]
 
 use da_moe::DType;
-use da_moe::cuda::launch::experts::{self, Factors};
+use da_moe::cuda::launch::experts::{self, Factors, Operands};
 use da_moe::cuda::launch::gradient_products;
 use da_moe::cuda::{Architecture, Call, Emulated, Launch, Target, abi};
 use da_moe_emulator::{Compiler, Device, Grid, Module, Schedule};
@@ -78,31 +78,43 @@ impl Asked {
     }
 }
 
-/// A grouped product of rows of so many experts, `[depth, columns]`.
-pub fn product(module: &Arc<Module>, asked: Asked, counts: &[usize], [depth, columns]: [usize; 2]) -> Done {
+fn device(module: &Arc<Module>, counted: bool, counts: &[usize]) -> Device {
     let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    device.count_traffic(asked.counted);
-    let (offsets, size) = (offsets(counts), asked.dtype.size());
+    device.count_traffic(counted);
+    device
+}
+
+/// What a product of rows of so many experts takes; the rows of its weights are to be said.
+fn grouped(
+    device: &Device,
+    operands: Operands,
+    counts: &[usize],
+    [depth, columns]: [usize; 2],
+    activation: i32,
+) -> abi::GroupedGemm {
+    let (offsets, sizes) = (offsets(counts), [operands.rows.size(), operands.weights.size()]);
     let rows = offsets[counts.len()];
-    let halves = if asked.activation >= abi::ACTIVATION_SWIGLU { 2 } else { 1 };
-    let p = abi::GroupedGemm {
-        a: without_provenance(zeros(&device, "a", rows as usize * depth * size) as usize),
-        b: without_provenance(zeros(&device, "b", counts.len() * halves * columns * depth * size) as usize),
-        out: without_provenance_mut(zeros(&device, "out", rows as usize * columns * size) as usize),
-        offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
+    let halves = if activation >= abi::ACTIVATION_SWIGLU { 2 } else { 1 };
+    abi::GroupedGemm {
+        a: without_provenance(zeros(device, "a", rows as usize * depth * sizes[0]) as usize),
+        b: without_provenance(zeros(device, "b", counts.len() * halves * columns * depth * sizes[1]) as usize),
+        out: without_provenance_mut(zeros(device, "out", rows as usize * columns * sizes[0]) as usize),
+        offsets: without_provenance(integers(device, "offsets", &offsets) as usize),
         a_stride: depth as i64,
-        b_stride: depth as i64,
         b_expert_stride: (halves * columns * depth) as i64,
         out_stride: columns as i64,
+        out_f32: i32::from(operands.rows == DType::F32),
         rows,
         a_rows: rows,
         experts: counts.len() as i32,
         depth: depth as i32,
         columns: columns as i32,
-        activation: asked.activation,
+        activation,
         ..Default::default()
-    };
-    let call = experts::calls(FEW, asked.dtype, asked.factors, p).next();
+    }
+}
+
+fn run_grouped(device: Device, call: Option<Call>) -> Done {
     if let Some(call) = &call {
         let p = *call.parameters::<abi::GroupedGemm>().expect("its parameter");
         run(&device, &call.launch, p);
@@ -110,22 +122,47 @@ pub fn product(module: &Arc<Module>, asked: Asked, counts: &[usize], [depth, col
     Done { device, call }
 }
 
-/// The gradients of weights `[left, right]`, over so many rows an expert.
-pub fn gradient(module: &Arc<Module>, counted: bool, counts: &[usize], [left, right]: [usize; 2]) -> Done {
-    let device = Device::new(module.clone(), Schedule::from_seed(counts.len() as u64));
-    device.count_traffic(counted);
+/// A grouped product of rows of so many experts, `[depth, columns]`.
+pub fn product(module: &Arc<Module>, asked: Asked, counts: &[usize], [depth, columns]: [usize; 2]) -> Done {
+    let device = device(module, asked.counted, counts);
+    let p = grouped(&device, asked.dtype.into(), counts, [depth, columns], asked.activation);
+    let p = abi::GroupedGemm { b_stride: depth as i64, ..p };
+    let call = experts::calls(FEW, asked.dtype, asked.factors, p).next();
+    run_grouped(device, call)
+}
+
+/// The same with weights across their rows, of TF32 rows and f16 weights.
+pub fn across(module: &Arc<Module>, counted: bool, counts: &[usize], [depth, columns]: [usize; 2]) -> Done {
+    let device = device(module, counted, counts);
+    let operands = Operands { rows: DType::F32, weights: DType::F16 };
+    let p = grouped(&device, operands, counts, [depth, columns], abi::ACTIVATION_NONE);
+    let p = abi::GroupedGemm { b_stride: columns as i64, ..p };
+    let call = gradient_products::across(FEW, operands, Factors::Tf32, p).next();
+    run_grouped(device, call)
+}
+
+/// The gradients of weights `[left, right]`, over so many rows an expert, of factors of some types; those of f32 are TF32
+/// beside f16.
+pub fn gradient(
+    module: &Arc<Module>,
+    counted: bool,
+    types: [DType; 2],
+    counts: &[usize],
+    [left, right]: [usize; 2],
+) -> Done {
+    let device = device(module, counted, counts);
     let offsets = offsets(counts);
     let rows = offsets[counts.len()];
-    let operand = |name, columns: usize| abi::RoutedOperand {
-        rows: without_provenance(zeros(&device, name, rows as usize * columns * 2) as usize),
+    let operand = |name, dtype: DType, columns: usize| abi::RoutedOperand {
+        rows: without_provenance(zeros(&device, name, rows as usize * columns * dtype.size()) as usize),
         stride: columns as i64,
         sources: rows,
         columns: columns as i32,
         ..Default::default()
     };
     let p = abi::WeightGradient {
-        left: operand("left", left),
-        right: operand("right", right),
+        left: operand("left", types[0], left),
+        right: operand("right", types[1], right),
         offsets: without_provenance(integers(&device, "offsets", &offsets) as usize),
         out: without_provenance_mut(zeros(&device, "out", counts.len() * left * right * 2) as usize),
         out_expert_stride: (left * right) as i64,
@@ -134,7 +171,7 @@ pub fn gradient(module: &Arc<Module>, counted: bool, counts: &[usize], [left, ri
         experts: counts.len() as i32,
         ..Default::default()
     };
-    let call = gradient_products::weight_gradient(FEW, DType::Bf16, DType::Bf16, p).next();
+    let call = gradient_products::weight_gradient(FEW, types, Factors::Tf32, p).next();
     if let Some(call) = &call {
         let p = *call.parameters::<abi::WeightGradient>().expect("its parameter");
         run(&device, &call.launch, p);

@@ -1,6 +1,7 @@
 //! The experts' way back on the kernels: where tiles, steps and segments end, in every type, activation and alignment, with
 //! every kind of skew; and what a layer does not ask for yet: sums that go on, and gradients in f32 beside 16-bit weights.
 
+use da_moe::cuda::launch::experts::Factors;
 use da_moe::cuda::{BiasGradientArgs, Device, Gathered, Staged, WeightGradientArgs};
 use da_moe::{
     Activation, Buffer, DType, ExpertsPerToken, Keep, LayerConfig, Normalize, Policy, Source, TensorMut, TensorRef,
@@ -83,8 +84,14 @@ struct Factor {
 }
 
 impl Factor {
-    fn new(numbers: &mut Numbers, dtype: DType, [sources, columns]: [usize; 2], row_token: Option<Vec<i32>>) -> Self {
-        Self { rows: numbers.tensor(dtype, sources * columns, 1.0), sources, columns, row_token }
+    fn new(
+        numbers: &mut Numbers,
+        dtype: DType,
+        factors: Factors,
+        [sources, columns]: [usize; 2],
+        row_token: Option<Vec<i32>>,
+    ) -> Self {
+        Self { rows: drawn(numbers, dtype, factors, sources * columns), sources, columns, row_token }
     }
 
     fn view(&self) -> Gathered<'_> {
@@ -103,6 +110,16 @@ impl Factor {
             }
         }
     }
+}
+
+/// Numbers, f32 among them with the fraction of TF32 where they are to be multiplied as that.
+fn drawn(numbers: &mut Numbers, dtype: DType, factors: Factors, count: usize) -> Buffer {
+    let values = numbers.tensor(dtype, count, 1.0);
+    if (dtype, factors) != (DType::F32, Factors::Tf32) {
+        return values;
+    }
+    let cut = |value: f32| f32::from_bits(value.to_bits() & !0x1fff);
+    values.to_f32().into_iter().map(cut).collect::<Vec<f32>>().into()
 }
 
 /// `Σ left ⊗ right` over rows, and the sum of the products' sizes.
@@ -140,20 +157,27 @@ fn offsets(counts: &[usize]) -> Vec<i32> {
 const COUNTS: [usize; 9] = [0, 1, 31, 32, 33, 0, 0, 97, 5];
 
 /// Gradients of experts with `COUNTS` rows: `[m, n]` each, gathered on one side or both, added to what is there or not.
-fn check_gradient<D: Device>(staged: &Staged<D>, [left, storage, out]: [DType; 3], [m, n]: [usize; 2], beta: f32) {
-    let what = format!("{left} x {storage} to {out}, {m} by {n}, beta {beta}");
+fn check_gradient<D: Device>(
+    staged: &Staged<D>,
+    [left, right, out]: [DType; 3],
+    factors: Factors,
+    [m, n]: [usize; 2],
+    beta: f32,
+) {
+    let what = format!("{left} x {right} as {factors:?} to {out}, {m} by {n}, beta {beta}");
     let mut numbers = Numbers::new(5);
     let offsets = offsets(&COUNTS);
     let rows = offsets[COUNTS.len()] as usize;
     // Some tokens are not there.
     let tokens = (0..rows).map(|_| numbers.below(42) as i32 - 1).collect();
-    let p = Factor::new(&mut numbers, left, [rows, m], None);
-    let q = Factor::new(&mut numbers, storage, [40, n], Some(tokens));
+    let p = Factor::new(&mut numbers, left, factors, [rows, m], None);
+    let q = Factor::new(&mut numbers, right, factors, [40, n], Some(tokens));
     let old = numbers.tensor(out, COUNTS.len() * m * n, 3.0);
     let mut found = if beta == 0.0 { poison(out, COUNTS.len() * m * n) } else { old.clone() };
     let args = WeightGradientArgs {
         left: p.view(),
         right: q.view(),
+        factors,
         offsets: Some(TensorRef::new(&offsets[..], [offsets.len()]).unwrap()),
         rows,
         out: TensorMut::new(&mut found, [COUNTS.len(), m, n]).unwrap(),
@@ -180,14 +204,31 @@ fn check_gradient<D: Device>(staged: &Staged<D>, [left, storage, out]: [DType; 3
 fn check_gradients<D: Device>(staged: &Staged<D>) {
     for dtype in STORAGE {
         for (shape, beta) in [([16, 24], 0.0), ([13, 7], 1.0), ([129, 8], 0.0), ([8, 136], 1.0)] {
-            check_gradient(staged, [dtype; 3], shape, beta);
+            check_gradient(staged, [dtype; 3], Factors::F32, shape, beta);
         }
-        check_gradient(staged, [dtype, dtype, DType::F32], [24, 40], 0.0);
-        check_gradient(staged, [dtype, dtype, DType::F32], [9, 65], 1.0);
+        check_gradient(staged, [dtype, dtype, DType::F32], Factors::F32, [24, 40], 0.0);
+        check_gradient(staged, [dtype, dtype, DType::F32], Factors::F32, [9, 65], 1.0);
         // The router's: what is multiplied with 16-bit rows is f32.
-        check_gradient(staged, [DType::F32, dtype, DType::F32], [5, 70], 0.0);
-        check_gradient(staged, [DType::F32, dtype, dtype], [66, 16], 1.0);
+        check_gradient(staged, [DType::F32, dtype, DType::F32], Factors::F32, [5, 70], 0.0);
+        check_gradient(staged, [DType::F32, dtype, dtype], Factors::F32, [66, 16], 1.0);
     }
+}
+
+/// TF32 beside f16, on either side: tiles of every height and width, that end at multiples of 16 bytes and elsewhere. What both
+/// hold is multiplied exactly, so that sums in f32 are as right as those of f32.
+fn check_tf32_gradients<D: Device>(staged: &Staged<D>) {
+    for (left, right) in [(DType::F32, DType::F16), (DType::F16, DType::F32)] {
+        for shape in [[16, 24], [13, 7], [72, 264], [136, 200], [129, 257]] {
+            check_gradient(staged, [left, right, DType::F32], Factors::Tf32, shape, 0.0);
+        }
+        check_gradient(staged, [left, right, DType::F16], Factors::Tf32, [24, 40], 1.0);
+        check_gradient(staged, [left, right, DType::F32], Factors::Tf32, [9, 65], 1.0);
+    }
+}
+
+#[test]
+fn gradients_of_tf32_beside_f16() {
+    on_each(|staged| check_tf32_gradients(&staged), |staged| check_tf32_gradients(&staged));
 }
 
 #[test]
@@ -202,7 +243,7 @@ fn check_biases<D: Device>(staged: &Staged<D>) {
             let (offsets, columns) = (offsets(&COUNTS), 37);
             let rows = offsets[COUNTS.len()] as usize;
             let tokens = (0..rows).map(|_| numbers.below(42) as i32 - 1).collect();
-            let from = Factor::new(&mut numbers, dtype, [40, columns], Some(tokens));
+            let from = Factor::new(&mut numbers, dtype, Factors::F32, [40, columns], Some(tokens));
             let weights: Vec<f32> = (0..rows).map(|_| numbers.normal(1.0)).collect();
             let old = numbers.tensor(out, COUNTS.len() * columns, 3.0);
             let mut found = if beta == 0.0 { poison(out, COUNTS.len() * columns) } else { old.clone() };
@@ -238,40 +279,57 @@ fn gradients_of_biases() {
     on_each(|staged| check_biases(&staged), |staged| check_biases(&staged));
 }
 
-fn check_router<D: Device>(staged: &Staged<D>) {
-    for (weights, [rows, depth, columns]) in STORAGE.into_iter().zip([[70, 5, 66], [3, 130, 8], [129, 17, 64]]) {
+fn check_rows<D: Device>(
+    staged: &Staged<D>,
+    [rows_type, weights]: [DType; 2],
+    factors: Factors,
+    [rows, depth, columns]: [usize; 3],
+) {
+    let mut numbers = Numbers::new(7);
+    let a = drawn(&mut numbers, rows_type, factors, rows * depth);
+    let b = drawn(&mut numbers, weights, factors, depth * columns);
+    let mut found = poison(DType::F32, rows * columns);
+    let (of_a, of_b) = (TensorRef::new(&a, [rows, depth]).unwrap(), TensorRef::new(&b, [depth, columns]).unwrap());
+    let out = TensorMut::new(&mut found, [rows, columns]).unwrap();
+    staged.rows_by_weights(of_a, of_b, factors, out).unwrap();
+    let (a, b) = (a.to_f32(), b.to_f32());
+    let term = |i: usize, k: usize, j: usize| f64::from(a[i * depth + k]) * f64::from(b[k * columns + j]);
+    let cells = || (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+    let expected: Vec<f64> = cells().map(|(i, j)| (0..depth).map(|k| term(i, k, j)).sum()).collect();
+    let what = format!("{rows_type} by {weights} as {factors:?}, {rows} by {depth} by {columns}");
+    assert_close(&found.to_f32(), &expected, 0.0, DType::F32, &what);
+}
+
+fn check_all_rows<D: Device>(staged: &Staged<D>) {
+    for (weights, sizes) in STORAGE.into_iter().zip([[70, 5, 66], [3, 130, 8], [129, 17, 64]]) {
         for rows_type in [weights, DType::F32] {
-            let mut numbers = Numbers::new(7);
-            let (a, b) = (numbers.tensor(rows_type, rows * depth, 1.0), numbers.tensor(weights, depth * columns, 1.0));
-            let mut found = poison(DType::F32, rows * columns);
-            let views = (TensorRef::new(&a, [rows, depth]).unwrap(), TensorRef::new(&b, [depth, columns]).unwrap());
-            staged.rows_by_weights(views.0, views.1, TensorMut::new(&mut found, [rows, columns]).unwrap()).unwrap();
-            let (a, b) = (a.to_f32(), b.to_f32());
-            let term = |i: usize, k: usize, j: usize| f64::from(a[i * depth + k]) * f64::from(b[k * columns + j]);
-            let cells = || (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
-            let expected: Vec<f64> = cells().map(|(i, j)| (0..depth).map(|k| term(i, k, j)).sum()).collect();
-            assert_close(&found.to_f32(), &expected, 0.0, DType::F32, &format!("{rows_type} by {weights}"));
+            check_rows(staged, [rows_type, weights], Factors::F32, sizes);
         }
+    }
+    // Whole tiles and their ends, steps and their ends, at multiples of 16 bytes and elsewhere.
+    for sizes in [[70, 8, 64], [129, 16, 256], [40, 36, 264], [150, 100, 512], [3, 130, 7], [129, 17, 300]] {
+        check_rows(staged, [DType::F32, DType::F16], Factors::Tf32, sizes);
     }
 }
 
 #[test]
 fn products_across_weights_of_any_type() {
-    on_each(|staged| check_router(&staged), |staged| check_router(&staged));
+    on_each(|staged| check_all_rows(&staged), |staged| check_all_rows(&staged));
 }
 
 /// Contents of the device are never trusted with memory.
 fn check_broken_offsets<D: Device>(staged: &Staged<D>) {
     let mut numbers = Numbers::new(8);
     let rows = 20;
-    let p = Factor::new(&mut numbers, DType::Bf16, [rows, 8], None);
-    let q = Factor::new(&mut numbers, DType::Bf16, [rows, 8], Some((0..rows as i32).rev().collect()));
+    let p = Factor::new(&mut numbers, DType::Bf16, Factors::F32, [rows, 8], None);
+    let q = Factor::new(&mut numbers, DType::Bf16, Factors::F32, [rows, 8], Some((0..rows as i32).rev().collect()));
     for offsets in [[0, 7, 5, 1 << 20], [-4, 3, 40, 20], [i32::MAX, i32::MIN, 0, 20]] {
         let mut out = poison(DType::Bf16, 3 * 64);
         let offsets = TensorRef::new(&offsets[..], [4]).unwrap();
         let args = WeightGradientArgs {
             left: p.view(),
             right: q.view(),
+            factors: Factors::F32,
             offsets: Some(offsets),
             rows,
             out: TensorMut::new(&mut out, [3, 8, 8]).unwrap(),

@@ -16,8 +16,11 @@ use std::sync::Arc;
 const TILE: [usize; 2] = [128, 256];
 /// Rows that are multiplied at once, and columns.
 const STEP: usize = 16;
-/// Elements of the depth of a step of a main loop.
+/// Elements of the depth of a step of a main loop, and where one of its factors is TF32.
 const DEPTH: usize = 32;
+const DEPTH_TF32: usize = 16;
+
+const BF16: [DType; 2] = [DType::Bf16; 2];
 
 /// Sizes rounded up to whole steps, and added.
 fn padded(counts: &[usize], step: usize) -> usize {
@@ -156,12 +159,17 @@ fn f32_multiplies_what_is_there_and_no_padded_depth() {
 #[test]
 fn gradients_cost_their_experts_rows() {
     let module = compile(&kernels("experts/portable/weight_gradient.cu"));
-    // Whole steps of 32 rows; nothing for experts without any.
+    // Whole steps of 32 rows, or 16; nothing for experts without any.
     let area = 129usize.next_multiple_of(STEP) * 400;
-    let uneven = work(gradient(&module, false, &[1, 31, 0, 32, 33, 0, 300], [129, 400]));
-    assert_eq!(uneven.multiply_adds as usize, (32 + 32 + 32 + 64 + 320) * area);
+    let uneven = [1, 31, 0, 32, 33, 0, 300];
+    let multiplied =
+        |types, counts: &[usize], sides| work(gradient(&module, false, types, counts, sides)).multiply_adds as usize;
+    for (types, step) in [(BF16, DEPTH), ([DType::F32, DType::F16], DEPTH_TF32), ([DType::F16, DType::F32], DEPTH_TF32)]
+    {
+        assert_eq!(multiplied(types, &uneven, [129, 400]), padded(&uneven, step) * area, "{types:?}");
+    }
     for (counts, goal) in fine_and_marin().into_iter().zip([1.15, 1.01]) {
-        let multiplied = work(gradient(&module, false, &counts, [STEP, STEP])).multiply_adds as usize / (STEP * STEP);
+        let multiplied = multiplied(BF16, &counts, [STEP, STEP]) / (STEP * STEP);
         assert_eq!(multiplied, padded(&counts, DEPTH));
         assert!(multiplied as f64 <= goal * counts.iter().sum::<usize>() as f64, "{multiplied}");
     }
@@ -286,7 +294,8 @@ fn waste_is_found() {
     }
     let gradients = kernels("experts/portable/weight_gradient.cu");
     let area = STEP * STEP;
-    let multiplied = |module: &Arc<Module>| work(gradient(module, false, &[40], [STEP, STEP])).multiply_adds as usize;
+    let multiplied =
+        |module: &Arc<Module>| work(gradient(module, false, BF16, &[40], [STEP, STEP])).multiply_adds as usize;
     assert_eq!(multiplied(&compile(&gradients)), 64 * area);
     for (file, from, to, times) in [
         ("mma_loop.cuh", "if (i < rows_) {", "if (rows_ > 0) {", 4),

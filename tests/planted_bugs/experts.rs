@@ -327,11 +327,10 @@ fn a_bug_in_the_products_of_tf32_is_found_in_every_order() {
         let y = Through(Staged::new(kernels)).run(&data, &case).unwrap().y;
         y.iter().zip(&exact).any(|(found, exact)| (found - exact).abs() > 0.01 * most)
     };
-    let swapped = "ptx::round_tf32(a[0]), ptx::round_tf32(a[2]), ptx::round_tf32(a[1])";
-    let straight = "ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2])";
+    let [whole, cut] = ["return ptx::round_tf32(word);", "return ptx::round_tf32(word) & 0xff800000u;"];
     let run = |kernels: Kernels<_>| Through(Staged::new(kernels.factors(Factors::Tf32))).run(&data, &case);
     let (kernels, _) = launched(Architecture::Portable, run);
-    let mutant = mutant(["experts/portable/mma_loop.cuh", straight, swapped], kernels).unwrap();
+    let mutant = mutant(["experts/portable/mma_operands.cuh", whole, cut], kernels).unwrap();
     for seed in 0..SCHEDULES {
         assert!(!is_far(module(), seed), "schedule {seed}, without a bug");
         assert!(is_far(mutant.clone(), seed), "schedule {seed}");

@@ -7,6 +7,7 @@ mod backward;
 mod experts;
 mod experts_backward;
 mod experts_hopper;
+mod experts_tf32;
 mod forward;
 mod importance;
 mod rows;

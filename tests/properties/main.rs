@@ -8,6 +8,7 @@ mod determinism;
 mod edges;
 mod engine;
 mod finite_differences;
+mod gradient_range;
 mod graphs;
 mod leak;
 mod memory;

@@ -3,7 +3,7 @@
 
 use da_moe::DType;
 use da_moe::cuda::cost::{Bound, Contents, Machine};
-use da_moe::cuda::launch::experts::{self, Factors};
+use da_moe::cuda::launch::experts::{self, Factors, Operands};
 use da_moe::cuda::launch::gradient_products;
 use da_moe::cuda::{Architecture, Call, Target, abi};
 use std::path::Path;
@@ -111,19 +111,23 @@ fn way_back() {
     // Rows are of the storage type in bf16.
     let dx_bf16 = product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE);
     let dx = abi::GroupedGemm { out_f32: 1, ..dx_bf16 };
+    let of_f16 = Operands { rows: DType::F32, weights: DType::F16 };
     let lines = [
         TITLE.into(),
         line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da)),
-        line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, dx_bf16)),
+        line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, Factors::F32, dx_bf16)),
+        line("da, f16", gradient_products::hidden_gradient(Target::H100, DType::F16, da)),
+        line("dx, f16", gradient_products::across(Target::H100, of_f16, Factors::Tf32, dx)),
         line("da, f32", gradient_products::hidden_gradient(Target::H100, DType::F32, da)),
-        line("dx, f32", gradient_products::across(Target::H100, DType::F32, dx)),
+        line("dx, f32", gradient_products::across(Target::H100, DType::F32, Factors::F32, dx)),
     ];
     assert_says("experts/portable/grouped_gemm_back.cu", &lines);
 }
 
 #[test]
 fn weights() {
-    let of = |dtype, sides| gradient_products::weight_gradient(Target::H100, dtype, dtype, gradient(sides));
+    let with = |types, sides| gradient_products::weight_gradient(Target::H100, types, Factors::Tf32, gradient(sides));
+    let of = |dtype, sides| with([dtype; 2], sides);
     let router =
         abi::WeightGradient { offsets: std::ptr::null(), rows: TOKENS, experts: 1, ..gradient([EXPERTS, HIDDEN]) };
     let parts = without_provenance_mut(ADDRESS);
@@ -131,6 +135,8 @@ fn weights() {
         TITLE.into(),
         line("dW_in, bf16", of(DType::Bf16, [2 * WIDTH, HIDDEN])),
         line("dW_out, bf16", of(DType::Bf16, [HIDDEN, WIDTH])),
+        line("dW_in, f16", with([DType::F32, DType::F16], [2 * WIDTH, HIDDEN])),
+        line("dW_out, f16", with([DType::F16, DType::F32], [HIDDEN, WIDTH])),
         line("dW_in, f32", of(DType::F32, [2 * WIDTH, HIDDEN])),
         line("dW_out, f32", of(DType::F32, [HIDDEN, WIDTH])),
         line("dW_r, bf16 x", gradient_products::divided_weight_gradient(Target::H100, DType::Bf16, router, parts)),

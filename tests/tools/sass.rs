@@ -35,7 +35,15 @@ const MADE_OF: &[(&str, &[(&str, usize)])] = &[
     ("importance_query_key_*f16_128", &[("HMMA", 128), ("LDSM", 48), ("LDGSTS", 28)]),
     ("importance_query_key_f32", &[("FFMA", 512), ("LDS", 24), ("LDGSTS", 12)]),
     // What a whole tile takes is asked for in `sass_products.rs`.
-    ("grouped_gemm_*_any", &[("HMMA", 64), ("LDSM", 40)]),
+    ("grouped_gemm_*_any", &[("HMMA", 64)]),
+    ("grouped_gemm_*_plain_any", &[("LDSM", 40)]),
+    ("grouped_gemm_*_gated_any", &[("LDSM", 40)]),
+    ("grouped_gemm_*16_dh_any", &[("LDSM", 40)]),
+    ("grouped_gemm_*16_nn_any", &[("LDSM", 40)]),
+    ("grouped_gemm_*16_tn_any", &[("LDSM", 40)]),
+    ("grouped_gemm_tf32_nn_f16_weights_any", &[("LDSM", 36)]),
+    ("grouped_gemm_tf32_tn_f16_rows_any", &[("LDSM", 4), ("LDS", 130)]),
+    ("grouped_gemm_tf32_tn_f16_left_any", &[("LDSM", 16), ("LDS", 34)]),
 ];
 
 /// Threads of a block, bytes of shared memory that are asked for at the launch, and the blocks that a multiprocessor is

@@ -17,20 +17,28 @@ use da_moe_harness::machine_code::images;
 /// Which kernels there are does not depend on how many multiprocessors.
 const ONE: Target = Target { architecture: Architecture::Portable, multiprocessors: 1 };
 
-/// Kernels that have tiles with all of their columns multiplied without a condition, and how many instructions they
-/// issue at most for one product of fragments: TF32 rounds every factor.
-const WHOLE_TILES: &[(&str, f64)] = &[
-    ("grouped_gemm_*16_plain", 1.6),
-    ("grouped_gemm_*16_gated", 1.6),
-    ("grouped_gemm_*16_nn", 1.6),
-    ("grouped_gemm_*16_dh", 1.6),
-    ("grouped_gemm_*16_tn", 1.6),
-    ("grouped_gemm_tf32_plain", 5.0),
-    ("grouped_gemm_tf32_gated", 5.0),
+/// Kernels that have tiles with all of their columns multiplied without a condition; how many instructions they issue at most
+/// for one product of fragments, where f32 as TF32 rounds every factor and TF32 beside f16 widens one; and the loads of a half
+/// of a step, of matrices and of words.
+const WHOLE_TILES: &[(&str, f64, [usize; 2])] = &[
+    ("grouped_gemm_*16_plain", 1.6, [8, 0]),
+    ("grouped_gemm_*16_gated", 1.6, [8, 0]),
+    ("grouped_gemm_*16_nn", 1.6, [8, 0]),
+    ("grouped_gemm_*16_dh", 1.6, [8, 0]),
+    ("grouped_gemm_*16_tn", 1.6, [8, 0]),
+    ("grouped_gemm_tf32_plain", 5.0, [8, 0]),
+    ("grouped_gemm_tf32_gated", 5.0, [8, 0]),
+    (TF32_NN, 2.0, [6, 0]),
+    (TF32_TN[0], 2.4, [2, 16]),
+    (TF32_TN[1], 2.4, [2, 16]),
 ];
 
-/// Instructions for a copy of 16 bytes to shared memory, at most.
-const MOST_FOR_A_COPY: f64 = 10.0;
+/// Products of TF32 beside f16.
+const TF32_NN: &str = "grouped_gemm_tf32_nn_f16_weights";
+const TF32_TN: [&str; 2] = ["grouped_gemm_tf32_tn_f16_rows", "grouped_gemm_tf32_tn_f16_left"];
+
+/// Instructions for a copy of 16 bytes to shared memory, at most: in the main loop, and before it, where rows are found too.
+const MOST_FOR_A_COPY: [f64; 2] = [10.0, 12.0];
 
 /// Products of a half of a step for a warp with four, three, two and one fragments of rows.
 const PRODUCTS: [usize; 4] = [32, 24, 16, 8];
@@ -54,23 +62,28 @@ fn count(run: &[Instruction], family: &str) -> usize {
     run.iter().filter(|instruction| instruction.family() == family && !instruction.never_runs()).count()
 }
 
-/// Products of the same run that are between a load of fragments and the first product of them; none if that is in
-/// another run.
+/// Products of the same run that are between a load of fragments and the first instruction that wants them, a product of them
+/// or what widens them; none if that is in another run.
 fn products_before_use(run: &[Instruction], load: usize) -> Option<usize> {
     let first = run[load].register(0)?;
-    let products = run[load + 1..].iter().filter(|instruction| instruction.family() == "HMMA");
-    products.into_iter().position(|product| {
+    let loaded = first..first + if run[load].family() == "LDSM" { 4 } else { 1 };
+    let rest = &run[load + 1..];
+    let wants = |next: &Instruction| {
         let factor = |operand, registers: u32| {
-            product.register(operand).is_some_and(|from| from < first + 4 && first < from + registers)
+            next.register(operand).is_some_and(|from| from < loaded.end && first < from + registers)
         };
-        factor(1, 4) || factor(2, 2)
-    })
+        match next.family() {
+            "HMMA" => factor(1, 4) || factor(2, 2),
+            _ => loaded.clone().any(|register| next.names(register)),
+        }
+    };
+    rest.iter().position(wants).map(|first| count(&rest[..first], "HMMA"))
 }
 
 #[test]
 fn nothing_stands_between_the_products_of_a_whole_tile() {
     let Some(all) = machine_code() else { return };
-    for (pattern, most) in WHOLE_TILES {
+    for (pattern, most, _) in WHOLE_TILES {
         for Listing { kernel, machine, instructions } in named(all, pattern) {
             for products in PRODUCTS {
                 let found: Vec<_> = runs(instructions).filter(|run| count(run, "HMMA") == products).collect();
@@ -93,12 +106,11 @@ fn nothing_stands_between_the_products_of_a_whole_tile() {
 #[test]
 fn fragments_come_while_others_are_multiplied() {
     let Some(all) = machine_code() else { return };
-    for (pattern, _) in WHOLE_TILES {
+    for (pattern, _, loads) in WHOLE_TILES {
         for Listing { kernel, machine, instructions } in named(all, pattern) {
             for run in runs(instructions).filter(|run| count(run, "HMMA") == PRODUCTS[0]) {
-                let loads: Vec<usize> = (0..run.len()).filter(|at| run[*at].family() == "LDSM").collect();
-                assert_eq!(loads.len(), 8, "{kernel} on {machine}");
-                for load in loads {
+                assert_eq!([count(run, "LDSM"), count(run, "LDS")], *loads, "{kernel} on {machine}");
+                for load in (0..run.len()).filter(|at| ["LDSM", "LDS"].contains(&run[*at].family())) {
                     let before = products_before_use(run, load).unwrap_or(usize::MAX);
                     assert!(before >= 2, "{kernel} on {machine}: {:?}", run[load]);
                 }
@@ -130,27 +142,39 @@ fn of_a_step(code: &[Instruction]) -> usize {
     all.iter().filter(|run| is_within(run, steps) && !is_of_others(run)).map(|run| run.len()).sum()
 }
 
-/// What the cost model counts for a step of a whole tile, of each of its warps.
-fn modelled() -> f64 {
-    let of_depth = |depth| {
-        let tile = abi::GroupedGemm {
-            rows: abi::GEMM_TILE_ROWS,
-            columns: abi::GEMM_TILE_COLUMNS,
-            depth,
-            ..large(abi::ACTIVATION_NONE, 64)
-        };
-        let call = experts::calls(ONE, DType::Bf16, Factors::F32, tile).next().expect("a launch");
-        call.work(&Contents { rows: 0, pairs: 0.0 }).instructions
+/// A whole tile of the product of a kernel's kind, so many elements deep.
+fn whole_tile(kernel: &str, depth: i32) -> Call {
+    let [rows, columns] = [abi::GEMM_TILE_ROWS, abi::GEMM_TILE_COLUMNS];
+    let tile = abi::GroupedGemm { rows, columns, depth, ..large(abi::ACTIVATION_NONE, 64) };
+    let side = |columns| abi::RoutedOperand { columns, stride: 256, ..Default::default() };
+    let gradient =
+        abi::WeightGradient { left: side(rows), right: side(columns), rows: depth, experts: 1, ..Default::default() };
+    let of_f16 = Operands { rows: DType::F32, weights: DType::F16 };
+    let tn = |types| gradient_products::weight_gradient(ONE, types, Factors::Tf32, gradient).next();
+    let call = match kernel {
+        _ if kernel == TF32_NN => gradient_products::across(ONE, of_f16, Factors::Tf32, tile).next(),
+        _ if kernel == TF32_TN[0] => tn([DType::F32, DType::F16]),
+        _ if kernel == TF32_TN[1] => tn([DType::F16, DType::F32]),
+        _ => experts::calls(ONE, DType::Bf16, Factors::F32, tile).next(),
     };
-    (of_depth(64) - of_depth(32)) / 8.0
+    call.expect("a launch")
+}
+
+/// What the cost model counts for a step of a whole tile, of each of its warps.
+fn modelled(kernel: &str) -> f64 {
+    let step = if kernel.contains("tf32") { 16 } else { 32 };
+    let of_depth = |depth| whole_tile(kernel, depth).work(&Contents { rows: 0, pairs: 0.0 }).instructions;
+    (of_depth(2 * step) - of_depth(step)) / 8.0
 }
 
 #[test]
 fn a_step_issues_no_more_than_the_model_says() {
     let Some(all) = machine_code() else { return };
-    for (pattern, _) in WHOLE_TILES.iter().filter(|(pattern, _)| !pattern.contains("tf32")) {
+    // Of f32 as TF32 the model does not count what rounds.
+    let counted = |pattern: &str| !pattern.contains("tf32") || pattern.contains("f16");
+    for (pattern, ..) in WHOLE_TILES.iter().filter(|(pattern, ..)| counted(pattern)) {
         for Listing { kernel, machine, instructions } in named(all, pattern) {
-            let (found, most) = (of_a_step(instructions), modelled());
+            let (found, most) = (of_a_step(instructions), modelled(kernel));
             assert!(found as f64 <= most && found as f64 >= 0.7 * most, "{kernel} on {machine}: {found} of {most}");
         }
     }
@@ -161,15 +185,18 @@ fn a_step_issues_no_more_than_the_model_says() {
 fn steps_are_copied_in_few_instructions() {
     let Some(all) = machine_code() else { return };
     let whole = |instruction: &&Instruction| instruction.family() == "LDGSTS" && !instruction.has("ZFILL");
-    for (pattern, _) in WHOLE_TILES {
+    for (pattern, ..) in WHOLE_TILES {
         for Listing { kernel, machine, instructions } in named(all, pattern) {
             let copies = |run: &[Instruction]| run.iter().filter(whole).count();
-            let found: Vec<_> = runs(instructions).filter(|run| copies(run) >= 2).collect();
+            let found: Vec<_> = runs(instructions).filter(|run| copies(run) >= 1).collect();
             // For both operands, before the loop and in it.
             assert!(found.len() >= 4, "{kernel} on {machine}: {} runs of copies", found.len());
-            for run in found {
+            let product = instructions.iter().find(|instruction| instruction.family() == "HMMA").expect("a product");
+            // One copy is among whatever else there is to do.
+            for run in found.into_iter().filter(|run| copies(run) >= 2) {
+                let most = MOST_FOR_A_COPY[usize::from(run[0].address < product.address)];
                 let issued = run.len() as f64 / copies(run) as f64;
-                assert!(issued <= MOST_FOR_A_COPY, "{kernel} on {machine}: {issued} instructions a copy");
+                assert!(issued <= most, "{kernel} on {machine}: {issued} instructions a copy");
             }
         }
     }
@@ -179,7 +206,8 @@ fn steps_are_copied_in_few_instructions() {
 #[test]
 fn indices_are_not_waited_for_before_products() {
     let Some(all) = machine_code() else { return };
-    for Listing { kernel, machine, instructions } in named(all, "grouped_gemm_*16_tn") {
+    let kernels = ["grouped_gemm_*16_tn"].into_iter().chain(TF32_TN).flat_map(|pattern| named(all, pattern));
+    for Listing { kernel, machine, instructions } in kernels {
         let products: Vec<usize> = (0..instructions.len()).filter(|at| instructions[*at].family() == "HMMA").collect();
         let (first, last) = (products[0], products[products.len() - 1]);
         let loads = (first..last).filter(|at| instructions[*at].family() == "LDG");
@@ -195,14 +223,17 @@ fn indices_are_not_waited_for_before_products() {
     }
 }
 
+/// Words of fragments, which are read among products, are not what leaves.
 #[test]
 fn products_leave_128_bits_at_a_time() {
     let Some(all) = machine_code() else { return };
     for Listing { kernel, machine, instructions } in named(all, "grouped_gemm_*") {
         let loads = |instruction: &&Instruction| instruction.family() == "LDS" && !instruction.never_runs();
-        let narrow = instructions.iter().filter(loads).find(|load| !load.has("128"));
+        let reads_words = TF32_TN.iter().any(|of_words| kernel.starts_with(of_words));
+        let narrow = instructions.iter().filter(loads).find(|load| !load.has("128") && !reads_words);
         assert_eq!(narrow, None, "{kernel} on {machine}");
-        assert!(instructions.iter().filter(loads).count() >= 2, "{kernel} on {machine}");
+        let wide = instructions.iter().filter(loads).filter(|load| load.has("128")).count();
+        assert!(wide >= 2, "{kernel} on {machine}");
     }
 }
 
@@ -241,11 +272,12 @@ fn persistent() -> Vec<Call> {
         for dtype in types {
             calls.extend(experts::calls(ONE, dtype, Factors::F32, product));
             calls.extend(experts::calls(ONE, dtype, Factors::Tf32, product));
-            calls.extend(gradient_products::across(ONE, dtype, product));
+            calls.extend(gradient_products::across(ONE, dtype, Factors::F32, product));
             let hidden = abi::HiddenGradient { product, ..Default::default() };
             calls.extend(gradient_products::hidden_gradient(ONE, dtype, hidden));
             let mixed = Operands { rows: DType::F32, weights: dtype };
-            calls.extend(gradient_products::across(ONE, mixed, product));
+            calls.extend(gradient_products::across(ONE, mixed, Factors::F32, product));
+            calls.extend(gradient_products::across(ONE, mixed, Factors::Tf32, product));
         }
         for rows in types {
             let mixed = Operands { rows, weights: DType::F32 };

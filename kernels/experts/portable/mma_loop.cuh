@@ -1,10 +1,11 @@
 // The main loop for tensor cores on sm_80 and later: mma.sync with f32 accumulators, ldmatrix, cp.async in four stages. For
-// bf16 and f16; and, where both operands run along the depth, for f32 as TF32, which keeps 10 bits of each factor and must be
-// asked for.
+// bf16 and f16; for TF32 values beside f16, whose products are TF32's; and, where both operands run along the depth, for f32
+// rounded to TF32, which keeps 10 bits of each factor and must be asked for.
 //
-// A tile is 128 vectors of A by 256 vectors of B, 64 bytes deep. Its eight warps are two by four: fragments of 16 vectors are
-// dealt out to the warps of a side in turn, four to each, so that a tile with fewer rows or columns costs every warp the same
-// to within one. How a step of an operand lies in shared memory, and how it gets there, is the operand's (mma_operands.cuh).
+// A tile is 128 vectors of A by 256 vectors of B, 64 bytes of the larger type deep. Its eight warps are two by four: fragments
+// of 16 vectors are dealt out to the warps of a side in turn, four to each, so that a tile with fewer rows or columns costs
+// every warp the same to within one. How a step of an operand lies in shared memory, and how it gets there, is the operand's
+// (mma_operands.cuh, tf32_operands.cuh).
 //
 // Fragments of one half of a step are loaded while those of the half before are multiplied, across the barrier too. Warps
 // whose columns are not all there, in a tile at the edge, load what they multiply and no more, both halves before the barrier.
@@ -17,11 +18,12 @@
 #include "abi.h"
 #include "device/ptx.cuh"
 #include "experts/portable/mma_operands.cuh"
+#include "experts/portable/tf32_operands.cuh"
 #include "experts/product_tile.cuh"
 
 namespace da_moe {
 
-// d += a · b on the tensor cores.
+// d += a · b on the tensor cores, of words that hold elements of type S.
 template <class S>
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 template <>
@@ -29,29 +31,40 @@ __device__ __forceinline__ void mma<bf16>(float (&d)[4], const uint32_t (&a)[4],
     ptx::mma_bf16(d, a, b);
 }
 template <>
-__device__ __forceinline__ void mma<float>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    const uint32_t rounded_a[4] = {ptx::round_tf32(a[0]), ptx::round_tf32(a[1]), ptx::round_tf32(a[2]),
-                                   ptx::round_tf32(a[3])};
-    const uint32_t rounded_b[2] = {ptx::round_tf32(b[0]), ptx::round_tf32(b[1])};
-    ptx::mma_tf32(d, rounded_a, rounded_b);
-}
-template <>
 __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     ptx::mma_f16(d, a, b);
 }
+template <>
+__device__ __forceinline__ void mma<tf32>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    ptx::mma_tf32(d, a, b);
+}
+
+// What elements of two types are multiplied as: one type of 16 bits as it is, everything else as TF32.
+template <class A, class B>
+struct MultipliedAs {
+    using Type = tf32;
+};
+template <>
+struct MultipliedAs<bf16, bf16> {
+    using Type = bf16;
+};
+template <>
+struct MultipliedAs<f16, f16> {
+    using Type = f16;
+};
 
 // ALIGNED: every row of both operands starts at a multiple of 16 bytes, and so can be copied in the background.
 template <bool ALIGNED, class SourceA, class SourceB>
 class MmaLoop {
 public:
-    using Storage = typename SourceA::Element;
+    using Factor = typename MultipliedAs<typename SourceA::Element, typename SourceB::Element>::Type;
     static constexpr int THREADS = MMA_THREADS;
     // On a multiprocessor, with registers left beside the products on their way out.
     static constexpr bool ALONE = ALIGNED;
     static constexpr int TILE_ROWS = GEMM_TILE_ROWS;
     static constexpr int TILE_COLUMNS = GEMM_TILE_COLUMNS;
     // Elements of one step of the depth.
-    static constexpr int STEP = MMA_STEP_BYTES / static_cast<int>(sizeof(Storage));
+    static constexpr int STEP = MMA_STEP_BYTES / static_cast<int>(sizeof(Factor));
     // Half of a tile's rows at a time has room where the stages were.
     using Products = ProductTile<TILE_ROWS / 2, TILE_COLUMNS>;
 
@@ -129,13 +142,13 @@ public:
 private:
     using SideA = MmaSide<true, TILE_ROWS, 2>;
     using SideB = MmaSide<false, TILE_COLUMNS, 4>;
-    using A = MmaOperand<ALIGNED, SourceA, SideA>;
-    using B = MmaOperand<ALIGNED, SourceB, SideB>;
+    using A = MmaOperand<ALIGNED, SourceA, SideA, STEP>;
+    using B = MmaOperand<ALIGNED, SourceB, SideB, STEP>;
 
     static constexpr int STAGES = 4;
     static constexpr int STAGE_BYTES = A::BYTES + B::BYTES;
 
-    static_assert(STAGES * STAGE_BYTES == GEMM_SHARED_BYTES, "what the launch gives a block");
+    static_assert(STAGES * STAGE_BYTES <= GEMM_SHARED_BYTES, "what the launch gives a block");
     static_assert(Products::ROWS == SideA::FRAGMENTS / 2 * SideA::STRIDE, "a half is half of every warp's fragments");
     static_assert(Products::BYTES <= GEMM_SHARED_BYTES, "the products take the place of the stages");
     static_assert(SideA::WARPS * SideB::WARPS * WARP == THREADS, "every warp has a place");
@@ -150,15 +163,15 @@ private:
 
     // What is multiplied next: of A in both halves of a step, since all of A's meet each of B's.
     struct Fragments {
-        uint32_t a[2][SideA::FRAGMENTS][4];
-        uint32_t b[SideB::FRAGMENTS][4];
+        uint32_t a[2][SideA::FRAGMENTS][A::WORDS];
+        uint32_t b[SideB::FRAGMENTS][B::WORDS];
     };
 
     __device__ __forceinline__ static void load_first(Fragments& f, const A& a, const B& b) {
         load_rows<SideA::FRAGMENTS, 0>(f, a, 0);
 #pragma unroll
-        for (int j = 0; j < SideB::FRAGMENTS; j++) {
-            b.fragment(f.b[j], 0, j, 0);
+        for (int j = 0; j < SideB::FRAGMENTS; j += B::AT_ONCE) {
+            b.load(f.b + j, 0, j, 0);
         }
     }
 
@@ -189,21 +202,32 @@ private:
     template <int ROWS, int HALF>
     __device__ __forceinline__ void multiply_rows(Fragments& f, const A& a, const B& b, int next) {
         load_rows<ROWS, 1 - HALF>(f, a, next);
+        uint32_t of_a[ROWS][4];
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            A::factor(of_a[i], f.a[HALF][i]);
+        }
 #pragma unroll
         for (int j = 0; j < SideB::FRAGMENTS; j++) {
+            uint32_t of_b[4];
+            B::factor(of_b, f.b[j]);
 #pragma unroll
             for (int i = 0; i < ROWS; i++) {
-                multiply_pair(i, j, f.a[HALF][i], f.b[j]);
+                multiply_pair(i, j, of_a[i], of_b);
             }
-            b.fragment(f.b[j], next, j, 1 - HALF);
+            if ((j + 1) % B::AT_ONCE == 0) {
+                const int first = j + 1 - B::AT_ONCE;
+                b.load(f.b + first, next, first, 1 - HALF);
+            }
         }
     }
 
+    // What comes with a row's fragment but is past ROWS is multiplied by nobody.
     template <int ROWS, int HALF>
     __device__ __forceinline__ static void load_rows(Fragments& f, const A& a, int stage) {
 #pragma unroll
-        for (int i = 0; i < ROWS; i++) {
-            a.fragment(f.a[HALF][i], stage, i, HALF);
+        for (int i = 0; i < ROWS; i += A::AT_ONCE) {
+            a.load(f.a[HALF] + i, stage, i, HALF);
         }
     }
 
@@ -211,16 +235,24 @@ private:
     __device__ __forceinline__ void multiply_edge(const A& a, const B& b, int stage) {
 #pragma unroll
         for (int k = 0; k < 2; k++) {
+            uint32_t held_b[B::AT_ONCE][B::WORDS];
 #pragma unroll
             for (int j = 0; j < SideB::FRAGMENTS - (ALIGNED ? 1 : 0); j++) {
                 if (j < columns_) {
+                    if (j % B::AT_ONCE == 0) {
+                        b.load(held_b, stage, j, k);
+                    }
                     uint32_t of_b[4];
-                    b.fragment(of_b, stage, j, k);
+                    B::factor(of_b, held_b[j % B::AT_ONCE]);
+                    uint32_t held_a[A::AT_ONCE][A::WORDS];
 #pragma unroll
                     for (int i = 0; i < SideA::FRAGMENTS; i++) {
                         if (i < rows_) {
+                            if (i % A::AT_ONCE == 0) {
+                                a.load(held_a, stage, i, k);
+                            }
                             uint32_t of_a[4];
-                            a.fragment(of_a, stage, i, k);
+                            A::factor(of_a, held_a[i % A::AT_ONCE]);
                             multiply_pair(i, j, of_a, of_b);
                         }
                     }
@@ -230,8 +262,8 @@ private:
     }
 
     __device__ __forceinline__ void multiply_pair(int i, int j, const uint32_t (&of_a)[4], const uint32_t (&of_b)[4]) {
-        mma<Storage>(products_[i][2 * j], of_a, {of_b[0], of_b[1]});
-        mma<Storage>(products_[i][2 * j + 1], of_a, {of_b[2], of_b[3]});
+        mma<Factor>(products_[i][2 * j], of_a, {of_b[0], of_b[1]});
+        mma<Factor>(products_[i][2 * j + 1], of_a, {of_b[2], of_b[3]});
     }
 
     unsigned char* shared_;

@@ -1,5 +1,6 @@
-// How an operand of the tensor cores lies in shared memory: so many vectors of 64 bytes a step, copied in by 256 threads,
-// handed out as the fragments that mma.sync wants. Both layouts are free of bank conflicts, copying and reading.
+// How an operand of the tensor cores lies in shared memory: so many vectors of a step's depth, copied in by 256 threads,
+// handed out as the fragments that mma.sync wants. All layouts are free of bank conflicts, copying and reading. What is
+// multiplied as TF32 and lies across the depth is in tf32_operands.cuh.
 //
 // A fragment is four 8 × 8 matrices. Of A: 16 vectors by 32 bytes of depth, in the order (first 8 vectors, first half),
 // (last 8, first half), (first 8, second half), (last 8, second half). Of B, whose pairs are two products' operands:
@@ -7,6 +8,9 @@
 //
 // A lane's place in a fragment is computed once; where a fragment is relative to the warp's first one is known to the
 // compiler, so that a step costs an operand one addition for each half of its depth.
+//
+// An operand loads AT_ONCE neighbouring fragments of a warp at a time, WORDS registers each, and makes of the registers of one
+// the four words that are multiplied.
 #pragma once
 
 #include "abi.h"
@@ -17,6 +21,7 @@
 
 namespace da_moe {
 
+// Of a vector in a step, of the larger type where there are two.
 constexpr int MMA_STEP_BYTES = 64;
 constexpr int MMA_THREADS = 256;
 // Vectors of a fragment.
@@ -70,14 +75,24 @@ __device__ __forceinline__ void copy_whole(unsigned char* shared, uint32_t addre
     }
 }
 
-template <bool ALIGNED, class Source, class Side, bool ACROSS = Source::ACROSS>
+// What is multiplied of a word of a fragment: f32 is rounded to TF32, everything else is what it is.
+template <class S>
+__device__ __forceinline__ uint32_t as_factor(uint32_t word) { return word; }
+template <>
+__device__ __forceinline__ uint32_t as_factor<float>(uint32_t word) { return ptx::round_tf32(word); }
+
+// DEPTH elements of the depth are a step; SIZE is that of an element.
+template <bool ALIGNED, class Source, class Side, int DEPTH, bool ACROSS = Source::ACROSS,
+          int SIZE = static_cast<int>(sizeof(typename Source::Element))>
 class MmaOperand;
 
 // Rows along the depth: a row of four 16-byte chunks a vector, chunk c of row r at c ^ (r / 2 mod 4).
-template <bool ALIGNED, class Source, class Side>
-class MmaOperand<ALIGNED, Source, Side, false> {
+template <bool ALIGNED, class Source, class Side, int DEPTH, int SIZE>
+class MmaOperand<ALIGNED, Source, Side, DEPTH, false, SIZE> {
 public:
     static constexpr int BYTES = Side::VECTORS * MMA_STEP_BYTES;
+    static constexpr int AT_ONCE = 1;
+    static constexpr int WORDS = 4;
 
     // `warp` is the calling warp's number on this side.
     __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int depth, int warp)
@@ -114,12 +129,20 @@ public:
     }
 
     // Fragment `f` of the warp's own, in half `k` of the step's depth.
-    __device__ __forceinline__ void fragment(uint32_t (&out)[4], int stage, int f, int k) const {
-        ptx::ldmatrix_x4(out, address_ + stage + (lane_ ^ k * 32) + f * Side::STRIDE * MMA_STEP_BYTES);
+    __device__ __forceinline__ void load(uint32_t (*to)[WORDS], int stage, int f, int k) const {
+        ptx::ldmatrix_x4(to[0], address_ + stage + (lane_ ^ k * 32) + f * Side::STRIDE * MMA_STEP_BYTES);
+    }
+
+    __device__ __forceinline__ static void factor(uint32_t (&out)[4], const uint32_t (&held)[WORDS]) {
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) {
+            out[i] = as_factor<S>(held[i]);
+        }
     }
 
 private:
     using S = typename Source::Element;
+    static_assert(DEPTH * SIZE == MMA_STEP_BYTES, "a row of a step is its four chunks");
     static constexpr int CHUNK = 16 / static_cast<int>(sizeof(S));
     static constexpr int CHUNKS = MMA_STEP_BYTES / 16;
     static constexpr int ROWS_A_COPY = MMA_THREADS / CHUNKS;
@@ -154,19 +177,20 @@ private:
     const S* rows_[ADDRESSES];
 };
 
-// Rows across the depth, of 16-bit elements: 32 rows with a 16-byte chunk for every 8 vectors, chunk c of row r at
-// c ^ (r mod 8), turned by ldmatrix. A row is picked a step before it is copied, since a gathered row's token has to be read
-// first.
-template <bool ALIGNED, class Source, class Side>
-class MmaOperand<ALIGNED, Source, Side, true> {
+// How rows across the depth are copied: DEPTH rows with a 16-byte chunk for every few vectors. Of 16-bit elements chunk c of
+// row r is at c ^ (r mod 8), of 32 bits at c ^ 2 (r mod 4). A row is picked a step before it is copied, since a gathered row's
+// token has to be read first.
+template <bool ALIGNED, class Source, class Side, int DEPTH>
+class CopyAcross {
 public:
-    static constexpr int BYTES = Side::VECTORS * MMA_STEP_BYTES;
+    using S = typename Source::Element;
+    static constexpr int SIZE = static_cast<int>(sizeof(S));
+    static constexpr int BYTES = Side::VECTORS * DEPTH * SIZE;
+    static constexpr int CHUNK = 16 / SIZE;
+    static constexpr int CHUNKS = Side::VECTORS / CHUNK;
 
-    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int, int warp)
-        : from_(from), shared_(shared), address_(address), picked_(from.pick(copied_row())) {
-        const int row = Side::last_half() * 8 + lane_index() % 8;
-        lane_ = place(row, warp * MMA_FRAGMENT / CHUNK + Side::last_vectors());
-    }
+    __device__ __forceinline__ CopyAcross(const Source& from, unsigned char* shared, uint32_t address)
+        : from_(from), shared_(shared), address_(address), picked_(from.pick(copied_row())) {}
 
     __device__ __forceinline__ void fill(int stage, int step) {
         const Row<S> row = from_.picked(picked_);
@@ -188,37 +212,63 @@ public:
             }
         }
         // Last, so that it takes the register that the row before it has left, and is waited for in the next step alone.
-        picked_ = from_.pick((step + 1) * ROWS + copied_row());
+        picked_ = from_.pick((step + 1) * DEPTH + copied_row());
     }
 
-    __device__ __forceinline__ void fragment(uint32_t (&out)[4], int stage, int f, int k) const {
-        // Where fragments are less than eight chunks apart, part of the way is turned.
-        constexpr int CHUNKS_APART = Side::STRIDE / CHUNK;
-        const int turned = f * CHUNKS_APART % 8;
-        const int straight = f * CHUNKS_APART - turned + k * 16 * CHUNKS;
-        ptx::ldmatrix_x4_trans(out, address_ + stage + (lane_ ^ turned * 16) + straight * 16);
+protected:
+    __device__ __forceinline__ static int place(int row, int chunk) {
+        const int turn = SIZE == 2 ? row % 8 : row % 4 * 2;
+        return (row * CHUNKS + (chunk ^ turn)) * 16;
     }
+
+    __device__ __forceinline__ const unsigned char* shared() const { return shared_; }
+    __device__ __forceinline__ uint32_t address() const { return address_; }
 
 private:
-    using S = typename Source::Element;
-    static_assert(sizeof(S) == 2, "ldmatrix turns 16-bit elements");
-    static constexpr int CHUNK = 16 / static_cast<int>(sizeof(S));
-    static constexpr int CHUNKS = Side::VECTORS / CHUNK;
-    static constexpr int ROWS = MMA_STEP_BYTES / static_cast<int>(sizeof(S));
-    static constexpr int THREADS_A_ROW = MMA_THREADS / ROWS;
+    static constexpr int THREADS_A_ROW = MMA_THREADS / DEPTH;
     static constexpr int COPIES = CHUNKS / THREADS_A_ROW;
     static_assert(THREADS_A_ROW % 8 == 0, "a place's turn does not change from copy to copy");
 
     __device__ __forceinline__ static int copied_row() { return static_cast<int>(threadIdx.x) / THREADS_A_ROW; }
     __device__ __forceinline__ static int copied_chunk() { return static_cast<int>(threadIdx.x) % THREADS_A_ROW; }
 
-    __device__ __forceinline__ static int place(int row, int chunk) { return (row * CHUNKS + (chunk ^ row % 8)) * 16; }
-
     const Source& from_;
     unsigned char* shared_;
     uint32_t address_;
-    int lane_;
     int picked_;
+};
+
+// Rows across the depth, of 16-bit elements, turned by ldmatrix.
+template <bool ALIGNED, class Source, class Side>
+class MmaOperand<ALIGNED, Source, Side, 32, true, 2> : public CopyAcross<ALIGNED, Source, Side, 32> {
+public:
+    using Copy = CopyAcross<ALIGNED, Source, Side, 32>;
+    static constexpr int AT_ONCE = 1;
+    static constexpr int WORDS = 4;
+
+    __device__ __forceinline__ MmaOperand(const Source& from, unsigned char* shared, uint32_t address, int, int warp)
+        : Copy(from, shared, address) {
+        const int row = Side::last_half() * 8 + lane_index() % 8;
+        lane_ = Copy::place(row, warp * MMA_FRAGMENT / Copy::CHUNK + Side::last_vectors());
+    }
+
+    __device__ __forceinline__ void load(uint32_t (*to)[WORDS], int stage, int f, int k) const {
+        // Where fragments are less than eight chunks apart, part of the way is turned.
+        constexpr int CHUNKS_APART = Side::STRIDE / Copy::CHUNK;
+        const int turned = f * CHUNKS_APART % 8;
+        const int straight = f * CHUNKS_APART - turned + k * 16 * Copy::CHUNKS;
+        ptx::ldmatrix_x4_trans(to[0], this->address() + stage + (lane_ ^ turned * 16) + straight * 16);
+    }
+
+    __device__ __forceinline__ static void factor(uint32_t (&out)[4], const uint32_t (&held)[WORDS]) {
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) {
+            out[i] = held[i];
+        }
+    }
+
+private:
+    int lane_;
 };
 
 }  // namespace da_moe

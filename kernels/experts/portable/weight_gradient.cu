@@ -2,8 +2,8 @@
 // `dW_out = Σ dy_t ⊗ (g·a)`, and with one group of all tokens the router's `dW_r = Σ dz ⊗ x_t`.
 //
 //   grouped_gemm_{bf16,f16}_tn[_any]         tensor cores, f32 accumulators; `_any` for rows at any address
+//   grouped_gemm_tf32_tn_f16_{rows,left}[_any]   the same for TF32 beside f16, whose side is named: f16's dW_in and dW_out
 //   grouped_gemm_f32_tn[_{bf16,f16}_rows]    f32 products and sums; the right factor's rows may be of a 16-bit type
-//   grouped_gemm_f32_tn_f16_left             the same with the left factor's rows of a 16-bit type
 //   weight_gradient_sum_{f32,bf16,f16}       adds up the parts of a gradient whose rows were divided
 //
 // Grid (column tiles · row tiles · E), block 256: one tile of one expert's gradient, whose depth is the expert's rows, so
@@ -11,15 +11,18 @@
 // another, so that blocks that run at the same time share rows. Rows are gathered by token while they are loaded, and are
 // added in their order. Roles and barriers are the main loop's, and those of its products' way out. The router's gradient,
 // which has few tiles, has its rows divided into parts by sizes alone, which are added up in their order.
-// Operations: 2·M·N a row, in steps of 32 rows (one in f32); bytes: both factors' rows once, and every gradient once; of L2:
-// both factors of every tile, and the gradients.
+// Operations: 2·M·N a row, in steps of 32 rows (16 in TF32, one in f32); bytes: both factors' rows once, and every gradient
+// once; of L2: both factors of every tile, and the gradients.
 // For marin (T 8192, 16384 rows, D 2048, F 3072, swiglu, 8 experts) the cost model (`da-moe plan`) has these floors of an H100,
 // in ms: bytes at 3 TB/s; bytes of every tile at the 5.5 TB/s of L2; wavefronts of shared memory; instructions of the main
-// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
+// loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, half of that in TF32, and at 60 TFLOP/s in f32.
+// Nothing is measured.
 //
 //                 memory      L2   banks   issue   units
 //   dW_in, bf16     0.16    0.92    0.74    0.54    0.83
 //   dW_out, bf16    0.09    0.46    0.37    0.27    0.42
+//   dW_in, f16      0.22    1.21    1.07    1.30    1.66
+//   dW_out, f16     0.12    0.75    0.57    0.65    0.83
 //   dW_in, f32      0.31    2.42    7.33    8.16    6.87
 //   dW_out, f32     0.18    1.21    3.66    4.08    3.44
 //   dW_r, bf16 x    0.01    0.01    0.02    0.01    0.00
@@ -72,19 +75,24 @@ __device__ __forceinline__ void sum_parts(const WeightGradientSum& p) {
 }  // namespace
 }  // namespace da_moe
 
-#define MMA_TN(storage, name, aligned)                                                             \
+#define MMA_TN(storage, left, right, name, aligned)                                                \
     extern "C" __global__ void __launch_bounds__(256, 1)                           \
         grouped_gemm_##name(const __grid_constant__ WeightGradient p) {                            \
         DYN_SMEM(shared, 128);                                                                     \
-        using Rows = da_moe::RoutedRows<storage>;                                                  \
-        da_moe::weight_gradient<storage, da_moe::MmaLoop<aligned, Rows, Rows>, Rows, Rows>(p, shared); \
+        using Left = da_moe::RoutedRows<left>;                                                     \
+        using Right = da_moe::RoutedRows<right>;                                                   \
+        da_moe::weight_gradient<storage, da_moe::MmaLoop<aligned, Left, Right>, Left, Right>(p, shared); \
     }                                                                                              \
     GPU_KERNEL(grouped_gemm_##name)
 
-MMA_TN(da_moe::bf16, bf16_tn, true)
-MMA_TN(da_moe::bf16, bf16_tn_any, false)
-MMA_TN(da_moe::f16, f16_tn, true)
-MMA_TN(da_moe::f16, f16_tn_any, false)
+MMA_TN(da_moe::bf16, da_moe::bf16, da_moe::bf16, bf16_tn, true)
+MMA_TN(da_moe::bf16, da_moe::bf16, da_moe::bf16, bf16_tn_any, false)
+MMA_TN(da_moe::f16, da_moe::f16, da_moe::f16, f16_tn, true)
+MMA_TN(da_moe::f16, da_moe::f16, da_moe::f16, f16_tn_any, false)
+MMA_TN(da_moe::f16, da_moe::tf32, da_moe::f16, tf32_tn_f16_rows, true)
+MMA_TN(da_moe::f16, da_moe::tf32, da_moe::f16, tf32_tn_f16_rows_any, false)
+MMA_TN(da_moe::f16, da_moe::f16, da_moe::tf32, tf32_tn_f16_left, true)
+MMA_TN(da_moe::f16, da_moe::f16, da_moe::tf32, tf32_tn_f16_left_any, false)
 
 #define F32_TN(storage, left, right, name)                                                         \
     extern "C" __global__ void __launch_bounds__(256, 2)                                           \
@@ -100,7 +108,6 @@ MMA_TN(da_moe::f16, f16_tn_any, false)
 F32_TN(float, float, float, f32_tn)
 F32_TN(da_moe::bf16, float, da_moe::bf16, f32_tn_bf16_rows)
 F32_TN(da_moe::f16, float, da_moe::f16, f32_tn_f16_rows)
-F32_TN(da_moe::f16, da_moe::f16, float, f32_tn_f16_left)
 
 #define SUM(storage, name)                                                                         \
     extern "C" __global__ void __launch_bounds__(256)                                              \

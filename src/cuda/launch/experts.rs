@@ -15,7 +15,8 @@ pub enum Factors {
     /// As they are.
     #[default]
     F32,
-    /// On tensor cores, which look at 10 of their 23 fraction bits: faster, and outside the accuracy of SPEC §8.
+    /// On tensor cores, which look at 10 of their 23 fraction bits: faster. For f32 storage that is outside the accuracy of SPEC
+    /// §8; for f16, whose fraction is as long, what meets it was rounded to as many when it was written.
     Tf32,
 }
 
@@ -46,6 +47,14 @@ impl Unit {
         let mixed = operands.rows != operands.weights;
         let exact = operands.weights == DType::F32 && factors == Factors::F32;
         if mixed || exact { Unit::Scalar } else { Unit::TensorCores }
+    }
+
+    /// On the way back, where f32 is TF32 beside f16 alone: on the right always, on the left where `factors` are.
+    pub fn of_gradients([left, right]: [DType; 2], factors: Factors) -> Self {
+        match ([left, right], factors) {
+            ([DType::F16, DType::F32], _) | ([DType::F32, DType::F16], Factors::Tf32) => Unit::TensorCores,
+            _ => Unit::of(Operands { rows: left, weights: right }, Factors::F32),
+        }
     }
 
     /// Bytes of dynamic shared memory of a block.
@@ -143,14 +152,16 @@ pub(super) fn ragged_experts(p: &abi::GroupedGemm) -> usize {
 }
 
 /// Whether every row of both operands starts at a multiple of 128 bits.
-pub(in crate::cuda) fn is_aligned(storage: DType, p: &abi::GroupedGemm) -> bool {
-    let whole = |stride: i64| (stride.unsigned_abs() as usize * storage.size()).is_multiple_of(16);
+pub(in crate::cuda) fn is_aligned(operands: Operands, p: &abi::GroupedGemm) -> bool {
+    let whole = |stride: i64, of: DType| (stride.unsigned_abs() as usize * of.size()).is_multiple_of(16);
     [p.a as usize, p.b as usize].into_iter().all(|address| address.is_multiple_of(16))
-        && [p.a_stride, p.b_stride, p.b_expert_stride].into_iter().all(whole)
+        && whole(p.a_stride, operands.rows)
+        && [p.b_stride, p.b_expert_stride].into_iter().all(|stride| whole(stride, operands.weights))
 }
 
-fn kernel(Operands { rows, weights }: Operands, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
-    match (weights, is_gated(p), is_aligned(weights, p)) {
+fn kernel(operands: Operands, unit: Unit, p: &abi::GroupedGemm) -> &'static str {
+    let Operands { rows, weights } = operands;
+    match (weights, is_gated(p), is_aligned(operands, p)) {
         (DType::Bf16, false, true) => "grouped_gemm_bf16_plain",
         (DType::Bf16, true, true) => "grouped_gemm_bf16_gated",
         (DType::Bf16, false, false) => "grouped_gemm_bf16_plain_any",

@@ -1,14 +1,14 @@
 //! The launches that take gradients back through the experts (SPEC §6), in order, and what passes between them.
 //!
-//! `dh` and `g·a` of every row have the storage type on their way, f32 beside f16: each gradient then has at most one rounding
-//! there and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
+//! `dh` and `g·a` of every row have the storage type on their way, TF32 beside f16: each gradient then has one rounding there
+//! and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace};
 use crate::cuda::device::{Call, Target};
 use crate::cuda::launch::experts::{self, Factors, Operands, activated_stride};
 use crate::cuda::launch::gradient_products::{
-    across, between, bias_gradient, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
+    across, between, bias_gradient, factors_between, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
 };
 use crate::{Activation, DType, Keep, LayerConfig, Sizes};
 use std::ffi::c_void;
@@ -159,6 +159,7 @@ impl Backward {
     /// The launches, in order. `factors` are those of forward, for what has to be computed again.
     pub fn calls(&self, target: Target, factors: Factors) -> impl Iterator<Item = Call> + use<> {
         let (storage, again) = (self.storage, self.kept.is_null().then(|| self.hidden_again()));
+        let (rows, factors_of_rows) = (between(storage), factors_between(storage));
         let d_hidden = self.activated_rows(self.scratch.d_hidden, self.rows_in());
         let activated = self.activated_rows(self.scratch.activated, self.width);
         let w_in = self.weight_gradient(d_hidden, self.of_tokens(self.x), self.d_w_in);
@@ -170,15 +171,10 @@ impl Backward {
             .flat_map(move |p| experts::calls(target, storage, factors, p))
             .chain(hidden_gradient(target, storage, self.hidden_gradient()))
             .chain(row_weight_gradient(target, storage, self.row_weight_gradient(target)))
-            .chain(across(target, Operands { rows: between(storage), weights: storage }, self.dx()))
-            .chain(weight_gradient(target, between(storage), storage, w_in))
-            .chain(weight_gradient(target, storage, between(storage), w_out))
-            .chain(
-                (!b_in.out.is_null())
-                    .then(|| bias_gradient(target, between(storage), storage, b_in))
-                    .into_iter()
-                    .flatten(),
-            )
+            .chain(across(target, Operands { rows, weights: storage }, factors_of_rows, self.dx()))
+            .chain(weight_gradient(target, [rows, storage], factors_of_rows, w_in))
+            .chain(weight_gradient(target, [storage, rows], factors_of_rows, w_out))
+            .chain((!b_in.out.is_null()).then(|| bias_gradient(target, rows, storage, b_in)).into_iter().flatten())
             .chain((!b_out.out.is_null()).then(|| bias_gradient(target, storage, storage, b_out)).into_iter().flatten())
     }
 

@@ -13,12 +13,20 @@ const WARPS: usize = 8;
 /// Columns of a bias that a block adds up.
 const BIAS_COLUMNS: usize = 8 * WARP;
 
-/// The one launch of `out = A B`, whose weights are read across their rows: `b` is `[E, depth, columns]`.
-pub fn across(target: Target, operands: impl Into<Operands>, p: abi::GroupedGemm) -> impl Iterator<Item = Call> {
+/// The one launch of `out = A B`, whose weights are read across their rows: `b` is `[E, depth, columns]`. By `factors`, rows of
+/// f32 beside weights of f16 are TF32, or stay f32.
+pub fn across(
+    target: Target,
+    operands: impl Into<Operands>,
+    factors: Factors,
+    p: abi::GroupedGemm,
+) -> impl Iterator<Item = Call> {
     let operands = operands.into();
-    let unit = Unit::of(operands, Factors::F32);
-    let kernel = match (operands.weights, operands.rows, is_aligned(operands.weights, &p)) {
+    let unit = Unit::of_gradients([operands.rows, operands.weights], factors);
+    let kernel = match (operands.weights, operands.rows, is_aligned(operands, &p)) {
         (DType::Bf16, DType::F32, _) => "grouped_gemm_f32_nn_bf16_weights",
+        (DType::F16, DType::F32, true) if unit == Unit::TensorCores => "grouped_gemm_tf32_nn_f16_weights",
+        (DType::F16, DType::F32, false) if unit == Unit::TensorCores => "grouped_gemm_tf32_nn_f16_weights_any",
         (DType::F16, DType::F32, _) => "grouped_gemm_f32_nn_f16_weights",
         (DType::Bf16, _, true) => "grouped_gemm_bf16_nn",
         (DType::Bf16, _, false) => "grouped_gemm_bf16_nn_any",
@@ -32,7 +40,7 @@ pub fn across(target: Target, operands: impl Into<Operands>, p: abi::GroupedGemm
 
 /// The one launch from `dy` to `dh`.
 pub fn hidden_gradient(target: Target, storage: DType, p: abi::HiddenGradient) -> impl Iterator<Item = Call> {
-    let kernel = match (storage, is_aligned(storage, &p.product)) {
+    let kernel = match (storage, is_aligned(storage.into(), &p.product)) {
         (DType::Bf16, true) => "grouped_gemm_bf16_dh",
         (DType::Bf16, false) => "grouped_gemm_bf16_dh_any",
         (DType::F16, true) => "grouped_gemm_f16_dh",
@@ -49,25 +57,35 @@ pub fn part_count(_: Target, storage: DType, width: usize) -> usize {
     width.div_ceil(Unit::of(storage.into(), Factors::F32).tile()[1])
 }
 
-/// The type of `dh` and `g·a` between the launches: f16 has too few exponents for gradients on their way.
+/// The type of `dh` and `g·a` between the launches: f16 has too few exponents for gradients on their way. In f32 beside f16
+/// they are rounded to TF32.
 pub fn between(storage: DType) -> DType {
     if storage == DType::F16 { DType::F32 } else { storage }
 }
 
-/// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, or f32 and a
-/// 16-bit type (of which bf16 is on the right). A gradient that is not f32 has the 16-bit type.
+/// How products take what has the type [`between`] launches.
+pub fn factors_between(storage: DType) -> Factors {
+    if storage == DType::F16 { Factors::Tf32 } else { Factors::F32 }
+}
+
+/// The one launch of a weight's gradient. `left` and `right` are the types of both factors' rows: the same, f32 and a 16-bit
+/// type, or f16 and TF32, which is f32 in memory. By `factors`, f32 on the left is TF32 beside f16 too, or stays f32. A gradient
+/// that is not f32 has the 16-bit type.
 pub fn weight_gradient(
     target: Target,
-    left: DType,
-    right: DType,
+    [left, right]: [DType; 2],
+    factors: Factors,
     p: abi::WeightGradient,
 ) -> impl Iterator<Item = Call> {
-    let whole = |from: &abi::RoutedOperand| {
-        (from.rows as usize).is_multiple_of(16)
-            && (from.stride.unsigned_abs() as usize * right.size()).is_multiple_of(16)
+    let whole = |from: &abi::RoutedOperand, of: DType| {
+        (from.rows as usize).is_multiple_of(16) && (from.stride.unsigned_abs() as usize * of.size()).is_multiple_of(16)
     };
-    let kernel = match (right, left, whole(&p.left) && whole(&p.right)) {
-        (DType::F32, DType::F16, _) => "grouped_gemm_f32_tn_f16_left",
+    let unit = Unit::of_gradients([left, right], factors);
+    let kernel = match (right, left, whole(&p.left, left) && whole(&p.right, right)) {
+        (DType::F32, DType::F16, true) => "grouped_gemm_tf32_tn_f16_left",
+        (DType::F32, DType::F16, false) => "grouped_gemm_tf32_tn_f16_left_any",
+        (DType::F16, DType::F32, true) if unit == Unit::TensorCores => "grouped_gemm_tf32_tn_f16_rows",
+        (DType::F16, DType::F32, false) if unit == Unit::TensorCores => "grouped_gemm_tf32_tn_f16_rows_any",
         (DType::Bf16, DType::F32, _) => "grouped_gemm_f32_tn_bf16_rows",
         (DType::F16, DType::F32, _) => "grouped_gemm_f32_tn_f16_rows",
         (DType::Bf16, _, true) => "grouped_gemm_bf16_tn",
@@ -76,7 +94,6 @@ pub fn weight_gradient(
         (DType::F16, _, false) => "grouped_gemm_f16_tn_any",
         _ => "grouped_gemm_f32_tn",
     };
-    let unit = Unit::of(Operands { rows: left, weights: right }, Factors::F32);
     let sides = [&p.left, &p.right].map(|from| from.columns as usize);
     let tiles: usize = sides.into_iter().zip(unit.tile()).map(|(side, tile)| side.div_ceil(tile)).product();
     let blocks = tiles * p.experts as usize;
@@ -145,7 +162,7 @@ pub fn divided_weight_gradient(
     };
     let blocks = elements.div_ceil(THREADS as usize) as u32;
     let sum = (count > 1 && blocks > 0).then(|| Call::new(Launch::linear(kernel, blocks, THREADS), sum));
-    weight_gradient(target, DType::F32, storage, if count > 1 { divided } else { whole }).chain(sum)
+    weight_gradient(target, [DType::F32, storage], Factors::F32, if count > 1 { divided } else { whole }).chain(sum)
 }
 
 /// The one launch of a bias's gradient; a gradient that is not f32 has the type `storage`, which is that of the rows unless
@@ -195,11 +212,11 @@ mod tests {
 
     #[test]
     fn every_tile_of_every_gradient_has_a_block() {
-        let launch = only(weight_gradient(H100, DType::Bf16, DType::Bf16, gradient(256, 264, 8)));
+        let launch = only(weight_gradient(H100, [DType::Bf16, DType::Bf16], Factors::F32, gradient(256, 264, 8)));
         assert_eq!((launch.kernel, launch.grid, launch.shared), ("grouped_gemm_bf16_tn", [32, 1, 1], 98304));
-        let launch = only(weight_gradient(H100, DType::F32, DType::F32, gradient(129, 128, 3)));
+        let launch = only(weight_gradient(H100, [DType::F32, DType::F32], Factors::F32, gradient(129, 128, 3)));
         assert_eq!((launch.kernel, launch.grid, launch.shared), ("grouped_gemm_f32_tn", [6, 1, 1], 0));
-        assert_eq!(weight_gradient(H100, DType::F32, DType::F32, gradient(0, 64, 3)).count(), 0);
+        assert_eq!(weight_gradient(H100, [DType::F32, DType::F32], Factors::F32, gradient(0, 64, 3)).count(), 0);
         let from = operand(257, 256);
         let bias = abi::BiasGradient { from, experts: 5, ..Default::default() };
         assert_eq!(only(bias_gradient(H100, DType::F16, DType::F16, bias)).grid, [2, 5, 1]);
@@ -233,30 +250,66 @@ mod tests {
     }
 
     #[test]
-    fn one_factor_in_f32_makes_an_f32_product() {
-        let tn = |left, storage| only(weight_gradient(H100, left, storage, gradient(64, 64, 1))).kernel;
-        assert_eq!(tn(DType::F32, DType::Bf16), "grouped_gemm_f32_tn_bf16_rows");
-        assert_eq!(tn(DType::F32, DType::F16), "grouped_gemm_f32_tn_f16_rows");
+    fn one_factor_in_f32_makes_an_f32_product_unless_it_is_of_tf32() {
+        let tn = |left, right, factors| only(weight_gradient(H100, [left, right], factors, gradient(64, 64, 1))).kernel;
+        assert_eq!(tn(DType::F32, DType::Bf16, Factors::F32), "grouped_gemm_f32_tn_bf16_rows");
+        assert_eq!(tn(DType::F32, DType::Bf16, Factors::Tf32), "grouped_gemm_f32_tn_bf16_rows");
+        assert_eq!(tn(DType::F32, DType::F16, Factors::F32), "grouped_gemm_f32_tn_f16_rows");
+        assert_eq!(tn(DType::F32, DType::F16, Factors::Tf32), "grouped_gemm_tf32_tn_f16_rows");
+        assert_eq!(tn(DType::F16, DType::F32, Factors::Tf32), "grouped_gemm_tf32_tn_f16_left");
+        assert_eq!(tn(DType::F32, DType::F32, Factors::Tf32), "grouped_gemm_f32_tn");
         let p = abi::GroupedGemm { rows: 9, columns: 64, depth: 64, experts: 1, ..Default::default() };
-        let nn = |rows, weights| only(across(H100, Operands { rows, weights }, p)).kernel;
-        assert_eq!(nn(DType::F32, DType::Bf16), "grouped_gemm_f32_nn_bf16_weights");
-        assert_eq!(nn(DType::F32, DType::F32), "grouped_gemm_f32_nn");
-        assert_eq!(nn(DType::F16, DType::F16), "grouped_gemm_f16_nn");
+        let nn = |rows, weights, factors| only(across(H100, Operands { rows, weights }, factors, p)).kernel;
+        assert_eq!(nn(DType::F32, DType::Bf16, Factors::Tf32), "grouped_gemm_f32_nn_bf16_weights");
+        assert_eq!(nn(DType::F32, DType::F16, Factors::F32), "grouped_gemm_f32_nn_f16_weights");
+        assert_eq!(nn(DType::F32, DType::F16, Factors::Tf32), "grouped_gemm_tf32_nn_f16_weights");
+        assert_eq!(nn(DType::F32, DType::F32, Factors::Tf32), "grouped_gemm_f32_nn");
+        assert_eq!(nn(DType::F16, DType::F16, Factors::F32), "grouped_gemm_f16_nn");
+    }
+
+    /// Rows of f32 start at multiples of 16 bytes more often than those of f16 beside them.
+    #[test]
+    fn both_factors_of_a_product_of_tf32_have_to_be_aligned() {
+        let with =
+            |columns: i32, address| abi::WeightGradient { right: operand(columns, address), ..gradient(64, 64, 1) };
+        let tn = |types, p| only(weight_gradient(H100, types, Factors::Tf32, p));
+        let (rows, left) = ([DType::F32, DType::F16], [DType::F16, DType::F32]);
+        let launch = tn(rows, gradient(129, 257, 3));
+        assert_eq!(
+            (launch.kernel, launch.grid, launch.shared),
+            ("grouped_gemm_tf32_tn_f16_rows_any", [12, 1, 1], 98304)
+        );
+        assert_eq!(tn(rows, with(68, 256)).kernel, "grouped_gemm_tf32_tn_f16_rows_any");
+        assert_eq!(tn(left, with(68, 256)).kernel, "grouped_gemm_tf32_tn_f16_left");
+        assert_eq!(tn(left, with(68, 264)).kernel, "grouped_gemm_tf32_tn_f16_left_any");
+        let p = |a_stride, b_stride| abi::GroupedGemm {
+            rows: 9,
+            columns: 64,
+            depth: 64,
+            experts: 1,
+            a_stride,
+            b_stride,
+            ..Default::default()
+        };
+        let operands = Operands { rows: DType::F32, weights: DType::F16 };
+        let nn = |p| only(across(H100, operands, Factors::Tf32, p)).kernel;
+        assert_eq!(nn(p(68, 72)), "grouped_gemm_tf32_nn_f16_weights");
+        assert_eq!([nn(p(68, 68)), nn(p(66, 72))], ["grouped_gemm_tf32_nn_f16_weights_any"; 2]);
     }
 
     #[test]
     fn rows_that_start_anywhere_have_kernels_of_their_own() {
         let misaligned = abi::WeightGradient { right: operand(64, 264), ..gradient(64, 64, 1) };
         assert_eq!(
-            only(weight_gradient(H100, DType::Bf16, DType::Bf16, misaligned)).kernel,
+            only(weight_gradient(H100, [DType::Bf16, DType::Bf16], Factors::F32, misaligned)).kernel,
             "grouped_gemm_bf16_tn_any"
         );
         assert_eq!(
-            only(weight_gradient(H100, DType::F16, DType::F16, gradient(64, 63, 1))).kernel,
+            only(weight_gradient(H100, [DType::F16, DType::F16], Factors::F32, gradient(64, 63, 1))).kernel,
             "grouped_gemm_f16_tn_any"
         );
         let product = abi::GroupedGemm { rows: 9, columns: 64, b_stride: 63, experts: 1, ..Default::default() };
-        assert_eq!(only(across(H100, DType::Bf16, product)).kernel, "grouped_gemm_bf16_nn_any");
+        assert_eq!(only(across(H100, DType::Bf16, Factors::F32, product)).kernel, "grouped_gemm_bf16_nn_any");
         let p = abi::HiddenGradient { product, ..Default::default() };
         assert_eq!(only(hidden_gradient(H100, DType::F16, p)).kernel, "grouped_gemm_f16_dh_any");
     }

@@ -50,13 +50,48 @@ pub(super) struct TileWork {
     pub instructions: f64,
 }
 
-/// `sizes` are bytes of an element of the rows and of the columns.
-pub(super) fn tile_work(unit: Unit, tiles: impl IntoIterator<Item = Tiles>, depth: f64, sizes: [f64; 2]) -> TileWork {
+/// How an operand of a product comes from shared memory, where that is of tensor cores: its fragments for a half of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Operand {
+    /// Bytes of an element.
+    pub size: f64,
+    /// Fragments that a warp loads at once: four matrices of 128 bytes.
+    at_once: usize,
+    /// Instructions for that, and for each fragment that is multiplied.
+    load: usize,
+    widen: usize,
+}
+
+impl Operand {
+    /// A word of each element, where `ldmatrix` cannot turn it.
+    pub const WORDS: Self = Self { load: 4, ..Self::by_matrices(4.0) };
+    /// Half of the bytes of what it is multiplied with: two fragments at once, whose four words a lane are eight values.
+    pub const WIDENED: Self = Self { at_once: 2, widen: 4, ..Self::by_matrices(2.0) };
+
+    /// A fragment by an `ldmatrix`.
+    pub const fn by_matrices(size: f64) -> Self {
+        Self { size, at_once: 1, load: 1, widen: 0 }
+    }
+
+    /// Loads for so many fragments of one warp.
+    fn loads(self, fragments: usize) -> usize {
+        fragments.div_ceil(self.at_once)
+    }
+}
+
+/// `operands` are the rows and the columns.
+pub(super) fn tile_work(
+    unit: Unit,
+    tiles: impl IntoIterator<Item = Tiles>,
+    depth: f64,
+    operands: [Operand; 2],
+) -> TileWork {
+    let sizes = operands.map(|operand| operand.size);
     tiles.into_iter().fold(TileWork::default(), |sum, tiles| {
         let [wavefronts, instructions] = match unit {
             Unit::Wgmma16 => by_wgmma(tiles, depth),
             Unit::Scalar => in_f32(tiles, depth),
-            Unit::Tensor16 | Unit::Tensor32 => on_tensor_cores(tiles, depth * sizes[0]),
+            Unit::Tensor16 | Unit::Tensor32 => on_tensor_cores(tiles, depth, operands),
         };
         let factors = depth * (tiles.rows as f64 * sizes[0] + tiles.columns as f64 * sizes[1]);
         TileWork {
@@ -89,9 +124,10 @@ fn by_wgmma(tiles: Tiles, depth: f64) -> [f64; 2] {
     [steps * wavefronts, steps * instructions]
 }
 
-/// Wavefronts and instructions of one tile that is so many bytes deep.
-fn on_tensor_cores(tiles: Tiles, depth_bytes: f64) -> [f64; 2] {
-    let steps = (depth_bytes / STEP_BYTES as f64).ceil();
+/// Wavefronts and instructions of one tile.
+fn on_tensor_cores(tiles: Tiles, depth: f64, [a, b]: [Operand; 2]) -> [f64; 2] {
+    let step = STEP_BYTES as f64 / a.size.max(b.size);
+    let steps = (depth / step).ceil();
     let of_warp = |vectors: usize, warp: usize, warps: usize| {
         ((vectors.div_ceil(FRAGMENT) + warps - 1 - warp) / warps).min(FRAGMENTS)
     };
@@ -101,19 +137,22 @@ fn on_tensor_cores(tiles: Tiles, depth_bytes: f64) -> [f64; 2] {
             let rows = of_warp(tiles.rows, row_warp, WARPS[0]);
             let columns = of_warp(tiles.columns, column_warp, WARPS[1]);
             let is_ahead = columns == FRAGMENTS;
-            let of_half = match (rows, is_ahead) {
-                (0, true) => 0,
-                (_, true) => rows + FRAGMENTS,
-                _ => columns * (1 + rows),
+            // Of rows and of columns, and how often rows' fragments are multiplied from memory.
+            let (of_rows, of_columns, times) = match (rows, is_ahead) {
+                (0, true) => (0, 0, 0),
+                (_, true) => (a.loads(rows), b.loads(FRAGMENTS), 1),
+                _ => (columns * a.loads(rows), b.loads(columns), columns),
             };
-            first_loads += if is_ahead { 2.0 * FRAGMENTS as f64 } else { 0.0 };
-            loads += 2.0 * of_half as f64;
+            first_loads += if is_ahead { (a.loads(FRAGMENTS) + b.loads(FRAGMENTS)) as f64 } else { 0.0 };
+            loads += 2.0 * (of_rows + of_columns) as f64;
+            let widened = times * rows * a.widen + if times == 0 { 0 } else { columns * b.widen };
             // A fragment of columns is two products'.
-            instructions += (2 * (2 * rows * columns + of_half) + STEP_OVERHEAD) as f64;
+            let of_half = 2 * rows * columns + of_rows * a.load + of_columns * b.load + widened;
+            instructions += (2 * of_half + STEP_OVERHEAD) as f64;
         }
     }
     let sides = [abi::GEMM_TILE_ROWS, abi::GEMM_TILE_COLUMNS].map(f64::from);
-    let copied = (sides[0] + sides[1]) * STEP_BYTES as f64 / WAVEFRONT;
+    let copied = (sides[0] * a.size + sides[1] * b.size) * step / WAVEFRONT;
     // Four matrices of 128 bytes.
     let factors = steps * (copied + 4.0 * loads) + 4.0 * first_loads;
     let half = tiles.rows.div_ceil(abi::GEMM_TILE_ROWS as usize / 2) as f64 / 2.0;
@@ -156,18 +195,26 @@ mod tests {
         assert_eq!(tiles_of(1.0, [0, 256], [128, 256]), []);
     }
 
-    /// 62% of 2048 multiply-adds a clock leave a step of a whole tile 826 clocks; shared memory needs 704 of them, and the
-    /// four schedulers, which issue an instruction a clock each, fewer.
+    /// 62% of 2048 multiply-adds a clock, or of 1024 in TF32, leave a step of a whole tile 826 clocks; shared memory needs 704 of
+    /// them, 512 or 544 beside f16 in TF32, and the four schedulers, which issue an instruction a clock each, fewer.
     #[test]
     fn products_are_what_a_whole_tile_waits_for() {
         let whole = Tiles { count: 1.0, rows: 128, columns: 256 };
-        let step = |of: usize| {
-            let [deep, shallow] = [64.0 * 20.0, 64.0 * 10.0].map(|bytes| on_tensor_cores(whole, bytes)[of]);
-            (deep - shallow) / 10.0
-        };
         let products = f64::from(128 * 256 * 32) / (0.62 * 2048.0);
-        assert_eq!(step(0), 704.0);
-        assert!(step(0) < products && step(1) / 4.0 < products, "{} {} {products}", step(0), step(1) / 4.0);
+        let (halves, tf32) = (Operand::by_matrices(2.0), Operand::by_matrices(4.0));
+        for (operands, depth, wavefronts) in [
+            ([halves; 2], 32.0, 704.0),
+            ([tf32, Operand::WIDENED], 16.0, 512.0),
+            ([Operand::WORDS, Operand::WIDENED], 16.0, 512.0),
+            ([Operand::WIDENED, Operand::WORDS], 16.0, 544.0),
+        ] {
+            let step = |of: usize| {
+                let [deep, shallow] = [20.0, 10.0].map(|steps| on_tensor_cores(whole, steps * depth, operands)[of]);
+                (deep - shallow) / 10.0
+            };
+            assert_eq!(step(0), wavefronts);
+            assert!(step(0) < products && step(1) / 4.0 < products, "{} {} {products}", step(0), step(1) / 4.0);
+        }
         let whole = Tiles { count: 1.0, rows: 128, columns: 128 };
         let [deep, shallow] = [512.0, 256.0].map(|depth| in_f32(whole, depth));
         let clocks = 256.0 * 128.0;

@@ -5,19 +5,26 @@ use crate::cuda::cost::hopper::{Hopper, Prediction};
 use crate::cuda::cost::{Contents, Unit, Work, element_size, hopper, written};
 use crate::cuda::device::{Call, Launch, Parameters};
 use crate::cuda::launch::experts;
-use crate::cuda::launch::product_tiles::{TileWork, Tiles, tile_work, tiles_of};
+use crate::cuda::launch::product_tiles::{Operand, TileWork, Tiles, tile_work, tiles_of};
 
-/// Bytes of an element of each operand, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32
-/// product may be of such a type.
-fn operand_sizes(kernel: &str) -> [f64; 2] {
-    match (kernel.starts_with("grouped_gemm_f32_"), kernel.contains("f16")) {
-        (true, true) if kernel.contains("_tn_") && !kernel.ends_with("_left") || kernel.ends_with("_weights") => {
-            [4.0, 2.0]
+/// How each operand is brought, by the kernel's name: 16-bit types have "f16" in theirs, and one operand of an f32 or TF32 product
+/// may be of such a type.
+fn operands(kernel: &str) -> [Operand; 2] {
+    let is_wide = ["grouped_gemm_f32_", "grouped_gemm_tf32_"].into_iter().any(|start| kernel.starts_with(start));
+    let is_left_wide = kernel.contains("_tn_") && !kernel.contains("_left") || kernel.contains("_weights");
+    match (is_wide, kernel.contains("f16")) {
+        (false, true) => [Operand::by_matrices(2.0); 2],
+        (_, false) => [Operand::by_matrices(4.0); 2],
+        (true, true) => {
+            let wide = if kernel.contains("_tn_") { Operand::WORDS } else { Operand::by_matrices(4.0) };
+            if is_left_wide { [wide, Operand::WIDENED] } else { [Operand::WIDENED, wide] }
         }
-        (true, true) => [2.0, 4.0],
-        (_, true) => [2.0; 2],
-        (_, false) => [4.0; 2],
     }
+}
+
+/// Bytes of an element of each.
+fn operand_sizes(kernel: &str) -> [f64; 2] {
+    operands(kernel).map(|operand| operand.size)
 }
 
 /// What multiplies, by the kernel's name.
@@ -54,7 +61,7 @@ struct Product {
 
 impl Product {
     fn new(kernel: &str, tiles: Vec<Tiles>, depth: f64, [inputs, outputs, operations]: [f64; 3]) -> Self {
-        let of_tiles = tile_work(unit(kernel), tiles.iter().copied(), depth, operand_sizes(kernel));
+        let of_tiles = tile_work(unit(kernel), tiles.iter().copied(), depth, operands(kernel));
         Self { inputs, outputs, operations, tiles, of_tiles }
     }
 
@@ -304,5 +311,9 @@ mod tests {
         assert_eq!(operand_sizes("grouped_gemm_f32_tn_f16_rows"), [4.0, 2.0]);
         assert_eq!([operand_sizes("grouped_gemm_f32_nn"), operand_sizes("grouped_gemm_tf32_plain")], [[4.0; 2]; 2]);
         assert_eq!(operand_sizes("grouped_gemm_bf16_tn_any"), [2.0; 2]);
+        assert_eq!(operand_sizes("grouped_gemm_tf32_nn_f16_weights_any"), [4.0, 2.0]);
+        assert_eq!(operand_sizes("grouped_gemm_tf32_tn_f16_rows"), [4.0, 2.0]);
+        assert_eq!(operand_sizes("grouped_gemm_tf32_tn_f16_left_any"), [2.0, 4.0]);
+        assert_eq!(unit("grouped_gemm_tf32_tn_f16_left"), Unit::Tensor32);
     }
 }

@@ -5,7 +5,7 @@
 use super::{Options, STORAGE, beta, row_stride};
 use crate::cuda::abi;
 use crate::cuda::device::Device;
-use crate::cuda::launch::experts::Operands;
+use crate::cuda::launch::experts::{Factors, Operands};
 use crate::cuda::launch::gate_backward as launches;
 use crate::cuda::launch::gradient_products;
 use crate::cuda::stage::binder::{Binder, Output};
@@ -108,7 +108,7 @@ fn way_back<D: Device>(
     // SAFETY: every address is of an allocation as large as the tensor or scratch it stands for.
     unsafe {
         binder.run(gradient_products::divided_weight_gradient(binder.target(), storage, gradient, parts))?;
-        binder.run(gradient_products::across(binder.target(), operands, product))?;
+        binder.run(gradient_products::across(binder.target(), operands, Factors::F32, product))?;
     }
     binder.take(d_logits)?;
     binder.take(d_weight).map(drop)

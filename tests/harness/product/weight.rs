@@ -2,6 +2,7 @@
 
 use super::memory::{Memory, POISON, matrix, read, stored};
 use super::{Routing, Run, close, number, offsets};
+use da_moe::cuda::launch::experts::Factors;
 use da_moe::cuda::launch::gradient_products;
 use da_moe::cuda::{Device, Target, abi};
 use da_moe::{DType, Error};
@@ -122,7 +123,7 @@ impl WeightProduct {
             ..Default::default()
         };
         let target = Target { multiprocessors: self.multiprocessors, ..device.target() };
-        let call = gradient_products::weight_gradient(target, DType::Bf16, DType::Bf16, p).next().expect("a launch");
+        let call = gradient_products::weight_gradient(target, [DType::Bf16; 2], Factors::F32, p).next().expect("a launch");
         // SAFETY: every address is of an allocation as large as the kernel expects; the emulator checks that.
         unsafe { self.way.run(&call, device) }?;
         memory.download(out)

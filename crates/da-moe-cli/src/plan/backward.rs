@@ -1,7 +1,7 @@
 //! The launches of a backward call, as [`launches`](super::launches) has those of forward. Forward kept the hidden rows.
 
 use super::launches::ADDRESS;
-use da_moe::cuda::launch::experts::Operands;
+use da_moe::cuda::launch::experts::{Factors, Operands};
 use da_moe::cuda::launch::experts_backward::{Backward, Stack};
 use da_moe::cuda::launch::{combine_backward, gate_backward, gradient_products, permute_backward};
 use da_moe::cuda::{Call, Target, abi, row_type};
@@ -20,9 +20,10 @@ pub(super) fn backward(
     let of_experts = experts(target, config, tokens, storage).calls(target, Default::default());
     let to_tokens = permute_backward::calls(target, storage, row_type(storage), sum(config, tokens));
     let (d_weight, product) = router(config, tokens);
+    let operands = Operands { rows: DType::F32, weights: storage };
     let of_gate = gate_backward::calls(target, gate_backward::parameters(config, tokens, 1.0))
         .chain(gradient_products::divided_weight_gradient(target, storage, d_weight, without_provenance_mut(ADDRESS)))
-        .chain(gradient_products::across(target, Operands { rows: DType::F32, weights: storage }, product))
+        .chain(gradient_products::across(target, operands, Factors::F32, product))
         .chain(gate_backward::dx_calls(target, storage, dx(config, tokens)));
     let stages = [
         of_nulls.map(|call| ("combine", call)).collect::<Vec<_>>(),
