@@ -9,6 +9,7 @@ mod edges;
 mod engine;
 mod finite_differences;
 mod graphs;
+mod hidden;
 mod leak;
 mod memory;
 mod nonfinite;

@@ -107,13 +107,14 @@ fn forward() {
 #[test]
 fn way_back() {
     let da = product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU);
+    // Rows, and h, are of the storage type in bf16.
+    let da_bf16 = abi::HiddenGradient { product: da, ..Default::default() };
     let da = abi::HiddenGradient { product: abi::GroupedGemm { hidden_f32: 1, ..da }, ..Default::default() };
-    // Rows are of the storage type in bf16.
     let dx_bf16 = product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE);
     let dx = abi::GroupedGemm { out_f32: 1, ..dx_bf16 };
     let lines = [
         TITLE.into(),
-        line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da)),
+        line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da_bf16)),
         line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, dx_bf16)),
         line("da, f32", gradient_products::hidden_gradient(Target::H100, DType::F32, da)),
         line("dx, f32", gradient_products::across(Target::H100, DType::F32, dx)),

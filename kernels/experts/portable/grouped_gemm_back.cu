@@ -15,7 +15,7 @@
 // loop; operations at the 62% of 800 TFLOP/s that mma.sync is said to reach, and at 60 TFLOP/s in f32. Nothing is measured.
 //
 //                 memory      L2   banks   issue   units
-//   da, bf16        0.29    0.57    0.37    0.27    0.42
+//   da, bf16        0.22    0.53    0.37    0.27    0.42
 //   dx, bf16        0.16    0.89    0.72    0.54    0.83
 //   da, f32         0.45    1.35    3.66    4.08    3.44
 //   dx, f32         0.31    2.37    7.31    8.16    6.87
