@@ -190,10 +190,6 @@ impl<D: Device> Backend for Kernels<D> {
         Ok(Memory::Foreign(Box::new(self.zeros(dtype, len)?)))
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        memory_plan::intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         memory_plan::row_type(storage)
     }

@@ -36,11 +36,6 @@ impl Most {
     }
 }
 
-/// The type of the hidden rows that forward keeps: f32, because backward of a rounded `h` would be of another function than `y`.
-pub(in crate::cuda) fn intermediate(_: DType) -> DType {
-    DType::F32
-}
-
 /// The type of the experts' outputs and of `dx` of every row on their way between stages: bf16 for bf16, of which SPEC §8's bound
 /// allows the rounding; f32 beside f16, whose range a row may leave that comes back into it when it is weighted and summed.
 pub fn row_type(storage: DType) -> DType {
@@ -70,7 +65,7 @@ impl Bytes {
 pub fn bytes(target: Target, config: &LayerConfig, most: Most) -> Result<Bytes> {
     let sizes = Sizes::new(config, most.tokens)?;
     Ok(Bytes {
-        step: StepBytes::of(&sizes, intermediate(most.dtype), row_type(most.dtype), 0, most.keep),
+        step: StepBytes::of(&sizes, most.dtype, row_type(most.dtype), 0, most.keep),
         workspace: workspace(target, config, most, Options::default())?,
     })
 }

@@ -52,10 +52,6 @@ impl<D: Device> Backend for Staged<D> {
         self.host.allocate(dtype, len)
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        self.kernels.intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         self.kernels.row_type(storage)
     }

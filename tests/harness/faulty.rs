@@ -113,10 +113,6 @@ impl Backend for Faulty {
         self.inner.allocate(dtype, len)
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        self.inner.intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         self.inner.row_type(storage)
     }

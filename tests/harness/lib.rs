@@ -19,7 +19,7 @@ pub mod routing;
 use case::Case;
 use da_moe::{Backend, Buffer, Cpu, Error, Keep, Layer, State, Step, TensorMut, TensorRef};
 use da_moe_reference::check::{Figure, Mismatch, Outcome, verify};
-use da_moe_reference::{Problem, backward};
+use da_moe_reference::{Problem, backward, kept};
 use data::{Data, poison};
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence, RngSeed};
 
@@ -56,7 +56,8 @@ impl Subject for Oracle {
     fn run(&self, data: &Data, case: &Case) -> Result<Outcome, Error> {
         let problem = Problem::new(data.config.clone(), &data.inputs()?, &data.weights()?, &[0.0; 4])?;
         let forward = da_moe_reference::forward(&problem);
-        let gradients = (case.keep != Keep::Nothing).then(|| backward(&problem, &forward, &data.dy_values()));
+        let gradients = (case.keep != Keep::Nothing)
+            .then(|| backward(&problem, &kept(&problem, &forward, data.dtype), &data.dy_values()));
         Ok(Outcome::from_forward(&problem, &forward, gradients))
     }
 }

@@ -123,10 +123,6 @@ impl Backend for Strange {
         self.kernels.allocate(dtype, len)
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        self.kernels.intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         self.kernels.row_type(storage)
     }

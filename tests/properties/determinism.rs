@@ -70,6 +70,7 @@ fn threads_may_share_a_layer() {
     }
 }
 
+/// In calls this large; `hidden.rs` has small ones, on everything.
 #[test]
 fn recomputed_hidden_rows_are_the_kept_ones() {
     for case in large() {

@@ -10,6 +10,7 @@ mod engine;
 mod finite_differences;
 mod gradient_range;
 mod graphs;
+mod hidden;
 mod leak;
 mod memory;
 mod nonfinite;

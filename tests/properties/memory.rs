@@ -1,7 +1,10 @@
 //! What is allocated is what was announced, and layers that run one after another share what means nothing between calls.
 
 use da_moe::cuda::{self, Bytes, Device, Kernels, Most, Staged, StandIn, Target};
-use da_moe::{Backend, Cpu, DType, Error, Keep, Layer, LayerConfig, NullExpert, Scratch, Step, StepBytes, TensorMut};
+use da_moe::{
+    Activation, Backend, Cpu, DType, Error, ExpertsPerToken, Keep, Layer, LayerConfig, NullExpert, Policy, Scratch,
+    Sizes, Step, StepBytes, TensorMut,
+};
 use da_moe_harness::case::{Case, small_config};
 use da_moe_harness::data::{Data, poison};
 use da_moe_harness::kernels;
@@ -16,6 +19,9 @@ fn configs() -> [LayerConfig; 3] {
     };
     [small_config(), rich, LayerConfig::da_moe(64, 24, 9, 2)]
 }
+
+/// Storage types, and the bytes of an element of `h` beside each.
+const HIDDEN_BYTES: [(DType, usize); 3] = [(DType::F32, 4), (DType::Bf16, 2), (DType::F16, 4)];
 
 const KEEPS: [Keep; 3] = [Keep::Nothing, Keep::Hidden, Keep::Recompute];
 
@@ -55,11 +61,38 @@ fn as_many_bytes_are_allocated_as_announced() {
 fn without_backward_there_is_nothing_for_it_and_recomputing_saves_the_hidden_rows() {
     for config in configs() {
         let layer = Layer::new(Cpu::new(), config.clone()).unwrap();
-        let [nothing, hidden, recompute] = KEEPS.map(|keep| layer.step_bytes(100, DType::Bf16, keep).unwrap());
-        assert_eq!(nothing.saved, recompute.saved);
-        assert!(nothing.scratch < recompute.scratch);
-        let rows = 100 * config.k_max() * config.rows_in() + 100 * config.shared_rows_in();
-        assert_eq!(hidden.saved, recompute.saved + 4 * rows);
+        for (dtype, size) in HIDDEN_BYTES {
+            let [nothing, hidden, recompute] = KEEPS.map(|keep| layer.step_bytes(100, dtype, keep).unwrap());
+            assert_eq!(nothing.saved, recompute.saved);
+            assert!(nothing.scratch < recompute.scratch);
+            let elements = 100 * config.k_max() * config.rows_in() + 100 * config.shared_rows_in();
+            assert_eq!(hidden.saved, recompute.saved + size * elements);
+        }
+    }
+}
+
+/// With a gate `4·F` bytes of a row in bf16: twice `F` elements of two.
+#[test]
+fn a_row_keeps_its_hidden_elements_and_its_places_in_the_plan() {
+    let saved = |config: &LayerConfig, tokens, dtype, keep| {
+        cuda::bytes(Target::H100, config, Most { tokens, dtype, heads: 0, keep }).unwrap().step.saved
+    };
+    for (dtype, size) in HIDDEN_BYTES {
+        for activation in [Activation::Gelu, Activation::Swiglu] {
+            let config = LayerConfig { hidden_act: activation, ..LayerConfig::da_moe(64, 24, 9, 2) };
+            let of_row = |keep| StepBytes::of_row(&Sizes::new(&config, 100).unwrap(), dtype, keep);
+            assert_eq!(of_row(Keep::Hidden), of_row(Keep::Recompute) + size * activation.rows_in(24));
+            assert_eq!(of_row(Keep::Nothing), of_row(Keep::Recompute));
+            // One row a token more, and what a token has once.
+            let wider = LayerConfig {
+                experts_per_token: ExpertsPerToken::between(Policy::Budget { mean_k: 2.0 }, 0, 3),
+                ..config.clone()
+            };
+            for keep in KEEPS {
+                let more = saved(&wider, 100, dtype, keep) - saved(&config, 100, dtype, keep);
+                assert_eq!(more, 100 * of_row(keep), "{dtype}, {keep:?}");
+            }
+        }
     }
 }
 
@@ -74,7 +107,7 @@ fn kernels_hand_rows_on_in_half_the_bytes_where_their_type_has_the_range() {
             let of_f32 = step(DType::F32);
             let shared = usize::from(config.shared_intermediate_size > 0);
             let elements = TOKENS * (config.k_max() + shared) * config.hidden_size;
-            assert_eq!(step(DType::Bf16), StepBytes { scratch: of_f32.scratch - 2 * elements, ..of_f32 });
+            assert_eq!(step(DType::Bf16).scratch, of_f32.scratch - 2 * elements);
             assert_eq!(step(DType::F16), of_f32);
         }
     }

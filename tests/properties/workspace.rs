@@ -53,10 +53,6 @@ impl<D: Device> Backend for Watched<D> {
         self.kernels.allocate(dtype, len)
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        self.kernels.intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         self.kernels.row_type(storage)
     }

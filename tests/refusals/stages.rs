@@ -18,10 +18,14 @@ struct Small {
 }
 
 fn small() -> Small {
+    small_of(DType::F32)
+}
+
+fn small_of(dtype: DType) -> Small {
     Small {
-        x: Buffer::from_f32(DType::F32, &[1.0; 6]),
-        w_in: Buffer::from_f32(DType::F32, &[0.5; 2 * 4 * 3]),
-        w_out: Buffer::from_f32(DType::F32, &[0.5; 2 * 3 * 4]),
+        x: Buffer::from_f32(dtype, &[1.0; 6]),
+        w_in: Buffer::from_f32(dtype, &[0.5; 2 * 4 * 3]),
+        w_out: Buffer::from_f32(dtype, &[0.5; 2 * 3 * 4]),
         ints: vec![0i32, 1, 2, 7, -1].into(),
         floats: Buffer::from_f32(DType::F32, &[1.0; 4]),
     }
@@ -139,6 +143,32 @@ fn views_of_wrong_shape_or_type_are_refused() {
     let args = RouterArgs { x: small.x(), weight, logits: TensorMut::new(&mut logits[..], [2, 2]).unwrap() };
     assert!(matches!(Cpu::new().router(&(), args).unwrap_err(), Error::DType { argument: "router.weight", .. }));
     assert!(logits.iter().all(|z| z.is_nan()), "nothing is written");
+}
+
+/// The type of `h` is the call's, never what a kernel could read and write.
+#[test]
+fn hidden_rows_of_another_type_are_refused() {
+    for (storage, wrong) in [(DType::F32, DType::Bf16), (DType::Bf16, DType::F32), (DType::F16, DType::F16)] {
+        let small = small_of(storage);
+        for by in backends() {
+            let (mut hidden, mut out) = (Buffer::from_f32(wrong, &[7.0; 8]), [f32::NAN; 6]);
+            let args = ExpertsArgs {
+                activation: Activation::Relu,
+                x: small.x(),
+                rows: Rows::Routed {
+                    offsets: TensorRef::new(&[0, 1, 2][..], [3]).unwrap(),
+                    row_token: TensorRef::new(&[1, 0][..], [2]).unwrap(),
+                    row_weight: None,
+                },
+                weights: small.weights(),
+                hidden: Some(TensorMut::new(&mut hidden, [2, 4]).unwrap()),
+                out: TensorMut::new(&mut out[..], [2, 3]).unwrap(),
+            };
+            let error = by.experts(&(), args).unwrap_err();
+            assert!(matches!(error, Error::DType { op: "experts", argument: "hidden", .. }), "{storage}: {error}");
+            assert!(hidden.to_f32() == [7.0; 8] && out.iter().all(|out| out.is_nan()), "nothing is written");
+        }
+    }
 }
 
 #[test]

@@ -107,14 +107,15 @@ fn forward() {
 #[test]
 fn way_back() {
     let da = product([HIDDEN, WIDTH], abi::ACTIVATION_SWIGLU);
+    // Rows, and h, are of the storage type in bf16.
+    let da_bf16 = abi::HiddenGradient { product: da, ..Default::default() };
     let da = abi::HiddenGradient { product: abi::GroupedGemm { hidden_f32: 1, ..da }, ..Default::default() };
-    // Rows are of the storage type in bf16.
     let dx_bf16 = product([2 * WIDTH, HIDDEN], abi::ACTIVATION_NONE);
     let dx = abi::GroupedGemm { out_f32: 1, ..dx_bf16 };
     let of_f16 = Operands { rows: DType::F32, weights: DType::F16 };
     let lines = [
         TITLE.into(),
-        line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da)),
+        line("da, bf16", gradient_products::hidden_gradient(Target::H100, DType::Bf16, da_bf16)),
         line("dx, bf16", gradient_products::across(Target::H100, DType::Bf16, Factors::F32, dx_bf16)),
         line("da, f16", gradient_products::hidden_gradient(Target::H100, DType::F16, da)),
         line("dx, f16", gradient_products::across(Target::H100, of_f16, Factors::Tf32, dx)),

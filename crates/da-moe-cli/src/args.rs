@@ -158,7 +158,7 @@ impl From<KeepArg> for Keep {
 ///
 /// Grids, shared memory, tiles, bytes and useful operations are those of the kernels; the times are arithmetic on them,
 /// for an H100, and not measurements. Importance is received-max, from queries and keys. Memory is what the library
-/// allocates besides inputs, weights, outputs and gradients. Needs no GPU.
+/// allocates besides inputs, weights, outputs and gradients: a step saves for backward and has scratch. Needs no GPU.
 #[derive(Args, Debug)]
 pub(crate) struct PlanArgs {
     /// A named shape, or tokens, model width, expert width and experts as T,D,F,E [default: every named shape]

@@ -64,13 +64,10 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
-    /// The type of the experts' hidden rows that forward keeps for backward, for a storage type.
-    fn intermediate(&self, storage: DType) -> DType;
-
     /// The type in which `[rows, D]` passes between stages, of routed experts and of the shared one: `o` from experts to combine, and
     /// `dx` of every row from experts' backward to permute's.
-    fn row_type(&self, storage: DType) -> DType {
-        self.intermediate(storage)
+    fn row_type(&self, _storage: DType) -> DType {
+        DType::F32
     }
 
     /// f32 elements that the stages of calls of these sizes want as scratch from their arguments; nothing where stages have

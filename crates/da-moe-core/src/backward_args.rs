@@ -51,7 +51,7 @@ pub struct ExpertsBackwardArgs<'a> {
     pub rows: Rows<'a>,
     /// The experts.
     pub weights: ExpertWeights<'a>,
-    /// `[rows, F or 2F]` intermediate as kept by forward; recomputed from `x` when absent.
+    /// `[rows, F or 2F]` hidden type as kept by forward; recomputed from `x` when absent.
     pub hidden: Option<TensorRef<'a, 2>>,
     /// Scratch: f32, as much as [`Backend::stage_scratch`](crate::Backend::stage_scratch) says.
     pub scratch: TensorMut<'a, 1>,

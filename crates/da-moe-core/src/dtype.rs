@@ -65,6 +65,9 @@ impl std::str::FromStr for DType {
 
 /// A floating-point type that activations and weights can be stored in; arithmetic happens in f32.
 pub trait Storage: crate::Element + fmt::Debug {
+    /// What `h` is kept in for backward: bf16 for bf16, which has the range of f32; f32 for f16, whose range `h` may leave (silu of −∞ is
+    /// NaN, though it is 0 long before).
+    type Hidden: Storage;
     /// Widens to f32, exactly.
     fn to_f32(self) -> f32;
     /// Rounds to nearest, ties to even.
@@ -76,6 +79,7 @@ pub trait Storage: crate::Element + fmt::Debug {
 }
 
 impl Storage for f32 {
+    type Hidden = f32;
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -93,8 +97,9 @@ impl Storage for f32 {
 }
 
 macro_rules! half_storage {
-    ($type:ty) => {
+    ($type:ty, $hidden:ty) => {
         impl Storage for $type {
+            type Hidden = $hidden;
             #[inline(always)]
             fn to_f32(self) -> f32 {
                 <$type>::to_f32(self)
@@ -113,5 +118,5 @@ macro_rules! half_storage {
     };
 }
 
-half_storage!(bf16);
-half_storage!(f16);
+half_storage!(bf16, bf16);
+half_storage!(f16, f32);

@@ -1,6 +1,6 @@
 //! What each stage reads and writes on the way down.
 //!
-//! "Storage" is the type of `x`; "intermediate" is [`Backend::intermediate`](crate::Backend::intermediate) of it, "row type"
+//! "Storage" is the type of `x`; "hidden type" is [`hidden_type`](crate::hidden_type) of it, "row type"
 //! [`Backend::row_type`](crate::Backend::row_type).
 
 use crate::{
@@ -184,7 +184,7 @@ pub struct ExpertsArgs<'a> {
     pub rows: Rows<'a>,
     /// The experts.
     pub weights: ExpertWeights<'a>,
-    /// Out, when kept for backward: `[rows, F or 2F]` intermediate, before the activation.
+    /// Out, when kept for backward: `[rows, F or 2F]` hidden type, before the activation.
     pub hidden: Option<TensorMut<'a, 2>>,
     /// Out: `[rows, D]` row type, not yet weighted.
     pub out: TensorMut<'a, 2>,

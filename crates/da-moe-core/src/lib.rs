@@ -46,7 +46,7 @@ pub use forward_args::{
     Rows, SharedPermute,
 };
 pub use inputs::Inputs;
-pub use keep::Keep;
+pub use keep::{Keep, hidden_type};
 pub use layer::Layer;
 pub use memory::{ForeignMemory, Memory, same_elements};
 pub use parameters::Parameters;

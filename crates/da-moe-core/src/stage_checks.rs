@@ -6,7 +6,7 @@ use crate::{
     Activation, Attention, CombineArgs, CombineBackwardArgs, DType, Error, ExpertGradients, ExpertWeights, ExpertsArgs,
     ExpertsBackwardArgs, GateArgs, GateBackwardArgs, ImportanceArgs, PermuteArgs, PermuteBackwardArgs, Policy, Result,
     RouterArgs, RoutingArgs, RoutingBackwardArgs, Rows, STATE_LEN, Selection, SelectionMut, SharedPermute, TensorMut,
-    TensorRef,
+    TensorRef, hidden_type,
 };
 
 /// Refuses a view that is given and has not this shape.
@@ -270,7 +270,9 @@ impl ExpertsArgs<'_> {
         let least = self.rows.least(op, experts, tokens)?;
         let room = self.out.shape()[0];
         has_rows(op, "out", self.out.shape(), least, hidden)?;
-        self.hidden.as_ref().map_or(Ok(()), |kept| has_rows(op, "hidden", kept.shape(), room, rows_in))
+        let Some(kept) = &self.hidden else { return Ok(()) };
+        kept.expect_dtype(op, "hidden", &[hidden_type(self.x.dtype())])?;
+        has_rows(op, "hidden", kept.shape(), room, rows_in)
     }
 }
 
@@ -328,7 +330,10 @@ impl ExpertsBackwardArgs<'_> {
         let sizes @ [experts, rows_in, ..] = self.weights.check(op, self.activation, hidden)?;
         let (least, room) = (self.rows.least(op, experts, tokens)?, self.dx_rows.shape()[0]);
         has_rows(op, "dx_rows", self.dx_rows.shape(), least, hidden)?;
-        self.hidden.as_ref().map_or(Ok(()), |kept| has_rows(op, "hidden", kept.shape(), room, rows_in))?;
+        if let Some(kept) = &self.hidden {
+            kept.expect_dtype(op, "hidden", &[hidden_type(self.x.dtype())])?;
+            has_rows(op, "hidden", kept.shape(), room, rows_in)?;
+        }
         self.d_row_weight.expect_shape(op, "d_row_weight", [room])?;
         self.gradients.check(op, sizes, self.x.dtype())
     }

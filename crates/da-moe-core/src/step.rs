@@ -3,8 +3,11 @@
 use crate::scratch::{Scratch, total};
 use crate::{
     Backend, DType, Error, Keep, Memory, Plan, PlanMut, Result, Selection, SelectionMut, SharedPlan, SharedPlanMut,
-    Sizes, Slice, TensorMut, TensorRef,
+    Sizes, Slice, TensorMut, TensorRef, hidden_type,
 };
+
+/// Elements of four bytes that a row has in the selection and in the plan.
+const ROW_WORDS: usize = 6;
 
 /// The results of a forward call that backward and reports read.
 #[derive(Debug)]
@@ -56,13 +59,15 @@ pub struct StepBytes {
 }
 
 impl StepBytes {
-    /// Of a backend that is not at hand: its [`Backend::intermediate`] type, its [`Backend::row_type`] and its
-    /// [`Backend::stage_scratch`].
-    pub fn of(sizes: &Sizes, intermediate: DType, row_type: DType, stage_scratch: usize, keep: Keep) -> Self {
-        Self {
-            saved: Step::bytes(sizes, intermediate, keep),
-            scratch: Scratch::bytes(sizes, row_type, stage_scratch, keep),
-        }
+    /// Of a backend that is not at hand, in a storage type: its [`Backend::row_type`] and its [`Backend::stage_scratch`].
+    pub fn of(sizes: &Sizes, dtype: DType, row_type: DType, stage_scratch: usize, keep: Keep) -> Self {
+        Self { saved: Step::bytes(sizes, dtype, keep), scratch: Scratch::bytes(sizes, row_type, stage_scratch, keep) }
+    }
+
+    /// Those of `saved` that there are for each routed row: of `h`, where it is kept, and of its places in the selection and the plan.
+    pub fn of_row(sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
+        let hidden = if keep == Keep::Hidden { sizes.rows_in } else { 0 };
+        total([(&[ROW_WORDS], DType::F32), (&[hidden], hidden_type(dtype))])
     }
 
     /// Of a step with scratch of its own.
@@ -90,7 +95,7 @@ impl Step {
         let (t, n, e) = (sizes.tokens, sizes.candidates, sizes.experts);
         let float = |len| backend.allocate(DType::F32, len);
         let int = |len| backend.allocate(DType::I32, len);
-        let intermediate = |len| backend.allocate(backend.intermediate(dtype), len);
+        let hidden_rows = |len| backend.allocate(hidden_type(dtype), len);
         let [hidden, shared_hidden] = kept(sizes, keep);
         Ok(Self {
             saved: Saved {
@@ -118,8 +123,8 @@ impl Step {
                     row_token: int(shared_tokens(sizes))?,
                     token_row: int(shared_tokens(sizes))?,
                 },
-                hidden: intermediate(hidden)?,
-                shared_hidden: intermediate(shared_hidden)?,
+                hidden: hidden_rows(hidden)?,
+                shared_hidden: hidden_rows(shared_hidden)?,
             },
             scratch: Scratch::default(),
             dtype,
@@ -130,11 +135,11 @@ impl Step {
     }
 
     /// Bytes that [`Step::allocate`] allocates.
-    fn bytes(sizes: &Sizes, intermediate: DType, keep: Keep) -> usize {
+    fn bytes(sizes: &Sizes, dtype: DType, keep: Keep) -> usize {
         let (t, n) = (sizes.tokens, sizes.candidates);
         let shared = 2 * shared_tokens(sizes) + 2;
-        let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(6), 2 * n, sizes.experts, 5, shared];
-        total([(&plan, DType::F32), (&kept(sizes, keep), intermediate)])
+        let plan = [2 * t, t.saturating_mul(n), sizes.rows.saturating_mul(ROW_WORDS), 2 * n, sizes.experts, 5, shared];
+        total([(&plan, DType::F32), (&kept(sizes, keep), hidden_type(dtype))])
     }
 
     /// Calls `call` with this step using `scratch`, which may be another layer's as long as it is large enough: calls that

@@ -100,10 +100,6 @@ impl<B: Backend> Backend for Timed<B> {
         self.backend.describe()
     }
 
-    fn intermediate(&self, storage: DType) -> DType {
-        self.backend.intermediate(storage)
-    }
-
     fn row_type(&self, storage: DType) -> DType {
         self.backend.row_type(storage)
     }

@@ -1,7 +1,7 @@
 //! The activations of SPEC §5 on whole rows, and their derivatives.
 
 use crate::simd::{normal, sigmoid};
-use da_moe_core::Activation;
+use da_moe_core::{Activation, Storage};
 
 /// `√(2/π)`, of GELU's tanh approximation.
 const TANH_SCALE: f32 = 0.797_884_6;
@@ -63,15 +63,15 @@ macro_rules! with_curve {
 
 /// `a = act(h)` for one row: `h` holds `F` values, or `2F` with the gate's first.
 #[inline(always)]
-pub(crate) fn forward(activation: Activation, h: &[f32], a: &mut [f32]) {
+pub(crate) fn forward<H: Storage>(activation: Activation, h: &[H], a: &mut [f32]) {
     with_curve!(activation, curve => {
         if activation.is_gated() {
             let (gate, up) = h.split_at(a.len());
             for ((a, gate), up) in a.iter_mut().zip(gate).zip(up) {
-                *a = curve(*gate).0 * up;
+                *a = curve(gate.to_f32()).0 * up.to_f32();
             }
         } else {
-            a.iter_mut().zip(h).for_each(|(a, h)| *a = curve(*h).0);
+            a.iter_mut().zip(h).for_each(|(a, h)| *a = curve(h.to_f32()).0);
         }
     });
 }

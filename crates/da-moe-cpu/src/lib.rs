@@ -46,11 +46,6 @@ impl Backend for Cpu {
         Ok(Buffer::zeros(dtype, len).into())
     }
 
-    /// f32 always: products are f32 here, so rounding in between would cost accuracy and time.
-    fn intermediate(&self, _: DType) -> DType {
-        DType::F32
-    }
-
     /// Importance packs its values, backward through the experts keeps `dh` of every row, and `g·a` unless it can have it
     /// from `h` again.
     fn stage_scratch(&self, sizes: &Sizes, keep: Keep) -> usize {

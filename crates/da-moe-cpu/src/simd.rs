@@ -3,7 +3,7 @@
 //! Only additions, multiplications, divisions and selections, no fused multiply-add: this code computes the same bits at
 //! every vector width. (Matrix products and `ln` do not promise that across machines.)
 
-use da_moe_core::Storage;
+use da_moe_core::{DType, Storage};
 
 /// Runs `body` compiled for the best instruction set found at run time. `body` must be `#[inline(always)]` code.
 #[inline(always)]
@@ -126,6 +126,14 @@ pub(crate) fn write<S: Storage>(from: &[f32], to: &mut [S], accumulate: bool) {
 #[inline(always)]
 pub(crate) fn narrow<S: Storage>(from: &[f32], to: &mut [S]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to = S::from_f32(*from));
+}
+
+/// Rounds to nearest even to what the type has, in f32 still.
+#[inline(always)]
+pub(crate) fn round<S: Storage>(values: &mut [f32]) {
+    if S::DTYPE != DType::F32 {
+        values.iter_mut().for_each(|value| *value = S::from_f32(*value).to_f32());
+    }
 }
 
 /// `sum += factor · x`.

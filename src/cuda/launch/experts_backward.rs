@@ -1,7 +1,8 @@
 //! The launches that take gradients back through the experts (SPEC §6), in order, and what passes between them.
 //!
 //! `dh` and `g·a` of every row have the storage type on their way, TF32 beside f16: each gradient then has one rounding there
-//! and one at its end, as `y` has with the activated values of forward. Sums are f32 always, and so is `h`.
+//! and one at its end, as `y` has with the activated values of forward. Sums are f32 always; `h` is of [`hidden_type`], as forward
+//! activated it.
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace};
@@ -10,7 +11,7 @@ use crate::cuda::launch::experts::{self, Factors, Operands, activated_stride};
 use crate::cuda::launch::gradient_products::{
     across, between, bias_gradient, factors_between, hidden_gradient, part_count, row_weight_gradient, weight_gradient,
 };
-use crate::{Activation, DType, Keep, LayerConfig, Sizes};
+use crate::{Activation, DType, Keep, LayerConfig, Sizes, hidden_type};
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
@@ -67,10 +68,8 @@ pub struct Backward {
     pub b_in: (*const c_void, i64),
     /// `[E, D]` and the distance between experts, or null.
     pub b_out: (*const c_void, i64),
-    /// `[rows, F or 2F]` as forward kept it, without gaps, or null: it is computed again.
+    /// `[rows, F or 2F]` of [`hidden_type`] as forward kept it, without gaps, or null: it is computed again.
     pub kept: *const c_void,
-    /// Whether that is f32.
-    pub kept_f32: bool,
     /// Out: `[rows, D]`, without gaps.
     pub dx_rows: *mut c_void,
     /// Whether that is f32.
@@ -95,8 +94,8 @@ pub struct Backward {
 /// What passes between the launches.
 #[derive(Clone, Copy, Debug)]
 struct Scratch {
-    /// `[rows, F or 2F]` f32, where forward kept none.
-    hidden: *mut f32,
+    /// `[rows, F or 2F]` of [`hidden_type`], where forward kept none.
+    hidden: *mut c_void,
     /// `[rows, F or 2F]` of the type [`between`] launches, every row aligned.
     d_hidden: *mut c_void,
     /// `[rows, F]` of that type, every row aligned.
@@ -127,7 +126,6 @@ impl Backward {
             b_in: (null(), rows_in as i64),
             b_out: (null(), hidden as i64),
             kept: null(),
-            kept_f32: true,
             dx_rows: null_mut(),
             dx_rows_f32: true,
             d_row_weight: null_mut(),
@@ -148,7 +146,7 @@ impl Backward {
         let (rows, size) = (self.rows, between(self.storage).size());
         let again = if self.kept.is_null() { rows.saturating_mul(self.rows_in()) } else { 0 };
         self.scratch = Scratch {
-            hidden: carver.take(again),
+            hidden: carver.take::<u8>(again.saturating_mul(hidden_type(self.storage).size())).cast(),
             d_hidden: carver.take::<u8>(rows.saturating_mul(activated_stride(self.rows_in()) * size)).cast(),
             activated: carver.take::<u8>(rows.saturating_mul(activated_stride(self.width) * size)).cast(),
             parts: carver.take(rows.saturating_mul(part_count(target, self.storage, self.width))),
@@ -182,6 +180,10 @@ impl Backward {
         self.activation.rows_in(self.width)
     }
 
+    fn hidden_f32(&self) -> i32 {
+        i32::from(hidden_type(self.storage) == DType::F32)
+    }
+
     /// What all products of rows share.
     fn product(&self, weights: Stack<*const c_void>) -> abi::GroupedGemm {
         abi::GroupedGemm {
@@ -207,9 +209,9 @@ impl Backward {
             out: self.scratch.activated,
             out_stride: activated_stride(self.width) as i64,
             out_f32: i32::from(between(self.storage) == DType::F32),
-            hidden: self.scratch.hidden.cast(),
+            hidden: self.scratch.hidden,
             hidden_stride: self.rows_in() as i64,
-            hidden_f32: 1,
+            hidden_f32: self.hidden_f32(),
             depth: self.hidden as i32,
             columns: self.width as i32,
             activation: experts::activation(self.activation),
@@ -218,7 +220,7 @@ impl Backward {
     }
 
     fn hidden_gradient(&self) -> abi::HiddenGradient {
-        let hidden = if self.kept.is_null() { self.scratch.hidden.cast_const().cast() } else { self.kept };
+        let hidden = if self.kept.is_null() { self.scratch.hidden.cast_const() } else { self.kept };
         let product = abi::GroupedGemm {
             a: self.dy.0,
             a_stride: self.dy.1,
@@ -228,7 +230,7 @@ impl Backward {
             out_stride: activated_stride(self.rows_in()) as i64,
             hidden: hidden.cast_mut(),
             hidden_stride: self.rows_in() as i64,
-            hidden_f32: i32::from(self.kept.is_null() || self.kept_f32),
+            hidden_f32: self.hidden_f32(),
             depth: self.hidden as i32,
             columns: self.width as i32,
             activation: experts::activation(self.activation),

@@ -39,7 +39,6 @@ pub(in crate::cuda) fn experts<D: Device>(
     let kept = match args.hidden {
         None => None,
         Some(kept) => {
-            kept.expect_dtype(op, "hidden", &[storage, DType::F32])?;
             first.hidden_f32 = i32::from(kept.dtype() == DType::F32);
             first.hidden_stride = kept.shape()[1] as i64;
             Some(binder.storage_output("hidden", kept)?)

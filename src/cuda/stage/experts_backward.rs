@@ -41,8 +41,7 @@ pub(in crate::cuda) fn experts_backward<D: Device>(
     p.b_in = bias(binder, storage, "b_in", &weights.b_in)?;
     p.b_out = bias(binder, storage, "b_out", &weights.b_out)?;
     if let Some(kept) = &args.hidden {
-        kept.expect_dtype(op, "hidden", &[storage, DType::F32])?;
-        (p.kept, p.kept_f32) = (binder.storage("hidden", kept)?, kept.dtype() == DType::F32);
+        p.kept = binder.storage("hidden", kept)?;
     }
     p.dx_rows_f32 = args.dx_rows.dtype() == DType::F32;
     let dx_rows = binder.storage_output("dx_rows", args.dx_rows)?;

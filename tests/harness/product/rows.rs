@@ -179,7 +179,7 @@ impl Product {
         let target = Target { multiprocessors: self.multiprocessors, ..device.target() };
         let call = match self.across {
             false => experts::calls(target, self.dtype, Factors::F32, p).next(),
-            true => gradient_products::across(target, Operands::from(self.dtype), p).next(),
+            true => gradient_products::across(target, Operands::from(self.dtype), Factors::F32, p).next(),
         };
         // SAFETY: every address is of an allocation as large as the kernel expects; the emulator checks that.
         unsafe { self.way.run(&call.expect("a launch"), device) }?;

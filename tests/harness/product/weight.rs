@@ -123,7 +123,8 @@ impl WeightProduct {
             ..Default::default()
         };
         let target = Target { multiprocessors: self.multiprocessors, ..device.target() };
-        let call = gradient_products::weight_gradient(target, [DType::Bf16; 2], Factors::F32, p).next().expect("a launch");
+        let call =
+            gradient_products::weight_gradient(target, [DType::Bf16; 2], Factors::F32, p).next().expect("a launch");
         // SAFETY: every address is of an allocation as large as the kernel expects; the emulator checks that.
         unsafe { self.way.run(&call, device) }?;
         memory.download(out)

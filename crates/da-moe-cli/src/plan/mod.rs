@@ -12,7 +12,7 @@ use da_moe::cuda::cost::hopper::{Hopper, Prediction};
 use da_moe::cuda::cost::{Bound, Contents, Machine, Work};
 use da_moe::cuda::launch::prediction;
 use da_moe::cuda::{self, Architecture, Bytes, Call, Launch, Most, Target};
-use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Policy, Shape, Sizes};
+use da_moe::{Activation, DType, ExpertsPerToken, Keep, LayerConfig, Policy, Shape, Sizes, StepBytes};
 use std::io::{self, Write};
 
 /// The machine of the model, and of the predictions for what Hopper alone runs.
@@ -43,9 +43,14 @@ struct Plan {
     rows: usize,
     forward: Direction,
     backward: Option<Direction>,
-    /// With nothing kept for backward, with the hidden rows kept, and with them computed again.
+    /// With nothing kept for backward, with the hidden rows kept, and with them computed again: of everything, and of what is saved
+    /// for each row.
     bytes: [Bytes; 3],
+    row_bytes: [usize; 3],
 }
+
+/// In the order of [`Plan::bytes`].
+const KEEPS: [Keep; 3] = [Keep::Nothing, Keep::Hidden, Keep::Recompute];
 
 /// The launches of a forward or of a backward.
 struct Direction {
@@ -70,7 +75,7 @@ impl Plan {
         let experts = Experts::asked(arguments.k, arguments.mean_k, shape.usual);
         let activation = arguments.act.unwrap_or(shape.activation);
         let config = config(&shape, experts, activation)?;
-        expect_numbers(&config, shape.tokens)?;
+        let sizes = sizes(&config, shape.tokens)?;
         let mean = match experts {
             Experts::Fixed(k) => k as f64,
             Experts::Mean(mean) => mean,
@@ -93,8 +98,10 @@ impl Plan {
         });
         let heads = launches::heads(&config);
         let bytes = |keep| cuda::bytes(target, &config, Most { tokens, dtype, heads, keep });
-        let bytes = [bytes(Keep::Nothing)?, bytes(Keep::Hidden)?, bytes(Keep::Recompute)?];
-        Ok(Self { shape, arch: arguments.arch, activation, dtype, experts, rows, forward, backward, bytes })
+        let [nothing, hidden, recompute] = KEEPS.map(bytes);
+        let bytes = [nothing?, hidden?, recompute?];
+        let row_bytes = KEEPS.map(|keep| StepBytes::of_row(&sizes, dtype, keep));
+        Ok(Self { shape, arch: arguments.arch, activation, dtype, experts, rows, forward, backward, bytes, row_bytes })
     }
 
     fn directions(&self) -> impl Iterator<Item = &Direction> {
@@ -135,10 +142,10 @@ fn config(shape: &ShapeArg, experts: Experts, activation: Activation) -> Result<
 }
 
 /// Kernels count in i32: what does not fit would be planned as something else.
-fn expect_numbers(config: &LayerConfig, tokens: usize) -> Result<()> {
+fn sizes(config: &LayerConfig, tokens: usize) -> Result<Sizes> {
     let sizes = Sizes::new(config, tokens)?;
     match [sizes.hidden, sizes.rows_in, tokens].into_iter().find(|size| i32::try_from(*size).is_err()) {
         Some(size) => Err(Error::Usage(format!("a size of {size} is more than kernels count to"))),
-        None => Ok(()),
+        None => Ok(sizes),
     }
 }

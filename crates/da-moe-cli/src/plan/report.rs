@@ -64,14 +64,19 @@ fn predictions(direction: &Direction) -> String {
 /// How memory is called that is allocated with this kept for backward, in the order of [`Plan::bytes`].
 const KEPT: [&str; 3] = ["forward alone", "hidden rows kept", "hidden rows computed again"];
 
-/// What the library allocates.
+/// What the library allocates; of what is saved also the bytes of a row.
 fn memory(plan: &Plan) -> String {
+    let line = |what: &str, [saved, scratch, step, workspace, peak, row]: [String; 6]| {
+        format!("{what:<28}{saved:>9} {scratch:>9} {step:>9} {workspace:>9} {peak:>9} {row:>12}\n")
+    };
     let mebibytes = |bytes: usize| format!("{:.1}", bytes as f64 / 1048576.0);
-    let mut text = format!("{:<27} {:>9} {:>9} {:>9} {:>9}\n", "memory, MiB", "saved", "scratch", "workspace", "peak");
-    for (kept, bytes) in KEPT.into_iter().zip(&plan.bytes) {
+    let headings = ["saved", "scratch", "step", "workspace", "peak", "saved, B/row"];
+    let mut text = line("memory, MiB", headings.map(String::from));
+    for ((kept, bytes), row) in KEPT.into_iter().zip(&plan.bytes).zip(plan.row_bytes) {
         let Bytes { step, workspace } = bytes;
-        let [saved, scratch, workspace, peak] = [step.saved, step.scratch, *workspace, bytes.peak()].map(mebibytes);
-        text += &format!("  {kept:<26}{saved:>9} {scratch:>9} {workspace:>9} {peak:>9}\n");
+        let [saved, scratch, step, workspace, peak] =
+            [step.saved, step.scratch, step.total(), *workspace, bytes.peak()].map(mebibytes);
+        text += &line(&format!("  {kept}"), [saved, scratch, step, workspace, peak, row.to_string()]);
     }
     text
 }
@@ -230,8 +235,10 @@ struct MemoryPlan {
 
 #[derive(Serialize)]
 struct BytesPlan {
+    saved_row_bytes: usize,
     saved_bytes: usize,
     scratch_bytes: usize,
+    step_bytes: usize,
     workspace_bytes: usize,
     peak_bytes: usize,
 }
@@ -291,7 +298,7 @@ fn shape_plan(plan: &Plan) -> ShapePlan<'_> {
             us: backward.seconds() * 1e6,
         }),
         memory: {
-            let [nothing, hidden, recompute] = plan.bytes.map(bytes_plan);
+            let [nothing, hidden, recompute] = [0, 1, 2].map(|kept| bytes_plan(plan.bytes[kept], plan.row_bytes[kept]));
             MemoryPlan { nothing, hidden, recompute }
         },
     }
@@ -301,10 +308,12 @@ fn stages_us(direction: &Direction) -> BTreeMap<&'static str, f64> {
     direction.stages().into_iter().map(|(stage, seconds)| (stage, seconds * 1e6)).collect()
 }
 
-fn bytes_plan(bytes: Bytes) -> BytesPlan {
+fn bytes_plan(bytes: Bytes, saved_row_bytes: usize) -> BytesPlan {
     BytesPlan {
+        saved_row_bytes,
         saved_bytes: bytes.step.saved,
         scratch_bytes: bytes.step.scratch,
+        step_bytes: bytes.step.total(),
         workspace_bytes: bytes.workspace,
         peak_bytes: bytes.peak(),
     }

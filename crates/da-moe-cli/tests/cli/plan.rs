@@ -103,9 +103,11 @@ fn memory_is_what_the_library_allocates() {
     for kept in ["nothing", "hidden", "recompute"] {
         let parts = ["saved_bytes", "scratch_bytes", "workspace_bytes"].map(|part| bytes(kept, part));
         assert_eq!(bytes(kept, "peak_bytes"), parts.iter().sum::<u64>());
+        assert_eq!(bytes(kept, "step_bytes"), parts[..2].iter().sum::<u64>());
     }
-    // Hidden rows are f32: 256 tokens with room for 4 experts of 2 · 256 each.
-    assert_eq!(bytes("hidden", "saved_bytes") - bytes("recompute", "saved_bytes"), 4 * 256 * 4 * 512);
+    // Hidden rows are bf16: 256 tokens with room for 4 experts of 2 · 256 each.
+    assert_eq!(bytes("hidden", "saved_row_bytes") - bytes("recompute", "saved_row_bytes"), 2 * 512);
+    assert_eq!(bytes("hidden", "saved_bytes") - bytes("recompute", "saved_bytes"), 256 * 4 * 2 * 512);
 }
 
 #[test]

@@ -70,8 +70,7 @@ impl<B: Backend> Layer<B> {
     pub fn step_bytes(&self, max_tokens: usize, dtype: DType, keep: Keep) -> Result<StepBytes> {
         let sizes = self.sizes_of("step", max_tokens, dtype)?;
         let stage_scratch = self.backend.stage_scratch(&sizes, keep);
-        let (intermediate, row_type) = (self.backend.intermediate(dtype), self.backend.row_type(dtype));
-        Ok(StepBytes::of(&sizes, intermediate, row_type, stage_scratch, keep))
+        Ok(StepBytes::of(&sizes, dtype, self.backend.row_type(dtype), stage_scratch, keep))
     }
 
     fn sizes_of(&self, op: &'static str, max_tokens: usize, dtype: DType) -> Result<Sizes> {

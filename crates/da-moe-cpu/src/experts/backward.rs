@@ -5,7 +5,7 @@ use super::forward::hidden_rows;
 use super::weight_gradients::{Activated, WeightGradients, weight_gradients};
 use super::{RowMap, take};
 use crate::gemm::{gather, times};
-use crate::simd::{dot, vectorized};
+use crate::simd::{dot, round, vectorized, widen};
 use crate::views::{self, Stack, by_storage, output};
 use crate::{activation, scratch};
 use da_moe_core::{Activation, ExpertsBackwardArgs, Result, Storage};
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// What every task reads.
-struct Shared<'a, S> {
+struct Shared<'a, S: Storage> {
     activation: Activation,
     x: views::Rows<'a, S>,
     dy: views::Rows<'a, S>,
@@ -22,7 +22,7 @@ struct Shared<'a, S> {
     w_out: Stack<'a, S>,
     b_in: Option<views::Rows<'a, S>>,
     b_out: Option<views::Rows<'a, S>>,
-    hidden: Option<views::Rows<'a, f32>>,
+    hidden: Option<views::Rows<'a, S::Hidden>>,
 }
 
 /// One block of one expert's rows, and where its results go.
@@ -104,15 +104,28 @@ fn run<S: Storage>(args: ExpertsBackwardArgs<'_>) -> Result<()> {
 impl<S: Storage> Shared<'_, S> {
     fn run(&self, mut task: Task<'_>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
-        let again = if self.hidden.is_some() { 0 } else { count * rows_in };
-        scratch::with([count * width, again, count * inner, inner], |[vectors, again, da, a]| {
-            let h = match &self.hidden {
-                Some(kept) => &kept.data[task.rows.start * rows_in..task.rows.end * rows_in],
-                None => {
+        let kept = self.hidden.map(|kept| &kept.data[task.rows.start * rows_in..task.rows.end * rows_in]);
+        let in_f32 = kept.and_then(S::Hidden::as_f32);
+        let own = if in_f32.is_some() { 0 } else { count * rows_in };
+        scratch::with([count * width, own, count * inner, inner], |[vectors, own, da, a]| {
+            let h = match (in_f32, kept) {
+                (Some(h), _) => h,
+                (None, Some(kept)) => {
+                    vectorized(
+                        #[inline(always)]
+                        || widen(kept, own),
+                    );
+                    own
+                }
+                (None, None) => {
                     gather(self.x, self.map.tokens_of(task.rows.clone()), 0, width, vectors);
                     let bias = self.b_in.map(|b| b.row(task.expert));
-                    hidden_rows(again, vectors, count, self.w_in.matrix(task.expert), rows_in, bias);
-                    again
+                    hidden_rows(own, vectors, count, self.w_in.matrix(task.expert), rows_in, bias);
+                    vectorized(
+                        #[inline(always)]
+                        || round::<S::Hidden>(own),
+                    );
+                    own
                 }
             };
             gather(self.dy, self.map.tokens_of(task.rows.clone()), 0, width, vectors);

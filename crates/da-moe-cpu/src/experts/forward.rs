@@ -3,18 +3,18 @@
 
 use super::{RowMap, take};
 use crate::gemm::{gather, times_transposed};
-use crate::simd::{add_scaled, vectorized};
+use crate::simd::{add_scaled, narrow, vectorized};
 use crate::views::{self, Stack, by_storage, output};
 use crate::{activation, scratch};
-use da_moe_core::{Activation, ExpertsArgs, Result, Storage};
+use da_moe_core::{Activation, DType, Element, ExpertsArgs, Result, Storage};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// One block of one expert's rows, and where its results go.
-struct Task<'a> {
+struct Task<'a, H> {
     expert: usize,
     rows: Range<usize>,
-    hidden: Option<&'a mut [f32]>,
+    hidden: Option<&'a mut [H]>,
     out: &'a mut [f32],
 }
 
@@ -50,7 +50,7 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
         b_in: bias("b_in", &args.weights.b_in)?,
         b_out: bias("b_out", &args.weights.b_out)?,
     };
-    let mut hidden = args.hidden.map(|hidden| output::<f32, 2>(op, "hidden", hidden)).transpose()?;
+    let mut hidden = args.hidden.map(|hidden| output::<S::Hidden, 2>(op, "hidden", hidden)).transpose()?;
     let mut out = output::<f32, 2>(op, "out", args.out)?;
     let tasks: Vec<_> = map
         .blocks()
@@ -67,17 +67,25 @@ fn run<S: Storage>(args: ExpertsArgs<'_>) -> Result<()> {
 }
 
 impl<S: Storage> Shared<'_, S> {
-    fn run(&self, task: Task<'_>) {
+    fn run(&self, task: Task<'_, S::Hidden>) {
         let (count, width, rows_in, inner) = (task.rows.len(), self.x.cols, self.w_in.rows, self.w_out.cols);
-        let own = if task.hidden.is_some() { 0 } else { count * rows_in };
+        // What is kept in f32 is computed where it is kept.
+        let (direct, mut kept) = match task.hidden {
+            Some(kept) if S::Hidden::DTYPE == DType::F32 => (S::Hidden::as_f32_mut(kept), None),
+            kept => (None, kept),
+        };
+        let own = if direct.is_some() { 0 } else { count * rows_in };
         scratch::with([count * width, own, count * inner], |[x, own, a]| {
             gather(self.x, self.map.tokens_of(task.rows), 0, width, x);
-            let h = task.hidden.unwrap_or(own);
+            let h = direct.unwrap_or(own);
             hidden_rows(h, x, count, self.w_in.matrix(task.expert), rows_in, self.b_in.map(|b| b.row(task.expert)));
             vectorized(
                 #[inline(always)]
                 || {
-                    for (h, a) in h.chunks_exact(rows_in).zip(a.chunks_exact_mut(inner)) {
+                    for (row, (h, a)) in h.chunks_exact(rows_in).zip(a.chunks_exact_mut(inner)).enumerate() {
+                        if let Some(kept) = kept.as_deref_mut() {
+                            narrow(h, &mut kept[row * rows_in..][..rows_in]);
+                        }
                         activation::forward(self.activation, h, a);
                     }
                 },

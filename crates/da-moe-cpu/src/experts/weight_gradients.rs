@@ -16,25 +16,25 @@ const TILE: usize = 512;
 const DEPTH: usize = 512;
 
 /// What the row blocks left behind.
-pub(super) struct WeightGradients<'a, S> {
+pub(super) struct WeightGradients<'a, S: Storage> {
     pub x: Rows<'a, S>,
     pub dy: Rows<'a, S>,
     pub map: RowMap<'a>,
     /// `dh`, in row order.
     pub d_hidden: Rows<'a, f32>,
     /// `g·a`, in row order.
-    pub activated: Activated<'a>,
+    pub activated: Activated<'a, S::Hidden>,
     /// Whether gradients are added to what is there.
     pub accumulate: bool,
 }
 
 /// Where `g·a` comes from.
 #[derive(Clone, Copy)]
-pub(super) enum Activated<'a> {
+pub(super) enum Activated<'a, H> {
     /// It was stored.
     Stored(Rows<'a, f32>),
     /// The kept hidden rows go through the activation again: a few operations an element, for a buffer less.
-    Again(Activation, Rows<'a, f32>),
+    Again(Activation, Rows<'a, H>),
 }
 
 /// Which of an expert's two matrices.
@@ -158,7 +158,7 @@ impl<S: Storage> WeightGradients<'_, S> {
     }
 
     /// `g·a` of some routed rows from their hidden rows.
-    fn activate(&self, activation: Activation, hidden: Rows<'_, f32>, part: Range<usize>, to: &mut [f32]) {
+    fn activate(&self, activation: Activation, hidden: Rows<'_, S::Hidden>, part: Range<usize>, to: &mut [f32]) {
         let inner = if activation.is_gated() { hidden.cols / 2 } else { hidden.cols };
         vectorized(
             #[inline(always)]

@@ -4,7 +4,7 @@ use super::bounds::{bound, exponent_error, rounded_outputs};
 use super::conditioning::{cancelled, cancelled_output, kinks, uncancelled_logits};
 use super::outcome::Outcome;
 use super::report::{Report, Tolerance};
-use crate::{Decision, Experts, Forward, Gradients, Problem, Slot, backward, capacity_drops, forward_with};
+use crate::{Decision, Experts, Forward, Gradients, Problem, Slot, backward, capacity_drops, forward_with, kept};
 use da_moe_core::DType;
 
 pub(super) fn check(
@@ -96,7 +96,7 @@ fn check_gradients(
     report: &mut Report,
 ) {
     let d = problem.config.hidden_size;
-    let expected = backward(problem, forward, dy);
+    let expected = backward(problem, &kept(problem, forward, scale.dtype), dy);
     let (cancelled, kinks) = (cancelled(problem, forward, dy), kinks(problem, forward));
     let tolerance = Tolerance::new(bound(scale.dtype, scale.length) + scale.score, scale.dtype);
     let summed = Tolerance { may_overflow: !all_finite(&problem.x) || !all_finite(dy), ..tolerance };
