@@ -234,7 +234,7 @@ struct HopperWeightGradient {
     /** As in `HopperGemm`. */
     int64_t* clocks;
     /** Keeps the struct free of padding. */
-    uint64_t reserved[2];
+    uint64_t reserved[6];
 };
 
 /** A weight's gradient whose rows were divided, added up, `out = beta * out + sum of parts`: `weight_gradient_sum_*`. */

@@ -1424,7 +1424,7 @@ pub struct HopperWeightGradient {
     /// As in `HopperGemm`.
     pub clocks: *mut i64,
     /// Keeps the struct free of padding.
-    pub reserved: [u64; 2usize],
+    pub reserved: [u64; 6usize],
 }
 
 impl Default for HopperWeightGradient {
@@ -1434,7 +1434,7 @@ impl Default for HopperWeightGradient {
             out: <TensorMap>::default(),
             gradient: <WeightGradient>::default(),
             clocks: ::core::ptr::null_mut(),
-            reserved: [0; 2usize],
+            reserved: [0; 6usize],
         }
     }
 }
@@ -2372,7 +2372,7 @@ pub const LAYOUTS: &[Layout] = &[
             Field {
                 name: "reserved",
                 offset: offset_of!(HopperWeightGradient, reserved),
-                size: size_of::<[u64; 2usize]>(),
+                size: size_of::<[u64; 6usize]>(),
             },
         ],
     },

@@ -183,7 +183,7 @@ fn a_changed_instruction_is_noticed() {
         ("%45, ", "%54, ", "wgmma"),
         ("c(of[i + 6]), c(of[i + 7])", "c(of[i + 7]), c(of[i + 6])", "wgmma"),
         ("PTX_TIMES_8(of, c, i + 24)", "PTX_TIMES_8(of, c, i + 16)", "wgmma"),
-        (r#"1, 1, 0, 0;""#, r#"1, 1, 0, 1;""#, "wgmma"),
+        (r#"1, 1, %130, %131;""#, r#"1, 1, %131, %130;""#, "wgmma"),
         (r#"PTX_WGMMA("bf16", "0", PTX_WRITTEN)"#, r#"PTX_WGMMA("bf16", "0", PTX_READ_WRITTEN)"#, "wgmma_first_bf16"),
     ];
     noticed(&sm90::PTX, &changes);

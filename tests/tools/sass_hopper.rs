@@ -7,22 +7,80 @@
 
 use super::instructions::{Instruction, Listing, listings, machine_code, matches};
 
-/// The kernels, how many, and whether rows of A are gathered by threads.
-const KERNELS: [(&str, usize, bool); 2] =
-    [("grouped_gemm_*_gathered_hopper", 4, true), ("grouped_gemm_*_packed_hopper", 4, false)];
+/// Some kernels, and what they are made of.
+#[derive(Clone, Copy)]
+struct Kernels {
+    named: &'static str,
+    count: usize,
+    /// Registers that multiplying threads have; instructions of a warp of theirs for a step, at most.
+    registers: u32,
+    multiplying: usize,
+    /// Instructions of a warp that brings a step, at most; none where one thread brings it.
+    bringing: Option<usize>,
+    /// Copies of 16 bytes by a thread for a step, and for one that is filled up with zeros; boxes of multicast, and all that are loaded.
+    copies: usize,
+    last_copies: usize,
+    multicasts: usize,
+    boxes: usize,
+    /// Operands of `wgmma` that run across the depth, as its words say.
+    across: &'static [&'static str],
+}
 
-/// Registers that multiplying threads have, and instructions that a warp of theirs issues for a step, at most.
-const MULTIPLYING: [(u32, usize); 2] = [(224, 80), (232, 80)];
+const GATHERED: Kernels = Kernels {
+    named: "grouped_gemm_*_gathered_hopper",
+    count: 4,
+    registers: 224,
+    multiplying: 80,
+    bringing: Some(120),
+    copies: 8,
+    last_copies: 0,
+    multicasts: 1,
+    boxes: 1,
+    across: &[],
+};
+const PACKED: Kernels =
+    Kernels { named: "grouped_gemm_*_packed_hopper", registers: 232, bringing: None, copies: 0, boxes: 2, ..GATHERED };
+/// Weights across their rows are two boxes for each block.
+const DX: Kernels = Kernels {
+    named: "grouped_gemm_*_nn_hopper",
+    count: 1,
+    multiplying: 90,
+    multicasts: 2,
+    boxes: 3,
+    across: &["tnspB"],
+    ..PACKED
+};
+/// `h` comes for the first columns of a unit, and for the next three times.
+const DH_PLAIN: Kernels = Kernels {
+    named: "grouped_gemm_*_dh_plain_hopper",
+    count: 1,
+    multiplying: 90,
+    bringing: Some(130),
+    multicasts: 2,
+    boxes: 2 + 4,
+    across: &["tnspB"],
+    ..GATHERED
+};
+const DH_GATED: Kernels = Kernels { named: "grouped_gemm_*_dh_gated_hopper", boxes: 2 + 2 * 4, ..DH_PLAIN };
+const DW_OUT: Kernels = Kernels {
+    named: "grouped_gemm_*_tn_hopper",
+    count: 1,
+    multiplying: 95,
+    bringing: Some(190),
+    last_copies: 4,
+    multicasts: 2,
+    boxes: 2,
+    across: &["tnspA", "tnspB"],
+    ..GATHERED
+};
+const DW_IN: Kernels = Kernels { named: "grouped_gemm_*_tn_turned_hopper", ..DW_OUT };
+const KERNELS: [Kernels; 7] = [GATHERED, PACKED, DX, DH_PLAIN, DH_GATED, DW_OUT, DW_IN];
 
-/// Instructions that a warp issues for a step that brings it, at most. Packed rows are brought by one thread.
-const BRINGING: usize = 120;
-
-fn of_hopper<'a>(
-    all: &'a [Listing],
-    (pattern, count, _): (&'a str, usize, bool),
-) -> impl Iterator<Item = &'a Listing> + use<'a> {
-    let found: Vec<_> = all.iter().filter(|code| matches(&code.kernel, pattern)).collect();
-    assert_eq!(found.len(), count, "kernels named {pattern}, each for one machine");
+fn of_hopper(all: &[Listing], kernels: Kernels) -> impl Iterator<Item = &Listing> {
+    let Kernels { named, count, .. } = kernels;
+    let found: Vec<_> =
+        all.iter().filter(|code| matches(&code.kernel, named) && !code.kernel.ends_with("_clocked")).collect();
+    assert_eq!(found.len(), count, "kernels named {named}, each for one machine");
     found.into_iter().inspect(|code| assert_eq!(code.machine, "sm_90a", "{}", code.kernel))
 }
 
@@ -44,7 +102,8 @@ fn innermost<'a>(code: &'a [Instruction], family: &str) -> Option<&'a [Instructi
 #[test]
 fn a_step_is_four_products_and_what_they_wait_for() {
     let Some(all) = machine_code() else { return };
-    for (kernels, (registers, most)) in KERNELS.into_iter().zip(MULTIPLYING) {
+    for kernels in KERNELS {
+        let (registers, most) = (kernels.registers, kernels.multiplying);
         for Listing { kernel, instructions, .. } in of_hopper(all, kernels) {
             let body = innermost(instructions, "HGMMA").unwrap_or_else(|| panic!("{kernel}: no loop of products"));
             let products: Vec<_> = body.iter().filter(|instruction| instruction.family() == "HGMMA").collect();
@@ -56,6 +115,9 @@ fn a_step_is_four_products_and_what_they_wait_for() {
                     "{kernel}: {product:?}"
                 );
                 assert_eq!(product.register(0), product.register(2), "{kernel}: {product:?}");
+                let across: Vec<_> =
+                    ["tnspA", "tnspB"].into_iter().filter(|side| product.operands[1].contains(side)).collect();
+                assert_eq!(across, kernels.across, "{kernel}: {product:?}");
             }
             let what = |family, wanted| assert_eq!(count(body, family), wanted, "{family} in a step of {kernel}");
             // The loop asks whether a step is full, waits for the one before, and says that it is free again.
@@ -65,7 +127,7 @@ fn a_step_is_four_products_and_what_they_wait_for() {
             let global = body.iter().find(|instruction| instruction.opcode == "MEMBAR.ALL.GPU");
             assert_eq!(global, None, "{kernel} waits for all of memory in every step");
             // What threads have copied is read through another proxy.
-            what("FENCE", usize::from(kernels.2));
+            what("FENCE", usize::from(kernels.bringing.is_some()));
             assert!(body.len() <= most, "{kernel}: {} instructions a step", body.len());
             let highest = instructions.iter().flat_map(|instruction| (0..4).filter_map(|at| instruction.register(at)));
             assert!(highest.max() < Some(registers), "{kernel} has registers beyond {registers}");
@@ -90,20 +152,20 @@ fn the_first_products_of_a_unit_only_write() {
 fn steps_are_brought_as_planned() {
     let Some(all) = machine_code() else { return };
     for kernels in KERNELS {
-        let is_gathered = kernels.2;
         for Listing { kernel, instructions, .. } in of_hopper(all, kernels) {
             let multicast =
                 |instruction: &&Instruction| instruction.family() == "UTMALDG" && instruction.has("MULTICAST");
-            assert_eq!(instructions.iter().filter(multicast).count(), 1, "{kernel}: weights are fetched once for two");
-            assert_eq!(count(instructions, "UTMALDG"), if is_gathered { 1 } else { 2 }, "{kernel}");
-            assert_eq!(count(instructions, "LDGSTS"), if is_gathered { 8 } else { 0 }, "{kernel}");
+            let found = instructions.iter().filter(multicast).count();
+            assert_eq!(found, kernels.multicasts, "{kernel}: weights are fetched once for two");
+            assert_eq!(count(instructions, "UTMALDG"), kernels.boxes, "{kernel}");
+            assert_eq!(count(instructions, "LDGSTS"), kernels.copies + kernels.last_copies, "{kernel}");
             let narrow = |instruction: &&Instruction| instruction.family() == "LDGSTS" && !instruction.has("128");
             assert_eq!(instructions.iter().find(narrow), None, "{kernel}");
             assert_eq!(count(instructions, "USETMAXREG"), 2, "{kernel}");
-            if is_gathered {
+            if let (Some(most), 0) = (kernels.bringing, kernels.last_copies) {
                 let body = innermost(instructions, "LDGSTS").unwrap_or_else(|| panic!("{kernel}: no loop of copies"));
                 let issued = body.iter().filter(|instruction| !instruction.never_runs()).count();
-                assert!(count(body, "LDGSTS") == 8 && issued <= BRINGING, "{kernel}: {issued} instructions a step");
+                assert!(count(body, "LDGSTS") == 8 && issued <= most, "{kernel}: {issued} instructions a step");
                 assert_eq!(count(body, "LDG") + count(body, "BAR"), 0, "{kernel}");
             }
         }
@@ -113,7 +175,7 @@ fn steps_are_brought_as_planned() {
 #[test]
 fn whole_rows_leave_by_the_accelerator() {
     let Some(all) = machine_code() else { return };
-    for kernels in KERNELS {
+    for kernels in [GATHERED, PACKED] {
         for Listing { kernel, instructions, .. } in of_hopper(all, kernels) {
             let is_gated = kernel.contains("_gated_");
             // Four spans of columns, or two of both halves; h is kept in one of two types, and where there is one half rows may
@@ -121,6 +183,27 @@ fn whole_rows_leave_by_the_accelerator() {
             let (spans, planes) = if is_gated { (2, 1 + 2 + 4) } else { (4, 1 + 2 + 1 + 2) };
             assert_eq!(count(instructions, "UTMASTG"), spans * planes, "{kernel}");
             assert_eq!(count(instructions, "STSM"), spans * 4 * if is_gated { 3 } else { 2 }, "{kernel}");
+        }
+    }
+}
+
+/// On the way back: dx as forward's plain rows; dh of one or two halves and g·a for each of four spans; a gradient's plane of each span, as it
+/// is, or in two of f32 that may be added, and the same of zeros, which are not.
+#[test]
+fn gradients_leave_by_the_accelerator() {
+    let Some(all) = machine_code() else { return };
+    let of_weight = (2 * 4 * 3, 4 * 2);
+    let planes = [
+        (DX, 4 * (1 + 2 + 1 + 2), 0),
+        (DH_PLAIN, 4 * 2, 0),
+        (DH_GATED, 4 * 3, 0),
+        (DW_OUT, of_weight.0, of_weight.1),
+        (DW_IN, of_weight.0, of_weight.1),
+    ];
+    for (kernels, stored, added) in planes {
+        for Listing { kernel, instructions, .. } in of_hopper(all, kernels) {
+            assert_eq!(count(instructions, "UTMASTG"), stored, "{kernel}");
+            assert_eq!(count(instructions, "UTMAREDG"), added, "{kernel}");
         }
     }
 }

@@ -1,7 +1,7 @@
 // As conformance.cu, for what Hopper alone has. Kernels take (in, out) and the tensor maps that src/cuda/conformance.rs lists for
 // them. Where memory is shown, it is as it lies, so that the swizzle is held against tables of its own. Floor: a launch.
 
-#include "experts/hopper/multiply.cuh"
+#include "experts/hopper/tile.cuh"
 
 namespace da_moe {
 namespace {
@@ -40,33 +40,33 @@ constexpr int OPERAND_ROWS = WARPGROUP_ROWS + COLUMNS;
 constexpr int OPERAND_BYTES = OPERAND_ROWS * ROW_BYTES;
 
 // Across the depth, planes are 64 of it by 64 rows.
-template <class S, bool A_ACROSS, bool B_ACROSS>
-__device__ __forceinline__ void wgmma(uint32_t operands, float* out) {
-    float d[ACCUMULATORS];
+template <bool A_ACROSS, bool B_ACROSS, class First, class Add>
+__device__ __forceinline__ void wgmma(uint32_t operands, float* out, First first, Add add) {
+    float d[128];
     const uint32_t b = operands + PLANE_BYTES;
     ptx::wgmma_fence();
-    Mma<S>::template first<A_ACROSS, B_ACROSS>(d, descriptor<A_ACROSS>(operands, 0), descriptor<B_ACROSS>(b, 0));
+    first(d, descriptor<A_ACROSS>(operands, 0), descriptor<B_ACROSS>(b, 0));
 #pragma unroll
     for (int k = 1; k < DEPTH / 16; k++) {
-        Mma<S>::template add<A_ACROSS, B_ACROSS>(d, descriptor<A_ACROSS>(operands, k), descriptor<B_ACROSS>(b, k));
+        add(d, descriptor<A_ACROSS>(operands, k), descriptor<B_ACROSS>(b, k));
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
 #pragma unroll
-    for (int i = 0; i < ACCUMULATORS; i++) {
-        out[first_word(ACCUMULATORS) + i] = d[i];
+    for (int i = 0; i < 128; i++) {
+        out[first_word(128) + i] = d[i];
     }
 }
 
 // Operands are written by threads.
-template <class S, bool A_ACROSS, bool B_ACROSS>
-__device__ __forceinline__ void wgmma_of_stores(const uint4* in, float* out, unsigned char* shared) {
+template <bool A_ACROSS, bool B_ACROSS, class First, class Add>
+__device__ __forceinline__ void wgmma_of_stores(const uint4* in, float* out, unsigned char* shared, First first, Add add) {
     for (int i = static_cast<int>(threadIdx.x); i < OPERAND_ROWS * PIECES; i += WARPGROUP) {
         *reinterpret_cast<uint4*>(shared + swizzled(i / PIECES, i % PIECES)) = in[i];
     }
     ptx::fence_proxy_async();
     __syncthreads();
-    wgmma<S, A_ACROSS, B_ACROSS>(ptx::shared_address(shared), out);
+    wgmma<A_ACROSS, B_ACROSS>(ptx::shared_address(shared), out, first, add);
 }
 
 // So many planes, each by one copy.
@@ -99,25 +99,33 @@ using namespace da_moe;
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_bf16(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma_of_stores<bf16, false, false>(in, out, shared);
+    wgmma_of_stores<false, false>(
+        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_bf16<false, false>(d, a, b); },
+        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_bf16<false, false>(d, a, b); });
 }
 GPU_KERNEL(conformance_wgmma_bf16)
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_f16(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma_of_stores<f16, false, false>(in, out, shared);
+    wgmma_of_stores<false, false>(
+        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_f16<false, false>(d, a, b); },
+        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_f16<false, false>(d, a, b); });
 }
 GPU_KERNEL(conformance_wgmma_f16)
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_b_across(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma_of_stores<bf16, false, true>(in, out, shared);
+    wgmma_of_stores<false, true>(
+        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_bf16<false, true>(d, a, b); },
+        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_bf16<false, true>(d, a, b); });
 }
 GPU_KERNEL(conformance_wgmma_b_across)
 
 extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_both_across(const uint4* in, float* out) {
     DYN_SMEM(shared, 1024);
-    wgmma_of_stores<bf16, true, true>(in, out, shared);
+    wgmma_of_stores<true, true>(
+        in, out, shared, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_bf16<true, true>(d, a, b); },
+        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_bf16<true, true>(d, a, b); });
 }
 GPU_KERNEL(conformance_wgmma_both_across)
 
@@ -133,7 +141,9 @@ extern "C" __global__ void __launch_bounds__(128) conformance_wgmma_of_copies(co
     ptx::cp_async_arrive(full);
     ptx::mbarrier_wait(full, 0);
     ptx::fence_proxy_async();
-    wgmma<f16, false, false>(operands, out);
+    wgmma<false, false>(
+        operands, out, [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_first_f16<false, false>(d, a, b); },
+        [](float(&d)[128], uint64_t a, uint64_t b) { ptx::wgmma_f16<false, false>(d, a, b); });
 }
 GPU_KERNEL(conformance_wgmma_of_copies)
 

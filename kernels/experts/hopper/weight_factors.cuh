@@ -79,7 +79,8 @@ __device__ __forceinline__ void copy_last(const RoutedOperand& b, uint32_t stage
     const S* from = static_cast<const S*>(b.rows) + column + piece * PIECE;
     const uint32_t plane = stage + static_cast<uint32_t>(piece / PIECES * PLANE_BYTES);
 #pragma unroll 4
-    for (int row = warp_index(); row < DEPTH; row += WARPS_OF_GROUP) {
+    for (int turn = 0; turn < DEPTH / WARPS_OF_GROUP; turn++) {
+        const int row = turn * WARPS_OF_GROUP + warp_index();
         const bool is_there = is_column && row < rows.count && rows.first + row < b.sources;
         ptx::cp_async_16_if(plane + static_cast<uint32_t>(swizzled(row, piece % PIECES)),
                             from + (is_there ? (rows.first + row) * b.stride : 0), is_there);
