@@ -92,7 +92,7 @@ fn scores_are_counted_and_never_stored() {
     assert_eq!((own.operations, own.unit), (2.0 * 128.0 * 16.0 * 4096.0, Unit::Scalar));
 }
 
-/// Experts' products of 16-bit rows on their way there are Hopper's own; everything else is the same so far.
+/// Experts' products of 16-bit rows are Hopper's own, on the way back those of bf16 alone; everything else is the same.
 #[test]
 fn hopper_has_products_of_its_own() {
     let portable = Target { architecture: Architecture::Portable, ..Target::H100 };
@@ -107,7 +107,7 @@ fn hopper_has_products_of_its_own() {
             [forward.map(|call| call.launch.kernel).collect(), back]
         };
         let ([there, back], [on_hopper, back_on_hopper]) = (launches(portable), launches(Target::H100));
-        assert_eq!(back, back_on_hopper, "{storage:?}");
+        assert_eq!(back != back_on_hopper, storage == DType::Bf16, "{back:?} {back_on_hopper:?}");
         assert_eq!(there != on_hopper, storage != DType::F32, "{there:?} {on_hopper:?}");
         assert_eq!(on_hopper[0].ends_with("_gated_packed_hopper"), storage != DType::F32);
     }

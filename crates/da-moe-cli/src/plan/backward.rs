@@ -140,7 +140,7 @@ mod tests {
         let kernels: Vec<_> = all.iter().map(|(stage, call)| (*stage, call.launch.kernel)).collect();
         let expected = [
             ("combine", "combine_backward_bf16_wide"),
-            ("experts", "grouped_gemm_bf16_dh"),
+            ("experts", "grouped_gemm_bf16_dh_gated_hopper"),
             ("experts", "row_weight_gradient_bf16"),
             ("experts", "grouped_gemm_bf16_nn_hopper"),
             ("experts", "grouped_gemm_bf16_tn_turned_hopper"),
