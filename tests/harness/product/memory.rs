@@ -4,8 +4,8 @@ use da_moe::cuda::Device;
 use da_moe::{DType, Error, bf16, f16};
 use std::ptr::{without_provenance, without_provenance_mut};
 
-/// What outputs hold before.
-pub(super) const POISON: u8 = 0xa5;
+/// What outputs hold before: no number in any type, so that what was read of it, or not written, shows.
+pub(super) const POISON: u8 = 0xff;
 
 /// As it is stored, and in memory.
 pub(super) fn stored(dtype: DType, value: f32) -> (f32, [u8; 2]) {
