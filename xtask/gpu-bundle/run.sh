@@ -17,7 +17,7 @@ usage() { sed -n '3,4s/^# *//p' "$here/run.sh" >&2; exit 2; }
 GROUPS_FIRST="kernels::forward kernels::experts kernels::attention kernels::backward kernels::experts_backward properties::workspace
     properties::streams properties::accumulation properties::edges properties::engine refusals::device"
 GROUPS_LATER="properties::agreement properties::determinism properties::nonfinite properties::leak properties::state properties::memory
-    properties::calls properties::plan properties::finite_differences"
+    properties::calls properties::plan properties::hidden properties::gradient_range properties::finite_differences"
 # One of every stage and direction, small: for what makes everything slow.
 SMALL="smoke:: properties::engine::tensors_on kernels::experts::strided properties::graphs::gradients"
 
