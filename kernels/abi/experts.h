@@ -80,8 +80,8 @@ struct GroupedGemm {
 /** Its rows, which a cluster of two blocks divides. */
 #define HOPPER_TILE_ROWS 256
 
-/** Dynamic shared memory of a block: four stages of 128 rows and 256 columns of 128 bytes, four planes of 64 rows, and
- * room for mbarriers. */
+/** Dynamic shared memory of a block: four stages of 128 rows and 256 columns of 128 bytes and four planes of 64 rows, or three
+ * stages and ten planes, and room for mbarriers. */
 #define HOPPER_SHARED_BYTES 229504
 
 /** Counts of clocks of a block. */
@@ -96,7 +96,8 @@ struct TensorMap {
 /** As `GroupedGemm` on Hopper: `grouped_gemm_*_hopper`. Maps come first, each at a multiple of its 128 bytes. Boxes are 128 bytes
  * wide, with the 128-byte swizzle. */
 struct HopperGemm {
-    /** `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows. */
+    /** `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows. Where the kernel's name has `nn`, as
+     * `[E, 1, depth, columns]`; boxes of 64 rows. */
     struct TensorMap b;
     /** `a` as `[rows, depth]`, where rows are not gathered; boxes of 64 rows. */
     struct TensorMap a;

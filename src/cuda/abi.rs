@@ -1179,7 +1179,8 @@ wide, with the 128-byte swizzle.*/
 #[repr(align(64))]
 #[derive(Clone, Copy, Debug)]
 pub struct HopperGemm {
-    /// `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows.
+    /** `b` as `[E, halves, columns, depth]`, two halves when gated; boxes of 128 rows. Where the kernel's name has `nn`, as
+    `[E, 1, depth, columns]`; boxes of 64 rows.*/
     pub b: TensorMap,
     /// `a` as `[rows, depth]`, where rows are not gathered; boxes of 64 rows.
     pub a: TensorMap,

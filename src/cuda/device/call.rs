@@ -86,6 +86,7 @@ struct Bytes(MaybeUninit<[u8; ROOM]>);
 
 /// Tensor maps that a parameter begins with, at most.
 const MAPS: usize = 4;
+const _: () = assert!(MAPS * size_of::<TensorMap>() <= ROOM);
 
 /// A launch with its parameter. It has no heap memory, so that launching takes none.
 #[derive(Clone, Copy)]
@@ -163,7 +164,7 @@ impl Call {
         for (place, boxes) in self.maps.iter().enumerate() {
             if let Some(boxes) = boxes {
                 let map = device.tensor_map(boxes)?;
-                // SAFETY: `with_maps` held the size and alignment of the parameter against so many maps.
+                // SAFETY: the bytes have room for all maps, and `with_maps` held the alignment of the parameter against theirs.
                 unsafe { bytes.0.as_mut_ptr().cast::<TensorMap>().add(place).write(map) };
             }
         }

@@ -1,8 +1,8 @@
 //! The launches that take gradients back through the experts (SPEC §6), in order, and what passes between them.
 //!
 //! `dh` and `g·a` of every row have the storage type on their way, TF32 beside f16: each gradient then has one rounding there
-//! and one at its end, as `y` has with the activated values of forward. Sums are f32 always; `h` is of [`hidden_type`], as forward
-//! activated it.
+//! and one at its end, as `y` has with the activated values of forward. Sums are f32 always; `h` is of [`hidden_type`], to which
+//! it is rounded for backward alone.
 
 use crate::cuda::abi;
 use crate::cuda::device::workspace::{Carver, Workspace};

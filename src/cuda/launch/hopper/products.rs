@@ -2,7 +2,7 @@
 
 use crate::DType;
 use crate::cuda::abi;
-use crate::cuda::device::{Call, Target};
+use crate::cuda::device::{Call, Target, TensorBoxes};
 use crate::cuda::launch::experts::{Operands, is_gated};
 use crate::cuda::launch::hopper::maps::{self, Matrix, is_whole};
 use crate::cuda::launch::hopper::{are_mapped, launch, most_units};
@@ -41,7 +41,7 @@ fn product(
     target: Target,
     kernel: &'static str,
     halves: usize,
-    weights: crate::cuda::device::TensorBoxes,
+    weights: TensorBoxes,
     p: &abi::GroupedGemm,
 ) -> Option<Call> {
     let (is_f32, hidden_f32) = (p.out_f32 != 0, p.hidden_f32 != 0);
